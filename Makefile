@@ -1,0 +1,51 @@
+# make quickstart    install, then train, measure, export and use a model on the sample: all steps, one after another
+# make test          install, then run the test suite
+# make check         formatting, lint and types
+
+# The first Python of these that runs; python3.11 is what all of the extras are tested on.
+PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
+EXTRAS := test
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := runs/quickstart
+STEPS := 32
+TESTS := tests
+
+.PHONY: quickstart test check
+.SUFFIXES:
+
+# One stamp a set of extras, so that each is installed once.
+$(VENV)/installed.%: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo 'error: no Python found, expected 3.11 or newer'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python {sys.version.split()[0]} found, expected 3.11 or newer")'
+	@echo "== installing into $(VENV) with $(PYTHON)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
+	@touch $@
+
+quickstart: $(VENV)/installed.test
+	@rm -rf $(RUN)
+	@echo '== 1/5 data: an excerpt of ESCO becomes shards of pairs'
+	$(BIN)/python -m data_prep build --esco=data_prep/sample --sentences=data_prep/sample/sentences.csv \
+	  --held_out_occupations=0.2 --output=$(RUN)/data
+	@echo '== 2/5 training, with an evaluation before and after'
+	$(BIN)/python -m uwe_jax.main --config=configs/uwe.py:quickstart --config.data.dir=$(RUN)/data \
+	  --config.steps=$(STEPS) --workdir=$(RUN)/train
+	@echo '== 3/5 export to the Hugging Face format'
+	$(BIN)/python -m uwe_jax.export --workdir=$(RUN)/train --output=$(RUN)/model
+	@echo '== 4/5 ranking skills for job titles with the export'
+	$(BIN)/python -m uwe_jax.rank --model=$(RUN)/model --targets=data_prep/sample/skills.txt \
+	  'data engineer' 'pastry cook' 'night nurse on a surgical ward'
+	@echo
+	@echo '== 5/5 where everything lies'
+	@echo 'data      $(RUN)/data          manifest.json says what is in it'
+	@echo 'training  $(RUN)/train         metrics.jsonl, evaluation.jsonl, tensorboard/, checkpoints/'
+	@echo 'model     $(RUN)/model         README.md says how to use it'
+
+test: $(VENV)/installed.$(EXTRAS)
+	$(BIN)/python -m pytest $(TESTS)
+
+check: $(VENV)/installed.$(EXTRAS)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright

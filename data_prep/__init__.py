@@ -1,0 +1,1 @@
+"""From ESCO's CSV files and sentences to ArrayRecord shards of bipartite pairs."""

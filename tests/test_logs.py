@@ -1,0 +1,56 @@
+"""What a run leaves to read."""
+
+import itertools
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from uwe_jax.logs import Logs, Meter, check_finite, read
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_continued_run_reads_as_if_it_had_never_stopped(tmp_path):
+    first = Logs(tmp_path, 0, writes=True)
+    first.metrics((step, {'loss': float(step)}) for step in (1, 2, 3))
+    first.evaluation(0, 'job_to_skill', {'map': 1.0, 'rp@10': 2.0})
+    first.close()
+    (tmp_path / 'metrics.jsonl').open('a').write('{"step": 4, "lo')  # killed while it wrote
+    second = Logs(tmp_path, 2, writes=True)
+    second.metrics([(3, {'loss': 30.0})])
+    second.close()
+    assert [(line['step'], line['loss']) for line in lines_of(tmp_path / 'metrics.jsonl')] == [(1, 1), (2, 2), (3, 30)]
+    assert [line['step'] for line in second.evaluations()] == [0]
+
+
+def test_only_one_process_writes(tmp_path):
+    Logs(tmp_path, 0, writes=False).metrics([(1, {'loss': 1.0})])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_number_that_is_none_is_written_as_null(tmp_path):
+    logs = Logs(tmp_path, 0, writes=True)
+    logs.metrics([(1, {'loss': float('nan')})])
+    assert read(tmp_path / 'metrics.jsonl') == [{'step': 1, 'loss': None}]
+
+
+def test_the_meter_reads_all_steps_since_the_last_reading_and_adds_speeds():
+    meter = Meter()
+    for step, _ in zip((1, 2), meter.waiting(itertools.repeat(None)), strict=False):
+        meter.add(step, {'loss': jnp.float32(step), 'texts': jnp.int32(10), 'tokens': jnp.int32(50)})
+    lines = meter.read()
+    assert [(step, values['loss']) for step, values in lines] == [(1, 1.0), (2, 2.0)]
+    values = lines[0][1]
+    assert values['speed/tokens'] == pytest.approx(5 * values['speed/texts'])
+    assert values['time/waiting_for_data'] <= values['time/step']
+
+
+@pytest.mark.parametrize('bad', ['loss', 'gradient_norm'])
+def test_nan_stops_with_the_name_of_the_first_such_step(bad):
+    good = {'loss': 1.0, 'gradient_norm': 1.0}
+    lines = [(5, good), (6, good | {bad: float('nan')}), (7, good | {bad: float('inf')})]
+    with pytest.raises(FloatingPointError, match=r'step 6: .* checkpoint is the one after step 4'):
+        check_finite(lines, 4)

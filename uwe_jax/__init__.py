@@ -1,0 +1,1 @@
+"""Unified Work Embeddings in JAX: one bi-encoder that ranks skills, titles and sentences of the work domain."""

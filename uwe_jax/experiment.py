@@ -1,0 +1,35 @@
+"""What a config may say: ranges that no other module checks where it uses the value."""
+
+from ml_collections import ConfigDict
+
+from uwe_jax.interaction import FORMS
+
+DTYPES = ('float32', 'bfloat16')
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses a config before any work is done for it.
+
+    Raises:
+      ValueError: the message names the field, its value and what was expected.
+    """
+    if config.data.dir is None:
+        raise ValueError('data.dir: not given, expected what `python -m data_prep build --output` made')
+    for field in ('steps', 'run.log_every', 'run.evaluate_every', 'run.save_every', 'run.keep'):
+        _expect(config, field, lambda value: value > 0, 'a whole number above 0')
+    _expect(config, 'run.prefetch', lambda value: value >= 0, 'a whole number, 0 or above')
+    _expect(config, 'model.dropout', lambda value: 0 <= value < 1, 'a probability below 1')
+    _expect(config, 'model.dtype', lambda value: value in DTYPES, f'one of {", ".join(DTYPES)}')
+    _expect(config, 'interaction.dtype', lambda value: value in DTYPES, f'one of {", ".join(DTYPES)}')
+    _expect(config, 'interaction.form', lambda value: value in FORMS, f'one of {", ".join(FORMS)}')
+    for graph in config.loss.weight:
+        _expect(config, f'loss.weight.{graph}', lambda value: value >= 0, 'a number, 0 or above')
+        _expect(config, f'loss.temperature.{graph}', lambda value: value > 0, 'a number above 0')
+
+
+def _expect(config: ConfigDict, field: str, holds, expected: str) -> None:
+    value = config
+    for name in field.split('.'):
+        value = value[name]
+    if not holds(value):
+        raise ValueError(f'{field}: {value!r}, expected {expected}')

@@ -1,0 +1,61 @@
+"""Looking at single pairs: which tokens meet, and how spread the attention is."""
+
+import jax
+import jax.numpy as jnp
+
+from uwe_jax.interaction.reference import text_weights, token_weights
+from uwe_jax.interaction.score import Score, inverse_norm, participating
+
+
+def attention(
+    q: jax.Array, q_len: jax.Array, y: jax.Array, y_len: jax.Array, score: Score
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A, C and the score of single pairs.
+
+    Args:
+      q, y: [P, L_q, d], [P, L_y, d] token embeddings; pair p is (q[p], y[p]).
+      q_len, y_len: [P] int32; tokens of each text, <s> and </s> included.
+      score: one with attention between tokens (see `has_attention`).
+
+    Returns:
+      A: [P, L_q, L_y], C: [P, L_q, L_y], sim(q, y): [P]; A is 0 where a token takes no part.
+
+    Raises:
+      ValueError: the score has no attention between tokens.
+    """
+    if not has_attention(score):
+        raise ValueError(f'score: kind {score.kind!r} with target {score.target!r} has no attention between tokens')
+    q_mask = participating(q_len, q.shape[1], score.special_tokens)
+    y_mask = participating(y_len, y.shape[1], score.special_tokens)
+    r = jnp.einsum('pid,pjd->pij', q, y, preferred_element_type=jnp.float32, precision=jax.lax.Precision.HIGHEST)
+    c = r * inverse_norm(q)[:, :, None] * inverse_norm(y)[:, None, :]
+    over, attending = (2, q_mask) if score.attend == 'target' else (1, y_mask)
+    a = token_weights(r, c, q_mask[:, :, None] & y_mask[:, None, :], score, axis=over)
+    return a, c, jnp.sum(a * c, axis=(1, 2)) * text_weights(attending, score)
+
+
+def has_attention(score: Score) -> bool:
+    """Whether tokens are weighed against each other."""
+    return score.kind != 'mean' and score.target == 'tokens'
+
+
+def mean_entropy(q: jax.Array, q_len: jax.Array, y: jax.Array, y_len: jax.Array, score: Score) -> jax.Array:
+    """The mean entropy of A's lines over log L, L the tokens that a line chooses among: 1 is uniform, 0 picks one.
+
+    Its fall to 0 or its rise to 1 is the first sign that soft late interaction no longer weighs tokens.
+
+    Args:
+      q, y, q_len, y_len, score: as `attention` takes them.
+
+    Returns:
+      [] float32, over all lines that have two tokens or more to choose among; 0 if there is none.
+    """
+    a, _, _ = attention(q, q_len, y, y_len, score)
+    if score.attend == 'query':  # lines run over the query's tokens
+        a, (q_len, y_len) = a.swapaxes(1, 2), (y_len, q_len)
+    attending = participating(q_len, a.shape[1], score.special_tokens)
+    choices = participating(y_len, a.shape[2], score.special_tokens).sum(axis=1)
+    entropy = -jnp.sum(jnp.where(a > 0, a * jnp.log(jnp.where(a > 0, a, 1.0)), 0.0), axis=2)  # [P, lines]
+    counted = attending & (choices >= 2)[:, None]
+    share = entropy / jnp.log(jnp.maximum(choices, 2))[:, None]
+    return jnp.sum(jnp.where(counted, share, 0.0)) / jnp.maximum(counted.sum(), 1)

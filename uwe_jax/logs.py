@@ -1,0 +1,157 @@
+"""What a run leaves to read: JSON lines and TensorBoard in the workdir, and a line for people in the log."""
+
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Iterable, Iterator, Mapping
+
+import jax
+from absl import logging
+from tensorboardX import SummaryWriter
+
+from uwe_jax.data.graph import GRAPHS
+from uwe_jax.data.loader import Batch
+
+
+class Logs:
+    """Writes a run's numbers.
+
+    A run that continues from a checkpoint first cuts the files back to its step, so that they read as if it had never
+    stopped.
+
+    Args:
+      workdir: where `metrics.jsonl`, `evaluation.jsonl` and `tensorboard/` go.
+      first_step: the step from which the run goes on; what was written for later ones is dropped.
+      writes: False in all processes but one.
+    """
+
+    def __init__(self, workdir: pathlib.Path, first_step: int, *, writes: bool):
+        self._writes = writes
+        self._metrics = workdir / 'metrics.jsonl'
+        self._evaluation = workdir / 'evaluation.jsonl'
+        if writes:
+            for path in (self._metrics, self._evaluation):
+                _cut_back(path, first_step)
+            self._tensorboard = SummaryWriter(str(workdir / 'tensorboard'), purge_step=first_step + 1)
+
+    def metrics(self, lines: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+        """Writes the numbers of optimizer steps."""
+        for step, values in lines:
+            self._write(self._metrics, {'step': step, **values}, values)
+
+    def evaluation(self, step: int, task: str, values: Mapping[str, float]) -> None:
+        """Writes one task's result after so many steps."""
+        named = {f'evaluation/{task}/{name}': values[name] for name in ('map', 'rp@10')}
+        self._write(self._evaluation, {'step': step, 'task': task, **values}, named)
+
+    def _write(self, path: pathlib.Path, line: Mapping, scalars: Mapping[str, float]) -> None:
+        if not self._writes:
+            return
+        # JSON has no NaN; null says that a number was not one.
+        line = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        with open(path, 'a') as file:
+            file.write(json.dumps(line) + '\n')
+        for name, value in scalars.items():
+            self._tensorboard.add_scalar(name, value, line['step'])
+
+    def evaluations(self) -> list[dict]:
+        """What was written by `evaluation`, first to last."""
+        return read(self._evaluation)
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        if self._writes:
+            self._tensorboard.close()
+
+
+def read(path: pathlib.Path) -> list[dict]:
+    """The lines of a JSONL file; a last line that was cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith('\n')]
+
+
+def _cut_back(path: pathlib.Path, step: int) -> None:
+    """Keeps the lines up to a step, by a rename, so that no moment leaves half a file."""
+    if path.exists():
+        kept = [line for line in read(path) if line['step'] <= step]
+        partial = path.with_suffix('.partial')
+        partial.write_text(''.join(json.dumps(line) + '\n' for line in kept))
+        os.replace(partial, path)
+
+
+class Meter:
+    """Collects the numbers of steps where they are, on the devices, and reads them together, so that no step waits.
+
+    The time between two readings is shared evenly by the steps between them; evaluations are left out by `restart`.
+    """
+
+    def __init__(self):
+        self._steps: list[tuple[int, Mapping[str, jax.Array]]] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """Begins to count time."""
+        self._start = time.perf_counter()
+        self._waited = 0.0
+
+    def waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Passes batches on, and counts the time for which they were waited for."""
+        iterator = iter(batches)
+        while True:
+            start = time.perf_counter()
+            batch = next(iterator, None)
+            self._waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes the numbers of one step, which may not have been computed yet."""
+        self._steps.append((step, metrics))
+
+    def read(self) -> list[tuple[int, dict[str, float]]]:
+        """Waits for the numbers of all steps since the last reading, and adds times (s) and speeds (1/s)."""
+        lines = [(step, {k: float(v) for k, v in jax.device_get(metrics).items()}) for step, metrics in self._steps]
+        seconds = (time.perf_counter() - self._start) / len(lines)
+        for _, values in lines:
+            values['time/step'] = seconds
+            values['time/waiting_for_data'] = self._waited / len(lines)
+            values['speed/texts'] = values['texts'] / seconds
+            values['speed/tokens'] = values['tokens'] / seconds
+        self._steps = []
+        self.restart()
+        return lines
+
+
+def check_finite(lines: list[tuple[int, dict[str, float]]], last_good: int | None) -> None:
+    """Refuses to go on from a loss or a gradient that is no number.
+
+    Raises:
+      FloatingPointError: as said; the message names the first such step.
+    """
+    for step, values in lines:
+        if not math.isfinite(values['loss']) or not math.isfinite(values['gradient_norm']):
+            raise FloatingPointError(
+                f'step {step}: loss {values["loss"]}, gradient norm {values["gradient_norm"]}; the newest good '
+                f'checkpoint is {"none" if last_good is None else f"the one after step {last_good}"}'
+            )
+
+
+def progress(step: int, steps: int, values: Mapping[str, float]) -> None:
+    """Logs one line that tells how the run is doing."""
+    losses = ', '.join(f'{graph} {values[f"{graph}/forward/loss"]:.3f}' for graph in GRAPHS)
+    logging.info(
+        'step %d/%d: loss %.4f (%s), %.1f s a step, %.0f texts/s, %.0f tokens/s, %.0f %% padding',
+        step,
+        steps,
+        values['loss'],
+        losses,
+        values['time/step'],
+        values['speed/texts'],
+        values['speed/tokens'],
+        100 * values['padding'],
+    )

@@ -1,0 +1,53 @@
+"""Trains: python -m uwe_jax.main --config=configs/uwe.py --workdir=DIR [--config.FIELD=VALUE ...]."""
+
+import os
+import pathlib
+import sys
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from uwe_jax.hub import FetchError
+from uwe_jax.train import train
+
+CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.', lock_config=True)
+WORKDIR = flags.DEFINE_string('workdir', None, 'Where checkpoints and logs go; a run that is there is continued.')
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) > 1:
+        raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+    join_processes()
+    logging.info('process %d of %d, devices: %s', jax.process_index(), jax.process_count(), jax.local_devices())
+    try:
+        train(CONFIG.value, pathlib.Path(WORKDIR.value).absolute())
+    except (ValueError, FetchError, FloatingPointError) as error:
+        logging.debug('', exc_info=True)  # the traceback, with --verbosity=1
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+def join_processes() -> None:
+    """Joins the other processes of the run where JAX_COORDINATOR_ADDRESS says that there are any.
+
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID then tell how many there are and which this is; on TPU pods and SLURM, JAX finds
+    them out by itself.
+    """
+    if 'JAX_COORDINATOR_ADDRESS' not in os.environ:
+        return
+    if 'cpu' in os.environ.get('JAX_PLATFORMS', ''):
+        jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+    numbers = {
+        argument: int(os.environ[variable])
+        for argument, variable in (('num_processes', 'JAX_NUM_PROCESSES'), ('process_id', 'JAX_PROCESS_ID'))
+        if variable in os.environ
+    }
+    jax.distributed.initialize(os.environ['JAX_COORDINATOR_ADDRESS'], **numbers)
+
+
+if __name__ == '__main__':
+    flags.mark_flags_as_required(['config', 'workdir'])
+    jax.config.config_with_absl()
+    app.run(main)

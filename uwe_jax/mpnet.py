@@ -1,0 +1,177 @@
+"""The encoder: MPNet ("Masked and Permuted Pre-training for Language Understanding", arXiv 2004.09297) in Flax.
+
+Post-LayerNorm transformer layers, exact gelu, positions from 2 on, and one table of relative-position biases that all
+layers share. The pooler of the pretrained model is not used.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+FIRST_POSITION = 2  # 0 is reserved, 1 is for padding
+FARTHEST = 128  # tokens farther apart than this share the last bucket of relative positions
+
+
+@dataclasses.dataclass(frozen=True)
+class MPNetConfig:
+    """The sizes of an MPNet, with the names that Hugging Face's config.json gives them."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    relative_attention_num_buckets: int
+    layer_norm_eps: float
+
+    @classmethod
+    def read(cls, path: pathlib.Path) -> 'MPNetConfig':
+        """Reads a config.json.
+
+        Raises:
+          ValueError: the file is not that of an MPNet, or lacks a size.
+        """
+        values = json.loads(path.read_text())
+        if values.get('model_type') != 'mpnet':
+            raise ValueError(f'{path}: model_type {values.get("model_type")!r}, expected mpnet')
+        names = [field.name for field in dataclasses.fields(cls)]
+        missing = [name for name in names if name not in values]
+        if missing:
+            raise ValueError(f'{path}: {", ".join(missing)} missing, expected the config of an MPNet')
+        return cls(**{name: values[name] for name in names})
+
+
+class MPNet(nnx.Module):
+    """Maps token ids to token embeddings.
+
+    Parameters are float32; their sharding metadata splits every matrix over the mesh axis `fsdp`.
+
+    Args:
+      config: the sizes.
+      dtype: of the products and of what passes between layers, float32 or bfloat16. Norms and softmax are float32.
+      dropout: probability, applied where the original applies it, when a key is given.
+      remat: recompute each layer in the backward pass instead of storing what is inside it.
+      rngs: for the parameters' first values.
+    """
+
+    def __init__(self, config: MPNetConfig, *, dtype: str, dropout: float = 0.0, remat: bool = False, rngs: nnx.Rngs):
+        self.dtype, self.dropout, self.remat = dtype, dropout, remat
+        # Sharding metadata is for whoever places the parameters; making them must not need a mesh.
+        with nnx.use_eager_sharding(False):
+            table = nnx.with_partitioning(nnx.initializers.normal(0.02), (None, 'fsdp'))
+            size = config.hidden_size
+            self.word_embeddings = nnx.Embed(config.vocab_size, size, embedding_init=table, rngs=rngs)
+            self.position_embeddings = nnx.Embed(
+                config.max_position_embeddings, size, embedding_init=table, rngs=rngs
+            )
+            self.embeddings_norm = _norm(config, rngs)
+            self.relative_attention_bias = nnx.Embed(
+                config.relative_attention_num_buckets, config.num_attention_heads, rngs=rngs
+            )
+            self.layers = nnx.List(
+                [Layer(config, dtype=dtype, dropout=dropout, rngs=rngs) for _ in range(config.num_hidden_layers)]
+            )
+
+    def __call__(self, ids: jax.Array, length: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
+        """Encodes a batch of texts.
+
+        Args:
+          ids: [B, L] int32 token ids.
+          length: [B] int32; tokens of each text. What stands at or beyond it is not attended to, and the embeddings
+            that come out there mean nothing.
+          dropout_key: switches dropout on.
+
+        Returns:
+          [B, L, d] float32: the last layer's token embeddings, neither pooled nor normalised.
+        """
+        keys = iter([None] * (len(self.layers) + 1))
+        if dropout_key is not None:
+            keys = iter(jax.random.split(dropout_key, len(self.layers) + 1))
+
+        tokens = ids.shape[1]
+        attended = jnp.arange(tokens) < length[:, None]  # [B, L]
+        positions = jnp.where(attended, jnp.arange(tokens) + FIRST_POSITION, 1)
+        x = self.word_embeddings(ids) + self.position_embeddings(positions)  # [B, L, d]
+        x = dropped(self.embeddings_norm(x), self.dropout, next(keys)).astype(self.dtype)
+
+        buckets = relative_buckets(tokens, self.relative_attention_bias.num_embeddings)
+        bias = self.relative_attention_bias(buckets).transpose(2, 0, 1)  # [L, L, heads] -> [heads, L, L]
+        # A finite number instead of -inf: a text without tokens must not become NaN.
+        bias = bias + jnp.where(attended, 0.0, jnp.finfo(jnp.float32).min / 4)[:, None, None, :]  # [B, heads, L, L]
+        run = nnx.remat(Layer.__call__) if self.remat else Layer.__call__
+        for layer in self.layers:
+            x = run(layer, x, bias, next(keys))
+        return x.astype(jnp.float32)
+
+
+class Layer(nnx.Module):
+    """One transformer layer: attention and feed-forward, each added to its input and normalised afterwards."""
+
+    def __init__(self, config: MPNetConfig, *, dtype: str, dropout: float, rngs: nnx.Rngs):
+        self.dtype, self.dropout, self.heads = dtype, dropout, config.num_attention_heads
+
+        def linear(size_in: int, size_out: int) -> nnx.Linear:
+            kernel = nnx.with_partitioning(nnx.initializers.normal(0.02), ('fsdp', None))
+            # float32 means float32: accelerators would else multiply in half precision.
+            precision = jax.lax.Precision.HIGHEST if dtype == 'float32' else None
+            return nnx.Linear(size_in, size_out, dtype=dtype, kernel_init=kernel, precision=precision, rngs=rngs)
+
+        size = config.hidden_size
+        self.q, self.k, self.v, self.o = (linear(size, size) for _ in range(4))
+        self.attention_norm = _norm(config, rngs)
+        self.intermediate = linear(size, config.intermediate_size)
+        self.output = linear(config.intermediate_size, size)
+        self.output_norm = _norm(config, rngs)
+
+    def __call__(self, x: jax.Array, bias: jax.Array, key: jax.Array | None) -> jax.Array:
+        """[B, L, d] and the biases of the attention [B, heads, L, L] -> [B, L, d]."""
+        keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+        attended = dropped(self._attend(x, bias, keys[0]), self.dropout, keys[1])
+        x = self.attention_norm(x + attended).astype(self.dtype)
+        inner = nnx.gelu(self.intermediate(x), approximate=False)
+        return self.output_norm(x + dropped(self.output(inner), self.dropout, keys[2])).astype(self.dtype)
+
+    def _attend(self, x: jax.Array, bias: jax.Array, key: jax.Array | None) -> jax.Array:
+        q, k, v = (f(x).reshape(*x.shape[:2], self.heads, -1) for f in (self.q, self.k, self.v))  # [B, L, heads, d_h]
+        scale = 1 / np.sqrt(q.shape[-1])
+        logits = jnp.einsum(
+            'bihd,bjhd->bhij', q, k, preferred_element_type=jnp.float32, precision=jax.lax.Precision.HIGHEST
+        )
+        weights = dropped(jax.nn.softmax(logits * scale + bias), self.dropout, key).astype(self.dtype)
+        mixed = jnp.einsum('bhij,bjhd->bihd', weights, v, precision=jax.lax.Precision.HIGHEST)
+        return self.o(mixed.reshape(x.shape))
+
+
+def _norm(config: MPNetConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    return nnx.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, use_fast_variance=False, rngs=rngs)
+
+
+def dropped(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Dropout: each number is 0 with probability `rate`, and else divided by 1 - rate. Off without a key.
+
+    Sixteen random bits a number are enough, and cost half of what a random float does.
+    """
+    if key is None or rate == 0:
+        return x
+    kept = jax.random.bits(key, x.shape, jnp.uint16) >= round(rate * 2**16)
+    return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
+
+
+def relative_buckets(tokens: int, buckets: int) -> np.ndarray:
+    """The bucket of the distance between any two positions: [L, L] int32, indexed [query, key].
+
+    Half of the buckets are for keys after the query. Of each half, half are for one distance each, and the rest grow
+    logarithmically up to `FARTHEST`.
+    """
+    distance = np.arange(tokens)[None, :] - np.arange(tokens)[:, None]
+    half, exact = buckets // 2, buckets // 4
+    far = np.maximum(np.abs(distance), exact).astype(np.float32)
+    logarithmic = exact + (np.log(far / exact) / np.log(FARTHEST / exact) * (half - exact)).astype(np.int32)
+    bucket = np.where(np.abs(distance) < exact, np.abs(distance), np.minimum(logarithmic, half - 1))
+    return (bucket + half * (distance > 0)).astype(np.int32)

@@ -1,0 +1,106 @@
+"""The training recipe: check, mesh, data, state, restore, step, evaluate, save."""
+
+import json
+import pathlib
+
+import jax
+from absl import logging
+from flax import nnx
+from ml_collections import ConfigDict
+
+from uwe_jax import hub, mesh
+from uwe_jax.checkpoint import Checkpoints
+from uwe_jax.data.graph import open_dataset
+from uwe_jax.data.loader import batches, choose_lengths
+from uwe_jax.data.plan import Plan
+from uwe_jax.experiment import check
+from uwe_jax.interaction import Score
+from uwe_jax.logs import Logs, Meter, check_finite, progress
+from uwe_jax.optimizer import make_optimizer
+from uwe_jax.ranking import Ranker
+from uwe_jax.state import abstract_state, first_state, shardings_of
+from uwe_jax.step import make_step
+from uwe_jax.workbench.evaluate import evaluate, table
+from uwe_jax.workbench.tasks import held_out_tasks
+from uwe_jax.workdir import claim
+
+
+def train(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Trains from the first step, or from the newest checkpoint in the workdir, to the last.
+
+    Args:
+      config: see `configs/uwe.py`.
+      workdir: an absolute directory for checkpoints and logs; made if it is not there.
+
+    Raises:
+      ValueError: the config, the dataset and the workdir do not fit together; nothing long has begun then.
+      FloatingPointError: the loss or the gradient is no number any more; the message names the step.
+    """
+    check(config)
+    score = Score(**config.score)
+    optimizer, schedule = make_optimizer(config.optimizer, config.steps)
+    device_mesh = mesh.make_mesh(**config.mesh)
+    mesh.check_divides(config.data.batch_size, device_mesh)
+
+    dataset = open_dataset(config.data.dir)
+    lengths = choose_lengths(dataset, config.data.length)
+    plan = Plan(
+        dataset.graphs,
+        batch_size=config.data.batch_size,
+        seed=config.seed,
+        distractor_probability=config.data.distractor_probability,
+    )
+    tasks = held_out_tasks(dataset)
+    claim(workdir, config, dataset.fingerprint)
+    logging.info('mesh %s, %.1f steps an epoch, padded to %s', dict(device_mesh.shape), plan.steps_per_epoch, lengths)
+
+    base = hub.fetch(config.init)
+    tokenizer = hub.Tokenizer.from_pretrained(base)
+    graphdef, params = nnx.split(hub.abstract_encoder(base, **config.model))
+    like = abstract_state(params, optimizer, device_mesh)
+    checkpoints = Checkpoints(workdir, config.run.keep)
+    if checkpoints.latest is None:
+        state = first_state(hub.load_params(base, params), optimizer, config.seed, like)
+    else:
+        state = checkpoints.restore(like)
+        logging.info('continuing after step %d', state.step)
+    first_step = int(state.step)
+    logs = Logs(workdir, first_step, writes=jax.process_index() == 0)
+
+    def evaluate_now(step: int) -> None:
+        ranker = Ranker(nnx.merge(graphdef, state.params), tokenizer, score, device_mesh)
+        for task in tasks:
+            logging.info('evaluating %s: %d queries, %d targets', task.name, len(task.queries), len(task.targets))
+            logs.evaluation(step, task.name, evaluate(ranker, task))
+
+    if first_step == 0:
+        evaluate_now(0)
+    take_step = make_step(graphdef, optimizer, schedule, config, device_mesh, shardings_of(like))
+    steps = range(first_step, config.steps)
+    meter = Meter()
+    for step, batch in zip(
+        steps,
+        meter.waiting(batches(dataset, plan, lengths, mesh.rows(device_mesh), steps, config.run.prefetch)),
+        strict=True,
+    ):
+        state, metrics = take_step(state, batch)
+        meter.add(step + 1, metrics)
+        due = {name: _due(step + 1, config.run[f'{name}_every'], config.steps) for name in ('log', 'evaluate', 'save')}
+        if not any(due.values()):
+            continue
+        lines = meter.read()
+        logs.metrics(lines)
+        check_finite(lines, checkpoints.latest)
+        progress(step + 1, config.steps, lines[-1][1])
+        if due['save']:
+            checkpoints.save(step + 1, state, {'config': json.loads(config.to_json()), 'data': dataset.fingerprint})
+        if due['evaluate']:
+            evaluate_now(step + 1)
+            meter.restart()
+    checkpoints.close()
+    logs.close()
+    logging.info('held-out tasks:\n%s', table(logs.evaluations()))
+
+
+def _due(step: int, every: int, steps: int) -> bool:
+    return step == steps or step % every == 0

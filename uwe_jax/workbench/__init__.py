@@ -1,0 +1,1 @@
+"""Measuring a ranker: tasks, metrics and where the tasks come from."""

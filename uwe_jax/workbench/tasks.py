@@ -1,0 +1,66 @@
+"""Ranking tasks: queries, a target space, and which targets are right for which query."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from uwe_jax.data.graph import Dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class RankingTask:
+    """One task.
+
+    Attributes:
+      name: its name in reports.
+      queries: the queries' texts.
+      targets: the target space.
+      positives: for each query, the indices of its right targets; never empty.
+
+    Raises:
+      ValueError: there is no query, a query has no positive, or a positive lies outside the target space.
+    """
+
+    name: str
+    queries: Sequence[str]
+    targets: Sequence[str]
+    positives: Sequence[Sequence[int]]
+
+    def __post_init__(self):
+        if not self.queries or len(self.queries) != len(self.positives):
+            raise ValueError(
+                f'task {self.name}: {len(self.queries)} queries and {len(self.positives)} lists of positives, '
+                'expected as many of both and at least one'
+            )
+        for query, positives in zip(self.queries, self.positives, strict=True):
+            if not positives:
+                raise ValueError(f'task {self.name}: query {query!r} has no right target')
+            if not all(0 <= target < len(self.targets) for target in positives):
+                raise ValueError(
+                    f'task {self.name}: query {query!r} has a right target outside the {len(self.targets)} targets'
+                )
+
+
+def held_out_tasks(dataset: Dataset) -> list[RankingTask]:
+    """The dataset's held-out texts as tasks, in both directions.
+
+    A held-out title or alternative is ranked against all skills of the dataset; and a skill against the held-out
+    texts of its kind, which are a smaller target space and so an easier task than WorkBench's.
+    """
+    skills = [node['text'] for node in dataset.nodes('skill')]
+    tasks = []
+    for graph, forward, backward in (
+        ('job', 'job_to_skill', 'skill_to_job'),
+        ('alternative', 'alternative_to_skill', 'skill_to_alternative'),
+    ):
+        held_out = dataset.held_out(graph)
+        if not held_out:
+            continue
+        texts = [line['text'] for line in held_out]
+        tasks.append(RankingTask(forward, texts, skills, [line['skills'] for line in held_out]))
+        texts_of_skill: dict[int, list[int]] = {}
+        for text, line in enumerate(held_out):
+            for skill in line['skills']:
+                texts_of_skill.setdefault(skill, []).append(text)
+        queries = sorted(texts_of_skill)
+        tasks.append(RankingTask(backward, [skills[s] for s in queries], texts, [texts_of_skill[s] for s in queries]))
+    return tasks
