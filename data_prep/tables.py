@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import io
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -50,7 +51,7 @@ def read_csv(path: pathlib.Path, columns: Sequence[str], repairs: Repairs) -> It
     Raises:
       DataError: the file is missing, empty, not UTF-8 or not CSV, lacks a column, or has a row of another width.
     """
-    reader = csv.reader(_read_text(path).splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(_read_text(path), newline=''), strict=True)
     rows = 0
     line = 1
     try:

@@ -54,7 +54,7 @@ class Logs:
         with open(path, 'a') as file:
             file.write(json.dumps(line) + '\n')
         for name, value in scalars.items():
-            self._tensorboard.add_scalar(name, value, line['step'])
+            self._tensorboard.add_scalar(name.replace('@', '_'), value, line['step'])
 
     def evaluations(self) -> list[dict]:
         """What was written by `evaluation`, first to last."""
@@ -125,6 +125,14 @@ class Meter:
         self._steps = []
         self.restart()
         return lines
+
+
+def own_lines_only() -> None:
+    """Leaves out what libraries log below a warning."""
+    package = str(pathlib.Path(__file__).parent)
+    logging.get_absl_handler().addFilter(
+        lambda record: record.levelno >= logging.converter.STANDARD_WARNING or record.pathname.startswith(package)
+    )
 
 
 def check_finite(lines: list[tuple[int, dict[str, float]]], last_good: int | None) -> None:

@@ -9,6 +9,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from uwe_jax.hub import FetchError
+from uwe_jax.logs import own_lines_only
 from uwe_jax.train import train
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.', lock_config=True)
@@ -16,8 +17,10 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Where checkpoints and logs go; a
 
 
 def main(argv: list[str]) -> int:
+    """Trains, and turns what is wrong with the input into one line."""
     if len(argv) > 1:
         raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+    own_lines_only()
     join_processes()
     logging.info('process %d of %d, devices: %s', jax.process_index(), jax.process_count(), jax.local_devices())
     try:
@@ -32,8 +35,8 @@ def main(argv: list[str]) -> int:
 def join_processes() -> None:
     """Joins the other processes of the run where JAX_COORDINATOR_ADDRESS says that there are any.
 
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID then tell how many there are and which this is; on TPU pods and SLURM, JAX finds
-    them out by itself.
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID then tell how many there are and which this is; on TPU pods and SLURM, JAX
+    finds them out by itself.
     """
     if 'JAX_COORDINATOR_ADDRESS' not in os.environ:
         return

@@ -27,7 +27,7 @@ def make_optimizer(config: ConfigDict, steps: int) -> tuple[optax.GradientTransf
     for name in ('peak_lr', 'clip'):
         if not config[name] > 0:
             raise ValueError(f'optimizer.{name}: {config[name]}, expected a number above 0')
-    warmup = round(config.warmup * steps)
+    warmup = max(round(config.warmup * steps), 1)
     after = max(steps - warmup, 1)
     decay = {
         'linear': optax.linear_schedule(config.peak_lr, 0.0, after),

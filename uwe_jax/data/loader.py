@@ -51,6 +51,8 @@ class PairReader:
 
     def ids(self, graph: str, edges: Sequence[int], *features: str) -> list[tuple[np.ndarray, ...]]:
         """The named id features (`skill_ids`, `target_ids`) of each edge, as int32 arrays."""
+        if not len(edges):  # which ArrayRecord refuses to read
+            return []
         return [
             tuple(np.array(example[name].int64_list.value, np.int32) for name in features)
             for example in map(_parse, self._sources[graph].__getitems__(list(map(int, edges))))
