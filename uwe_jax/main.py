@@ -32,6 +32,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def parse(argv: list[str]) -> list[str]:
+    """Parses flags; an override of a field that the config does not have is one line too."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except AttributeError as error:
+        unknown = str(error).strip('"\'')
+        given = [argument for argument in argv if argument.startswith('--config.') and unknown in argument]
+        sys.exit(f'error: {", ".join(given)}: no field {unknown!r} there; the config file shows those that exist')
+
+
 def join_processes() -> None:
     """Joins the other processes of the run where JAX_COORDINATOR_ADDRESS says that there are any.
 
@@ -53,4 +63,4 @@ def join_processes() -> None:
 if __name__ == '__main__':
     flags.mark_flags_as_required(['config', 'workdir'])
     jax.config.config_with_absl()
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -1,5 +1,7 @@
 """Ranks targets for queries: python -m uwe_jax.rank --model=DIR --targets=FILE "query" ..."""
 
+import csv
+import json
 import pathlib
 import sys
 
@@ -9,7 +11,8 @@ from uwe_jax.hub import FetchError
 from uwe_jax.ranking import Ranker
 
 MODEL = flags.DEFINE_string('model', None, 'An export, or a plain MPNet model: a directory or a Hub name.')
-TARGETS = flags.DEFINE_string('targets', None, 'The target space: a text file, one target a line.')
+TARGETS = flags.DEFINE_string('targets', None, 'The target space: .csv, .jsonl, or text with one target a line.')
+COLUMN = flags.DEFINE_string('column', 'text', 'The column of a CSV file, or field of a JSONL file, with the targets.')
 K = flags.DEFINE_integer('k', 5, 'How many of the best targets to print.', lower_bound=1)
 POOLING = flags.DEFINE_enum('pooling', 'tokens', ['tokens', 'mean'], 'Late interaction, or mean-pooled cosines.')
 
@@ -20,7 +23,7 @@ def main(argv: list[str]) -> int:
     try:
         if not queries:
             raise ValueError('no query: give one or more after the flags')
-        targets = read_lines(pathlib.Path(TARGETS.value))
+        targets = read_texts(pathlib.Path(TARGETS.value), COLUMN.value)
         index = Ranker.from_pretrained(MODEL.value, POOLING.value).index(targets)
     except (ValueError, OSError, FetchError) as error:
         print(f'error: {error}', file=sys.stderr)
@@ -32,20 +35,33 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def read_lines(path: pathlib.Path) -> list[str]:
-    """The lines of a text file that are not blank.
+def read_texts(path: pathlib.Path, column: str) -> list[str]:
+    """The texts of a file that are not blank.
+
+    Args:
+      path: ends in .csv, in .jsonl, or holds one text a line.
+      column: of a CSV file, or field of each JSONL line.
 
     Raises:
-      ValueError: there is none, or the file is not UTF-8.
+      ValueError: there is no text, a row lacks the column, or the file is not UTF-8.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding='utf-8').splitlines()]
+        with open(path, encoding='utf-8-sig', newline='') as file:
+            if path.suffix == '.csv':
+                texts = [row.get(column) for row in csv.DictReader(file)]
+            elif path.suffix == '.jsonl':
+                texts = [json.loads(line).get(column) for line in file if line.strip()]
+            else:
+                texts = list(file)
     except UnicodeDecodeError as error:
         raise ValueError(f'{path}: not UTF-8 ({error})') from error
-    targets = [line for line in lines if line]
-    if not targets:
-        raise ValueError(f'{path}: no targets, expected one a line')
-    return targets
+    for row, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise ValueError(f'{path}, row {row}: no text in {column!r}; name the right one with --column')
+    texts = [text.strip() for text in texts if text.strip()]
+    if not texts:
+        raise ValueError(f'{path}: no text in it')
+    return texts
 
 
 if __name__ == '__main__':

@@ -1,0 +1,67 @@
+"""Exports a trained model: python -m uwe_jax.export --workdir=DIR --output=DIR."""
+
+import json
+import pathlib
+import sys
+
+from absl import app, flags, logging
+
+from uwe_jax import hub, logs
+from uwe_jax.checkpoint import load_params
+from uwe_jax.data.graph import MAX_TOKENS, read_manifest
+from uwe_jax.model_card import model_card
+
+WORKDIR = flags.DEFINE_string('workdir', None, 'What `python -m uwe_jax.main --workdir` was given.')
+OUTPUT = flags.DEFINE_string('output', None, 'The directory to make, in Hugging Face format.')
+
+
+def export(workdir: pathlib.Path, output: pathlib.Path) -> int:
+    """Writes the newest checkpoint of a workdir as a Hugging Face directory.
+
+    Args:
+      workdir: of a training run.
+      output: must not exist yet; appears when it is complete.
+
+    Returns:
+      The step of the checkpoint.
+
+    Raises:
+      ValueError, OSError: the workdir is none or has no checkpoint, its dataset is gone, or the output exists.
+    """
+    config_path = workdir / 'config.json'
+    if not config_path.exists():
+        raise ValueError(f'{workdir}: not the workdir of a run, it has no config.json')
+    if output.exists():
+        raise ValueError(f'{output}: already there; choose another --output or remove it')
+    config = json.loads(config_path.read_text())
+    manifest = read_manifest(pathlib.Path(config['data']['dir']))
+    params, step = load_params(workdir)
+    settings = {
+        'format': 1,
+        'score': config['score'],
+        'max_tokens': MAX_TOKENS,
+        'base': config['init'],
+        'steps': step,
+        'data': manifest['fingerprint'],
+    }
+    card = model_card(config, manifest, step, logs.read(workdir / 'evaluation.jsonl'))
+    hub.save_pretrained(output, base=hub.fetch(config['init']), params=params, settings=settings, card=card)
+    return step
+
+
+def main(argv: list[str]) -> int:
+    """Exports, and turns what is wrong with the input into one line."""
+    del argv
+    logs.own_lines_only()
+    try:
+        step = export(pathlib.Path(WORKDIR.value), pathlib.Path(OUTPUT.value))
+    except (ValueError, OSError, hub.FetchError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    logging.info('exported the model after step %d to %s', step, OUTPUT.value)
+    return 0
+
+
+if __name__ == '__main__':
+    flags.mark_flags_as_required(['workdir', 'output'])
+    app.run(main)
