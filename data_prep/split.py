@@ -49,16 +49,15 @@ def hold_out(
       alternatives: all alternative names of skills.
       labels: all preferred labels of skills; they stay in training.
       occupation_share: of the occupations.
-      alternative_share: of the distinct match keys of the alternatives.
+      alternative_share: of the alternatives that are no label, as distinct match keys.
       seed: another seed, another choice.
     """
     occupations = _choose(titles, occupation_share, f'occupation {seed}')
-    keys = {match_key(text) for text in alternatives}
-    eligible = keys - {match_key(text) for text in labels}
+    eligible = {match_key(text) for text in alternatives} - {match_key(text) for text in labels}
     return HeldOut(
         occupations,
         frozenset(match_key(title) for occupation in occupations for title in titles[occupation]),
-        _choose(eligible, alternative_share * len(keys) / max(len(eligible), 1), f'alternative {seed}'),
+        _choose(eligible, alternative_share, f'alternative {seed}'),
     )
 
 

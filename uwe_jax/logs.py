@@ -129,9 +129,9 @@ class Meter:
 
 def own_lines_only() -> None:
     """Leaves out what libraries log below a warning."""
-    package = str(pathlib.Path(__file__).parent)
+    packages = tuple(str(pathlib.Path(__file__).parents[1] / name) for name in ('uwe_jax', 'data_prep'))
     logging.get_absl_handler().addFilter(
-        lambda record: record.levelno >= logging.converter.STANDARD_WARNING or record.pathname.startswith(package)
+        lambda record: record.levelno >= logging.converter.STANDARD_WARNING or record.pathname.startswith(packages)
     )
 
 

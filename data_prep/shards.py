@@ -1,0 +1,100 @@
+"""Pairs to ArrayRecord shards, and the metadata with which TensorFlow Datasets opens them."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.proto import tf_example_pb2
+
+from data_prep.pairs import Pairs
+from uwe_jax.data.graph import NAME
+
+RECORDS_PER_SHARD = 500_000
+# Each record can be read alone, which is how batches read them.
+OPTIONS = 'group_size:1,uncompressed'
+INTEGERS = ('edge', 'skill', 'target')
+TEXTS = ('skill_text', 'target_text')
+IDS = ('skill_ids', 'target_ids')
+
+
+def write_shards(
+    directory: pathlib.Path, graph: str, pairs: Pairs, skill_parts: Sequence[bytes], target_parts: Sequence[bytes]
+) -> list[int]:
+    """Writes a graph's pairs, one record each, in the order of their edges.
+
+    A record is the joint of its parts' bytes: protocol buffers merge on parsing what was serialised apart. So each
+    node is serialised once, however many pairs it is in.
+
+    Args:
+      directory: where the shards go.
+      graph: the split's name.
+      pairs: sorted by skill, then target.
+      skill_parts, target_parts: from `node_parts`, one a node.
+
+    Returns:
+      How many records each shard holds.
+    """
+    edges = len(pairs.skill)
+    shards = max(1, -(-edges // RECORDS_PER_SHARD))
+    bounds = [edges * shard // shards for shard in range(shards + 1)]
+    for shard, (first, last) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        writer = ArrayRecordWriter(str(directory / f'{NAME}-{graph}.array_record-{shard:05d}-of-{shards:05d}'), OPTIONS)
+        own = zip(range(first, last), pairs.skill[first:last].tolist(), pairs.target[first:last].tolist(), strict=True)
+        for edge, skill, target in own:
+            writer.write(_serialised(integers={'edge': [edge]}) + skill_parts[skill] + target_parts[target])
+        writer.close()
+    return np.diff(bounds).tolist()
+
+
+def node_parts(side: str, texts: Sequence[str], ids: Sequence[np.ndarray]) -> list[bytes]:
+    """What a node contributes to each record it is in: its number, its text and its token ids.
+
+    Args:
+      side: `skill` or `target`.
+      texts, ids: of every node.
+    """
+    return [
+        _serialised({side: [node], f'{side}_ids': own.tolist()}, {f'{side}_text': text.encode()})
+        for node, (text, own) in enumerate(zip(texts, ids, strict=True))
+    ]
+
+
+def _serialised(integers: Mapping[str, Sequence[int]], texts: Mapping[str, bytes] = {}) -> bytes:  # noqa: B006
+    example = tf_example_pb2.Example()
+    for name, values in integers.items():
+        example.features.feature[name].int64_list.value.extend(values)
+    for name, value in texts.items():
+        example.features.feature[name].bytes_list.value.append(value)
+    return example.SerializeToString(deterministic=True)
+
+
+def write_metadata(directory: pathlib.Path, shard_lengths: Mapping[str, Sequence[int]], description: str) -> None:
+    """Writes dataset_info.json and features.json, for `tfds.builder_from_directory`.
+
+    Args:
+      directory: holds the shards.
+      shard_lengths: records of each shard, by split.
+      description: of the dataset.
+    """
+    features = tfds.features.FeaturesDict(
+        {name: np.int64 for name in INTEGERS}
+        | {name: tfds.features.Text() for name in TEXTS}
+        | {name: tfds.features.Sequence(np.int64) for name in IDS}
+    )
+    template = tfds.core.ShardedFileTemplate(directory, dataset_name=NAME, filetype_suffix='array_record')
+    splits = []
+    for split, lengths in shard_lengths.items():
+        size = sum(path.stat().st_size for path in directory.glob(f'{NAME}-{split}.*'))
+        splits.append(
+            tfds.core.SplitInfo(name=split, shard_lengths=list(lengths), num_bytes=size, filename_template=template)
+        )
+    tfds.folder_dataset.write_metadata(
+        data_dir=directory,
+        features=features,
+        split_infos=splits,
+        filename_template=template,
+        description=description,
+        check_data=False,
+    )

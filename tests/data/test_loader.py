@@ -1,0 +1,126 @@
+"""The loader: from records to padded, sharded rows."""
+
+import collections
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from uwe_jax import hub, mesh
+from uwe_jax.data.graph import GRAPHS, SIDES, DatasetError, open_dataset
+from uwe_jax.data.loader import PAD, StepReader, batches, choose_lengths, join_distractor, local_rows, pad
+from uwe_jax.data.plan import EMPTY, Plan
+
+BOS, EOS = 0, 2
+LENGTHS = {'skill': 16, 'job': 16, 'sentence': 48, 'alternative': 16}
+
+
+def text(*inner):
+    return np.array([BOS, *inner, EOS], np.int32)
+
+
+@pytest.fixture(scope='module')
+def plan(dataset):
+    return Plan(dataset.graphs, batch_size=16, seed=0, distractor_probability=0.8)
+
+
+def unpadded(texts, row):
+    return texts.ids[row, : texts.length[row]]
+
+
+def test_texts_are_padded_to_one_length_and_longer_ones_keep_their_end():
+    ids, length = pad([text(5, 6), text(5, 6, 7, 8), np.zeros(0, np.int32)], 5)
+    np.testing.assert_array_equal(ids, [[0, 5, 6, 2, PAD], [0, 5, 6, 7, 2], [PAD] * 5])
+    np.testing.assert_array_equal(length, [4, 5, 0])
+
+
+@pytest.mark.parametrize(
+    ('first', 'tokens', 'expected'),
+    [
+        (False, 10, [BOS, 5, 6, 7, 8, 9, EOS]),
+        (True, 10, [BOS, 7, 8, 9, 5, 6, EOS]),
+        (False, 6, [BOS, 5, 6, 7, 8, EOS]),
+        (True, 5, [BOS, 7, 5, 6, EOS]),
+        (True, 4, [BOS, 5, 6, EOS]),
+        (False, 3, [BOS, 5, 6, EOS]),
+    ],
+)
+def test_only_the_distractor_is_cut_to_fit(first, tokens, expected):
+    joined = join_distractor(text(5, 6), text(7, 8, 9), first, tokens)
+    np.testing.assert_array_equal(joined, expected)
+
+
+def test_every_row_holds_the_texts_that_the_plan_names(dataset, plan, base_model):
+    tokenizer = hub.Tokenizer.from_pretrained(base_model)
+    nodes = {side: [node['text'] for node in dataset.nodes(side)] for side in SIDES}
+    batch, planned = StepReader(dataset, plan, LENGTHS, np.arange(16))(3), plan(3)
+
+    def ids(side, node):
+        return tokenizer.encode([nodes[side][node]], LENGTHS[side])[0]
+
+    for row in range(16):
+        np.testing.assert_array_equal(unpadded(batch.texts['skill'], row), ids('skill', planned.skill[row]))
+        for graph in GRAPHS:
+            node = planned.targets[graph].node[row]
+            found = unpadded(batch.texts[graph], row).tolist()
+            if node == EMPTY:
+                assert found == []
+            elif graph == 'sentence':  # a distractor may stand on either side
+                inner = ids(graph, node)[1:-1].tolist()
+                assert inner in (found[1 : 1 + len(inner)], found[-1 - len(inner) : -1])
+            else:
+                assert found == ids(graph, node).tolist()
+    for graph in GRAPHS:
+        np.testing.assert_array_equal(batch.edges[graph], planned.targets[graph].positive)
+
+
+def test_processes_together_hold_the_rows_that_one_holds(dataset, plan):
+    whole = StepReader(dataset, plan, LENGTHS, np.arange(16))(1)
+    parts = [StepReader(dataset, plan, LENGTHS, rows)(1) for rows in np.split(np.arange(16), 4)]
+    joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    jax.tree.map(np.testing.assert_array_equal, joined, whole)
+
+
+@pytest.mark.parametrize('prefetch', [0, 1, 4])
+def test_batches_come_in_order_and_are_sharded_by_rows(dataset, plan, prefetch):
+    sharding = mesh.rows(mesh.make_mesh(4, 2))
+    np.testing.assert_array_equal(local_rows(sharding, 16), np.arange(16))
+    read = list(batches(dataset, plan, LENGTHS, sharding, range(2, 6), prefetch))
+    assert len(read) == 4
+    for step, batch in enumerate(read, start=2):
+        expected = StepReader(dataset, plan, LENGTHS, np.arange(16))(step)
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(batch), expected)
+        assert batch.edges['job'].addressable_shards[0].data.shape == (2, 16)
+
+
+def test_lengths_are_data_preps_unless_overridden(dataset):
+    none = dict.fromkeys(SIDES, 0)
+    assert choose_lengths(dataset, none) == dataset.manifest['lengths']
+    assert choose_lengths(dataset, none | {'job': 24})['job'] == 24
+    with pytest.raises(ValueError, match=r'data\.length\.sentence: 65, expected 3 to 64 tokens'):
+        choose_lengths(dataset, none | {'sentence': 65})
+
+
+Damage = collections.namedtuple('Damage', 'name apply message')
+DAMAGES = [
+    Damage('missing', lambda path: path.unlink(), 'missing, although'),
+    Damage('truncated', lambda path: path.write_bytes(path.read_bytes()[:-1]), 'truncated or altered'),
+    Damage('altered', lambda path: path.write_bytes(b'\0' + path.read_bytes()[1:]), 'altered since'),
+]
+
+
+@pytest.mark.parametrize('damage', DAMAGES, ids=lambda damage: damage.name)
+def test_a_damaged_shard_is_refused_by_its_name(dataset, tmp_path, damage):
+    import shutil
+
+    copy = shutil.copytree(dataset.directory, tmp_path / 'data')
+    [name] = [name for name in dataset.manifest['files'] if name.startswith('uwe_pairs-sentence')]
+    damage.apply(copy / name)
+    with pytest.raises(DatasetError, match=rf'{re.escape(name)}: .*{damage.message}'):
+        open_dataset(copy)
+
+
+def test_a_directory_without_a_manifest_is_no_dataset(tmp_path):
+    with pytest.raises(DatasetError, match='not a dataset'):
+        open_dataset(tmp_path)

@@ -1,0 +1,198 @@
+"""The whole of training on the sample, with the encoder cut to two layers: here the subject is the loop."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs.uwe import get_config
+from tests.conftest import ROOT
+from uwe_jax import hub, mesh
+from uwe_jax.checkpoint import load_params
+from uwe_jax.data.loader import batches, choose_lengths
+from uwe_jax.data.plan import Plan
+from uwe_jax.logs import read
+from uwe_jax.optimizer import make_optimizer
+from uwe_jax.state import abstract_state, first_state, shardings_of
+from uwe_jax.step import make_step
+from uwe_jax.train import train
+
+
+def small_config(dataset_dir, base_model, **changes):
+    config = get_config('quickstart')
+    config.init = str(base_model)
+    config.data.dir = str(dataset_dir)
+    config.update_from_flattened_dict(
+        {'model.layers': 2, 'model.dtype': 'float32', 'data.batch_size': 16, 'steps': 4, 'run.save_every': 2}
+        | {'run.keep': 5, 'run.evaluate_every': 100}
+        | changes
+    )
+    return config
+
+
+def numbers(workdir):
+    """The metrics of every step, without what a clock measured."""
+    return [
+        {name: value for name, value in line.items() if not name.startswith(('time/', 'speed/'))}
+        for line in read(workdir / 'metrics.jsonl')
+    ]
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory, dataset_dir, base_model):
+    workdir = tmp_path_factory.mktemp('train') / 'run'
+    train(small_config(dataset_dir, base_model), workdir)
+    return workdir
+
+
+def test_a_run_of_one_step_leaves_metrics_evaluations_and_a_checkpoint(tmp_path, dataset_dir, base_model):
+    train(small_config(dataset_dir, base_model, steps=1), tmp_path)
+    [line] = read(tmp_path / 'metrics.jsonl')
+    assert np.isfinite(line['loss'])
+    assert 0 < line['padding'] < 1
+    evaluations = read(tmp_path / 'evaluation.jsonl')
+    tasks = ['job_to_skill', 'skill_to_job', 'alternative_to_skill', 'skill_to_alternative']
+    assert [(e['step'], e['task']) for e in evaluations] == [(step, task) for step in (0, 1) for task in tasks]
+    assert load_params(tmp_path)[1] == 1
+    assert list((tmp_path / 'tensorboard').iterdir())
+
+
+def test_the_metrics_say_what_the_loss_is_made_of(finished):
+    for line in numbers(finished):
+        weight = get_config().loss.weight
+        parts = [weight[g] * line[f'{g}/{d}/loss'] for g in weight for d in ('forward', 'backward')]
+        assert line['loss'] == pytest.approx(sum(parts), rel=1e-5)
+        for graph in weight:
+            assert 0 <= line[f'{graph}/entropy'] <= 1
+            assert line[f'{graph}/forward/positives'] >= 1
+
+
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path, finished, dataset_dir, base_model):
+    config = small_config(dataset_dir, base_model)
+    stop_after(2, config, tmp_path)
+    assert len(read(tmp_path / 'metrics.jsonl')) >= 2
+    train(config, tmp_path)
+    assert numbers(tmp_path) == numbers(finished)
+    for one, other in zip(*(jax.tree.leaves(load_params(w)[0]) for w in (tmp_path, finished)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def stop_after(step, config, workdir):
+    """Runs until a step is on disk and its successor has begun, as a kill would leave it."""
+    from uwe_jax import train as module
+
+    taken = module.make_step
+
+    def make_step(*arguments):
+        take_step = taken(*arguments)
+
+        def guarded(state, batch):
+            if int(state.step) > step:
+                raise KeyboardInterrupt
+            return take_step(state, batch)
+
+        return guarded
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, 'make_step', make_step)
+        train(config, workdir)
+
+
+def test_another_config_in_the_same_workdir_is_refused(finished, dataset_dir, base_model):
+    with pytest.raises(ValueError, match=r'config\.json: made with seed=0, but now seed=1'):
+        train(small_config(dataset_dir, base_model, seed=1), finished)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_by_the_name_of_the_step(tmp_path, dataset_dir, base_model):
+    config = small_config(dataset_dir, base_model, **{'optimizer.peak_lr': 1e30, 'run.log_every': 4, 'run.save_every': 4})
+    with pytest.raises(FloatingPointError, match=r'step [234]: loss .*the newest good checkpoint is none'):
+        train(config, tmp_path)
+
+
+def first_steps(config, dataset, base_model, device_mesh, steps=1):
+    """Metrics and gradient of the first steps on a mesh, in float32 and without dropout."""
+    optimizer, schedule = make_optimizer(config.optimizer, config.steps)
+    graphdef, params = nnx.split(hub.abstract_encoder(base_model, **config.model))
+    like = abstract_state(params, optimizer, device_mesh)
+    state = first_state(hub.load_params(base_model, params), optimizer, config.seed, like)
+    plan = Plan(dataset.graphs, batch_size=config.data.batch_size, seed=0, distractor_probability=0.8)
+    lengths = choose_lengths(dataset, config.data.length)
+    take_step = make_step(graphdef, optimizer, schedule, config, device_mesh, shardings_of(like))
+    found = []
+    for batch in batches(dataset, plan, lengths, mesh.rows(device_mesh), range(steps), 0):
+        state, metrics = take_step(state, batch)
+        found.append({name: float(value) for name, value in metrics.items()})
+    # AdamW's first moment after one step is 0.1 times the gradient.
+    return found, jax.tree.map(np.asarray, state.opt_state[1][0].mu)
+
+
+@pytest.fixture(scope='module')
+def on_one_device(dataset, dataset_dir, base_model):
+    config = small_config(dataset_dir, base_model)
+    return first_steps(config, dataset, base_model, mesh.make_mesh(devices=jax.devices()[:1]))
+
+
+@pytest.mark.parametrize(('data', 'fsdp'), [(2, 1), (1, 2), (2, 2), (8, 1), (4, 2)])
+def test_the_number_of_devices_changes_neither_loss_nor_gradients(
+    data, fsdp, on_one_device, dataset, dataset_dir, base_model
+):
+    config = small_config(dataset_dir, base_model)
+    device_mesh = mesh.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+    [found], gradient = first_steps(config, dataset, base_model, device_mesh)
+    [expected], expected_gradient = on_one_device
+    assert found['loss'] == pytest.approx(expected['loss'], rel=1e-6)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected_gradient))
+    for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * largest)
+
+
+def test_the_reference_and_the_blockwise_form_train_alike(on_one_device, dataset, dataset_dir, base_model):
+    config = small_config(dataset_dir, base_model, **{'interaction.form': 'reference'})
+    [found], _ = first_steps(config, dataset, base_model, mesh.make_mesh(devices=jax.devices()[:1]))
+    [expected], _ = on_one_device
+    assert found['loss'] == pytest.approx(expected['loss'], rel=1e-6)
+    assert found['gradient_norm'] == pytest.approx(expected['gradient_norm'], rel=1e-4)
+
+
+def test_two_processes_train_as_one_does(tmp_path, finished, dataset_dir, base_model):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    config = small_config(dataset_dir, base_model)
+    overrides = [
+        f'--config.{name}={getattr_of(config, name)}'
+        for name in ('init', 'data.dir', 'model.layers', 'model.dtype', 'data.batch_size', 'steps', 'run.save_every')
+    ]
+    command = [sys.executable, '-m', 'uwe_jax.main', '--config=configs/uwe.py:quickstart', f'--workdir={tmp_path}']
+    processes = [
+        subprocess.Popen(
+            command + overrides + ['--config.run.evaluate_every=100', '--config.mesh.fsdp=2'],
+            cwd=ROOT,
+            env=os.environ
+            | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
+            | {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}', 'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': str(i)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], '\n'.join(outputs)
+    found, expected = numbers(tmp_path), numbers(finished)
+    assert [line['tokens'] for line in found] == [line['tokens'] for line in expected]
+    assert found[0]['loss'] == pytest.approx(expected[0]['loss'], rel=1e-6)
+    assert [line['loss'] for line in found] == pytest.approx([line['loss'] for line in expected], rel=1e-3)
+    assert json.loads((tmp_path / 'config.json').read_text())['steps'] == 4
+
+
+def getattr_of(config, name):
+    for part in name.split('.'):
+        config = config[part]
+    return config
