@@ -5,7 +5,7 @@ import pathlib
 import shlex
 import sys
 
-from absl import logging
+from absl import flags, logging
 
 from data_prep.build import Options, build
 from data_prep.tables import DataError
@@ -15,6 +15,7 @@ from uwe_jax.logs import own_lines_only
 
 def main() -> int:
     """Runs one command, and turns what is wrong with the input into one line."""
+    flags.FLAGS.mark_as_parsed()  # absl's logging waits for absl's flags, of which there are none
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     own_lines_only()

@@ -1,0 +1,369 @@
+"""From ESCO's CSV files to a dataset: what is kept, what is repaired, what is refused, and that nothing leaks."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.build import Options, build
+from data_prep.lengths import choose_lengths
+from data_prep.pairs import Pairs
+from data_prep.split import hold_out
+from data_prep.tables import DataError
+from tests.conftest import ROOT, SAMPLE
+from uwe_jax.data.graph import GRAPHS, SIDES, open_dataset
+from uwe_jax.data.text import match_key
+
+SKILL, JOB = 'http://esco/skill/', 'http://esco/occupation/'
+SKILLS = [
+    {'conceptUri': SKILL + 'sql', 'preferredLabel': 'SQL', 'altLabels': 'SQL\nquery languages\nstructured query', 'description': 'To ask a database.'},
+    {'conceptUri': SKILL + 'db', 'preferredLabel': 'query  languages', 'altLabels': 'QL\n\nQL', 'description': 'Languages. They query.'},
+    {'conceptUri': SKILL + 'bake', 'preferredLabel': 'bake bread', 'altLabels': 'make  loaves\nmake loaves', 'description': ''},
+    {'conceptUri': SKILL + 'alone', 'preferredLabel': 'juggle', 'altLabels': '', 'description': ''},
+]  # fmt: skip
+JOBS = [
+    {'conceptUri': JOB + 'engineer', 'preferredLabel': 'data engineer', 'altLabels': 'engineer of data\nexpert'},
+    {'conceptUri': JOB + 'baker', 'preferredLabel': 'baker', 'altLabels': 'expert'},
+]
+RELATIONS = [
+    (JOB + 'engineer', 'optional', SKILL + 'sql'),
+    (JOB + 'engineer', 'essential', SKILL + 'sql'),
+    (JOB + 'engineer', 'optional', SKILL + 'db'),
+    (JOB + 'baker', 'essential', SKILL + 'bake'),
+]
+SENTENCES = [('You write SQL.', SKILL + 'sql'), ('You bake and query.', 'bake bread\nquery languages'), ('Call us.', '')]
+
+
+def write_csv(path, rows, encoding='utf-8'):
+    with open(path, 'w', encoding=encoding, newline='') as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture
+def esco(tmp_path):
+    """A release small enough to draw."""
+    directory = tmp_path / 'esco'
+    directory.mkdir()
+    write_csv(directory / 'skills_en.csv', SKILLS)
+    write_csv(directory / 'occupations_en.csv', JOBS)
+    columns = ('occupationUri', 'relationType', 'skillUri')
+    write_csv(directory / 'occupationSkillRelations_en.csv', [dict(zip(columns, r, strict=True)) for r in RELATIONS])
+    write_csv(directory / 'sentences.csv', [{'sentence': s, 'skills': k} for s, k in SENTENCES])
+    return directory
+
+
+def options(esco, base_model, **changes):
+    given = {
+        'esco': esco,
+        'output': esco.parent / 'out' / 'data',
+        'sentences': esco / 'sentences.csv',
+        'relations': 'all',
+        'held_out_occupations': 0.0,
+        'held_out_alternatives': 0.0,
+        'seed': 0,
+        'tokenizer': str(base_model),
+        'command': 'test',
+    }
+    return Options(**(given | changes))
+
+
+def pairs_by_text(dataset):
+    texts = {side: [node['text'] for node in dataset.nodes(side)] for side in SIDES}
+    return {
+        name: {(texts['skill'][s], texts[name][t]) for s, t in zip(g.edge_skill, g.edge_target, strict=True)}
+        for name, g in dataset.graphs.items()
+    }
+
+
+def test_the_three_graphs_hold_what_the_files_say(esco, base_model):
+    build(options(esco, base_model))
+    dataset = open_dataset(esco.parent / 'out' / 'data')
+    pairs = pairs_by_text(dataset)
+    engineer = {(skill, title) for skill in ('SQL', 'query languages') for title in ('data engineer', 'engineer of data')}
+    both = {('SQL', 'expert'), ('query languages', 'expert'), ('bake bread', 'expert')}  # one text, two occupations
+    assert pairs['job'] == engineer | both | {('bake bread', 'baker')}
+    assert pairs['sentence'] == {
+        ('SQL', 'You write SQL.'),
+        ('bake bread', 'You bake and query.'),
+        ('query languages', 'You bake and query.'),
+    }
+    assert pairs['alternative'] == {
+        ('SQL', 'query languages'),
+        ('query languages', 'query languages'),  # whose own name it is
+        ('SQL', 'structured query'),
+        ('query languages', 'QL'),
+        ('bake bread', 'make loaves'),
+    }
+    assert [node['text'] for node in dataset.nodes('skill')] == ['SQL', 'query languages', 'bake bread', 'juggle']
+    [expert] = [node for node in dataset.nodes('job') if node['text'] == 'expert']
+    assert expert['ids'] == [JOB + 'engineer', JOB + 'baker']
+
+
+def test_what_was_repaired_is_counted_and_shown(esco, base_model):
+    build(options(esco, base_model))
+    repairs = open_dataset(esco.parent / 'out' / 'data').manifest['repairs']
+    assert {kind: repair['count'] for kind, repair in repairs.items()} == {
+        "alternative that is another skill's label, joined to both": 1,
+        'blank line in a cell, dropped': 1,
+        'label that differs from another only in spaces, dropped': 1,
+        'repeated label in a cell, dropped': 1,
+        'repeated relation, essential wins': 1,
+        'sentence without skills, dropped': 1,
+        'skill: its own label among its alternatives, dropped': 1,
+    }
+    assert repairs['sentence without skills, dropped']['examples'] == ['sentences.csv, line 5: Call us.']
+
+
+def test_essential_wins_over_optional_and_can_be_asked_for_alone(esco, base_model):
+    build(options(esco, base_model, relations='essential'))
+    pairs = pairs_by_text(open_dataset(esco.parent / 'out' / 'data'))
+    assert {skill for skill, title in pairs['job'] if title == 'data engineer'} == {'SQL'}
+
+
+def test_without_sentences_the_skills_descriptions_stand_in_and_the_manifest_says_so(esco, base_model):
+    build(options(esco, base_model, sentences=None))
+    dataset = open_dataset(esco.parent / 'out' / 'data')
+    expected = {('SQL', 'To ask a database.'), ('query languages', 'Languages.'), ('query languages', 'They query.')}
+    assert pairs_by_text(dataset)['sentence'] == expected
+    assert 'descriptions' in dataset.manifest['sources'][1]['from']
+
+
+def test_skills_with_the_same_text_are_one_node_with_the_edges_of_both(esco, base_model):
+    write_csv(esco / 'skills_en.csv', [*SKILLS, SKILLS[2] | {'conceptUri': SKILL + 'bake2', 'altLabels': 'do bread'}])
+    build(options(esco, base_model))
+    dataset = open_dataset(esco.parent / 'out' / 'data')
+    [node] = [node for node in dataset.nodes('skill') if node['text'] == 'bake bread']
+    assert node['ids'] == [SKILL + 'bake', SKILL + 'bake2']
+    assert {('bake bread', 'do bread'), ('bake bread', 'make loaves')} <= pairs_by_text(dataset)['alternative']
+
+
+def test_older_releases_with_a_byte_order_mark_and_other_file_names_read_the_same(esco, base_model):
+    build(options(esco, base_model))
+    rows = list(csv.DictReader(open(esco / 'occupationSkillRelations_en.csv', newline='')))
+    (esco / 'occupationSkillRelations_en.csv').unlink()
+    write_csv(esco / 'occupationSkillRelations.csv', rows, encoding='utf-8-sig')
+    write_csv(esco / 'skills_en.csv', SKILLS, encoding='utf-8-sig')
+    build(options(esco, base_model, output=esco.parent / 'older'))
+    one, other = open_dataset(esco.parent / 'out' / 'data'), open_dataset(esco.parent / 'older')
+    assert one.fingerprint == other.fingerprint
+
+
+def test_sentences_may_be_jsonl(esco, base_model):
+    lines = [{'sentence': s, 'skills': k.split('\n')} for s, k in SENTENCES]
+    (esco / 'sentences.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    build(options(esco, base_model))
+    build(options(esco, base_model, sentences=esco / 'sentences.jsonl', output=esco.parent / 'jsonl'))
+    one, other = (pairs_by_text(open_dataset(esco.parent / name)) for name in ('out/data', 'jsonl'))
+    assert one == other
+
+
+def test_the_same_input_and_seed_give_the_same_bytes(esco, base_model):
+    for name in ('one', 'other'):
+        build(options(esco, base_model, output=esco.parent / name, held_out_alternatives=0.3))
+    one, other = (json.loads((esco.parent / name / 'manifest.json').read_text()) for name in ('one', 'other'))
+    assert one['fingerprint'] == other['fingerprint']
+    assert one['files'] == other['files']
+
+
+def test_tensorflow_datasets_opens_the_directory_and_record_numbers_are_edge_numbers(dataset):
+    source = tfds.builder_from_directory(str(dataset.directory)).as_data_source()
+    assert 'tensorflow' not in sys.modules
+    nodes = {side: dataset.nodes(side) for side in SIDES}
+    assert set(source) == set(GRAPHS)
+    for name, graph in dataset.graphs.items():
+        assert len(source[name]) == graph.edges
+        for edge in (0, graph.edges // 2, graph.edges - 1):
+            record = source[name][edge]
+            skill, target = graph.edge_skill[edge], graph.edge_target[edge]
+            assert (record['edge'], record['skill'], record['target']) == (edge, skill, target)
+            assert record['skill_text'].decode() == nodes['skill'][skill]['text']
+            assert record['target_text'].decode() == nodes[name][target]['text']
+            assert len(record['skill_ids']) == dataset.skill_length[skill]
+            assert len(record['target_ids']) == graph.target_length[target]
+        assert (np.diff(graph.edge_skill) >= 0).all()
+
+
+def test_no_held_out_text_reaches_training_on_the_sample(dataset):
+    occupations = {row['conceptUri']: row for row in csv.DictReader(open(SAMPLE / 'occupations_en.csv', newline=''))}
+    skills = {match_key(node['text']) for node in dataset.nodes('skill')}
+    targets = {match_key(node['text']) for name in GRAPHS for node in dataset.nodes(name)}
+    queries = {match_key(line['text']) for line in dataset.held_out('job')}
+    held_out = [row for row in occupations.values() if match_key(row['preferredLabel']) in queries]
+    assert len(held_out) == dataset.manifest['held_out']['occupations']['count'] > 10
+    for row in held_out:
+        titles = [row['preferredLabel'], *row['altLabels'].split('\n')]
+        assert not targets & {match_key(title) for title in titles if title.strip()}
+    alternatives = {match_key(line['text']) for line in dataset.held_out('alternative')}
+    assert len(alternatives) > 100
+    assert not alternatives & (targets | skills)
+
+
+def test_held_out_texts_keep_all_of_their_skills(dataset):
+    labels = {r['conceptUri']: r['preferredLabel'] for r in csv.DictReader(open(SAMPLE / 'skills_en.csv', newline=''))}
+    jobs = {r['conceptUri']: r['preferredLabel'] for r in csv.DictReader(open(SAMPLE / 'occupations_en.csv', newline=''))}
+    nodes = [node['text'] for node in dataset.nodes('skill')]
+    expected = {}
+    for row in csv.DictReader(open(SAMPLE / 'occupationSkillRelations_en.csv', newline='')):
+        expected.setdefault(jobs[row['occupationUri']], set()).add(labels[row['skillUri']])
+    for line in dataset.held_out('job'):
+        assert {nodes[skill] for skill in line['skills']} == expected[line['text']]
+
+
+words = st.text('abAB ', min_size=1, max_size=4).filter(str.strip)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.dictionaries(st.integers(0, 20).map(str), st.lists(words, min_size=1, max_size=4), min_size=1),
+    st.lists(words),
+    st.lists(words),
+    st.floats(0, 0.99),
+    st.integers(0, 5),
+)
+def test_what_is_held_out_is_the_asked_share_and_never_a_label(titles, alternatives, labels, share, seed):
+    held_out = hold_out(titles, alternatives, labels, share, share, seed)
+    assert len(held_out.occupations) == round(share * len(titles))
+    keys = {match_key(text) for text in alternatives}
+    assert held_out.alternatives <= keys - {match_key(label) for label in labels}
+    assert all(held_out.forbids(title.upper()) for uri in held_out.occupations for title in titles[uri])
+    assert held_out == hold_out(dict(reversed(titles.items())), alternatives[::-1], labels, share, share, seed)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(words, st.just('id'), st.lists(st.integers(0, 5), max_size=4))), st.sets(words))
+def test_pairs_are_distinct_sorted_and_lose_exactly_the_texts_taken_out(rows, gone):
+    def by_text(pairs):
+        names = list(pairs.targets)
+        return [(int(s), names[t]) for s, t in zip(pairs.skill, pairs.target, strict=True)]
+
+    pairs = Pairs.from_rows(rows)
+    assert sorted(by_text(pairs)) == sorted({(skill, text) for text, _, skills in rows for skill in skills})
+    edges = list(zip(pairs.skill.tolist(), pairs.target.tolist(), strict=True))
+    assert edges == sorted(set(edges))
+    assert sorted(by_text(pairs.without(gone))) == sorted(pair for pair in by_text(pairs) if pair[1] not in gone)
+
+
+def test_lengths_are_multiples_of_eight_that_hold_nearly_all_texts():
+    rng = np.random.default_rng(0)
+    tokens = {side: rng.integers(3, 13, 1000) for side in SIDES} | {'sentence': rng.integers(10, 40, 1000)}
+    tokens['job'][:3] = 60  # fewer than one in two hundred
+    lengths = choose_lengths(tokens, 0)
+    assert (lengths['skill'], lengths['job'], lengths['alternative']) == (16, 16, 16)
+    assert lengths['sentence'] == 64
+
+
+# What is refused: what is done to the files or the flags, and what the message must say.
+
+
+def edit(name, change):
+    def apply(esco):
+        rows = list(csv.DictReader(open(esco / name, newline='', encoding='utf-8')))
+        write_csv(esco / name, change(rows))
+
+    return apply
+
+
+def drop(column):
+    return lambda rows: [{k: v for k, v in row.items() if k != column} for row in rows]
+
+
+def setting(row, column, value):
+    return lambda rows: [r | {column: value} if n == row else r for n, r in enumerate(rows)]
+
+
+RELATIONS_FILE = 'occupationSkillRelations_en.csv'
+REFUSED = {
+    'a missing folder': (lambda esco: esco.rename(esco.with_name('gone')), {}, r'esco: no such directory'),
+    'a missing file': (lambda esco: (esco / 'skills_en.csv').unlink(), {}, r'skills_en\.csv: missing'),
+    'a missing relations file': (lambda esco: (esco / RELATIONS_FILE).unlink(), {}, r'Relations_en\.csv: missing'),
+    'a missing column': (edit('skills_en.csv', drop('preferredLabel')), {}, r"skills_en\.csv, line 1: no column 'prefe"),
+    'a missing relation column': (edit(RELATIONS_FILE, drop('skillUri')), {}, r"line 1: no column 'skillUri'"),
+    'an empty file': (lambda esco: (esco / 'occupations_en.csv').write_text(''), {}, r'occupations_en\.csv: empty'),
+    'a header alone': (
+        lambda esco: (esco / 'skills_en.csv').write_text('conceptUri,preferredLabel\n'),
+        {},
+        r'skills_en\.csv: empty, it has a header but no rows',
+    ),
+    'a wrong encoding': (
+        lambda esco: (esco / 'skills_en.csv').write_bytes('conceptUri,preferredLabel\na,é\n'.encode('latin-1')),
+        {},
+        r'skills_en\.csv, line 2: byte 0xe9 is not UTF-8',
+    ),
+    'an open quote': (
+        lambda esco: (esco / 'skills_en.csv').write_text('conceptUri,preferredLabel\na,"b\n'),
+        {},
+        r'skills_en\.csv, line 2: not CSV from here on',
+    ),
+    'a row of another width': (
+        lambda esco: (esco / 'skills_en.csv').write_text('conceptUri,preferredLabel\na,b,c\n'),
+        {},
+        r'skills_en\.csv, line 2: 3 cells, but the header has 2',
+    ),
+    'an unknown skill': (
+        edit(RELATIONS_FILE, setting(2, 'skillUri', SKILL + 'x')),
+        {},
+        r"Relations_en\.csv, line 4: unknown skill 'http://esco/skill/x'",
+    ),
+    'an unknown occupation': (
+        edit(RELATIONS_FILE, setting(0, 'occupationUri', JOB + 'x')),
+        {},
+        r'Relations_en\.csv, line 2: unknown occupation',
+    ),
+    'an unknown relation': (
+        edit(RELATIONS_FILE, setting(1, 'relationType', 'maybe')),
+        {},
+        r"line 3: relationType 'maybe', expected essential or optional",
+    ),
+    'two different rows with one URI': (
+        edit('occupations_en.csv', setting(1, 'conceptUri', JOB + 'engineer')),
+        {},
+        r'occupations_en\.csv, line 4: .*engineer again, with other content than in line 2',
+    ),
+    'an empty label': (
+        edit('occupations_en.csv', setting(0, 'preferredLabel', '  ')),
+        {},
+        r'occupations_en\.csv, line 2: empty preferredLabel',
+    ),
+    'an empty URI': (edit('skills_en.csv', setting(0, 'conceptUri', '')), {}, r'skills_en\.csv, line 2: empty conceptUri'),
+    'a sentence with an unknown skill': (
+        edit('sentences.csv', setting(1, 'skills', 'fly')),
+        {},
+        r"sentences\.csv, line 3: unknown skill 'fly'",
+    ),
+    'sentences of another kind': (lambda esco: None, {'sentences': 'esco/sentences.xlsx'}, r'ends in \.csv or \.jsonl'),
+    'missing sentences': (lambda esco: None, {'sentences': 'none.csv'}, r'none\.csv: cannot be read'),
+    'no sentences and no descriptions': (edit('skills_en.csv', drop('description')), {'sentences': None}, r'give sentence'),
+    'too much held out': (lambda esco: None, {'held_out_occupations': 1.0}, r'--held_out_occupations=1\.0: expected a sh'),
+    'nothing left to train on': (lambda esco: None, {'held_out_occupations': 0.9}, r'the job graph has no pair left'),
+    'an output that is there': (lambda esco: (esco.parent / 'out' / 'data').mkdir(parents=True), {}, r'already there'),
+    'an output below a file': (lambda esco: (esco.parent / 'out').write_text(''), {}, r'data: cannot be written'),
+}
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_refused_by_name_and_nothing_is_left_behind(name, esco, base_model):
+    damage, changes, message = REFUSED[name]
+    damage(esco)
+    if changes.get('sentences'):
+        changes = changes | {'sentences': esco.parent / changes['sentences']}
+    before = sorted(esco.parent.rglob('*'))
+    with pytest.raises(DataError, match=message) as caught:
+        build(options(esco, base_model, **changes))
+    assert '\n' not in str(caught.value)
+    left = [path for path in sorted(esco.parent.rglob('*')) if path not in before]
+    assert [path for path in left if path.name != 'out'] == []
+
+
+def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path):
+    command = [sys.executable, '-m', 'data_prep', 'build', '--esco=nowhere', f'--output={tmp_path / "data"}']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ['error: nowhere: no such directory, expected the folder of an ESCO release']
