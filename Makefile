@@ -48,4 +48,4 @@ test: $(VENV)/installed.$(EXTRAS)
 check: $(VENV)/installed.$(EXTRAS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python

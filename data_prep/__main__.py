@@ -3,7 +3,9 @@
 import argparse
 import pathlib
 import shlex
+import signal
 import sys
+from typing import NoReturn
 
 from absl import flags, logging
 
@@ -13,12 +15,21 @@ from uwe_jax.hub import BASE_MODEL, FetchError
 from uwe_jax.logs import own_lines_only
 
 
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the flags."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program."""
+        sys.exit(f'error: {message}; see {self.prog} --help')
+
+
 def main() -> int:
     """Runs one command, and turns what is wrong with the input into one line."""
     flags.FLAGS.mark_as_parsed()  # absl's logging waits for absl's flags, of which there are none
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     own_lines_only()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is removed
     arguments = vars(parser().parse_args())
     del arguments['what']
     try:
@@ -31,7 +42,7 @@ def main() -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their flags."""
-    whole = argparse.ArgumentParser(prog='python -m data_prep', description=__doc__)
+    whole = Parser(prog='python -m data_prep', description=__doc__)
     commands = whole.add_subparsers(dest='what', required=True)
     own = commands.add_parser('build', help='ESCO and sentences to shards of pairs')
     own.add_argument('--esco', type=pathlib.Path, required=True, help="the folder of an ESCO release's CSV files")

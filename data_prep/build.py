@@ -5,7 +5,8 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import shutil
+import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -65,44 +66,41 @@ def build(options: Options) -> None:
       DataError: an input cannot be used, or the output cannot be written; nothing is left behind.
     """
     start = time.perf_counter()
+    if options.output.exists():
+        raise DataError(f'{options.output}: already there; choose another --output or remove it')
+    repairs = Repairs()
+    esco = read_esco(options.esco, repairs)
+    skills: Nodes = {}
+    for skill in esco.skills.values():
+        add_id(skills, skill.label, skill.uri)
+    number = numbers(skills)
+    everything = {
+        'job': Pairs.from_rows(_job_rows(esco, number, options.relations)),
+        'sentence': Pairs.from_rows(_sentence_rows(options, esco, number, repairs)),
+        'alternative': Pairs.from_rows(_alternative_rows(esco.skills, number, repairs)),
+    }
+    held_out = hold_out(
+        {uri: list(titles(occupation)) for uri, occupation in esco.occupations.items()},
+        [name for skill in esco.skills.values() for name in skill.alternatives],
+        skills,
+        options.held_out_occupations,
+        options.held_out_alternatives,
+        options.seed,
+    )
+    graphs = {name: pairs.without(filter(held_out.forbids, pairs.targets)) for name, pairs in everything.items()}
+    for name in ('job', 'sentence'):
+        if not len(graphs[name].skill):
+            raise DataError(f'the {name} graph has no pair left; hold less out, or give more data')
+    evaluations = {
+        'job': _held_out_jobs(esco, number, options.relations, held_out),
+        'alternative': _held_out_alternatives(everything['alternative'], held_out),
+    }
+    sides = {'skill': skills} | {name: pairs.targets for name, pairs in graphs.items()}
+    logging.info('read %d skills and %d occupations, %.0f s', len(skills), len(esco.occupations), _since(start))
+
+    tokenizer = hub.Tokenizer.from_pretrained(hub.fetch(options.tokenizer))
     with _appearing_when_complete(options.output) as directory:
-        repairs = Repairs()
-        esco = read_esco(options.esco, repairs)
-        skills: Nodes = {}
-        for skill in esco.skills.values():
-            add_id(skills, skill.label, skill.uri)
-        number = numbers(skills)
-        if options.sentences:
-            sentence_rows = list(read_sentences(options.sentences, esco.skills, number, repairs))
-        else:
-            sentence_rows = list(sentences_of_descriptions(esco.skills, number))
-            logging.info('no --sentences: the sentences of the skills\' own descriptions stand in')
-        if not sentence_rows:
-            raise DataError(
-                'no sentences for the sentence graph: skills_en.csv has no descriptions; give sentences with --sentences'
-            )
-        everything = {
-            'job': Pairs.from_rows(_job_rows(esco, number, options.relations)),
-            'sentence': Pairs.from_rows(sentence_rows),
-            'alternative': Pairs.from_rows(_alternative_rows(esco.skills, number, repairs)),
-        }
-        logging.info('read %d skills and %d occupations in %.0f s', len(skills), len(esco.occupations), _since(start))
-
-        held_out = hold_out(
-            {uri: list(titles(occupation)) for uri, occupation in esco.occupations.items()},
-            [name for skill in esco.skills.values() for name in skill.alternatives],
-            skills,
-            options.held_out_occupations,
-            options.held_out_alternatives,
-            options.seed,
-        )
-        graphs = {name: pairs.without(filter(held_out.forbids, pairs.targets)) for name, pairs in everything.items()}
-        for name, pairs in graphs.items():
-            if not len(pairs.skill):
-                raise DataError(f'the {name} graph has no pair left; hold less out, or give more data')
-
-        tokenizer = hub.Tokenizer.from_pretrained(hub.fetch(options.tokenizer))
-        ids = {side: tokenizer.encode(list(nodes), MAX_TOKENS) for side, nodes in _sides(skills, graphs).items()}
+        ids = {side: tokenizer.encode(list(nodes), MAX_TOKENS) for side, nodes in sides.items()}
         tokens = {side: np.array([len(text) for text in own], np.int32) for side, own in ids.items()}
         logging.info('tokenised %d texts, %.0f s', sum(map(len, ids.values())), _since(start))
 
@@ -113,18 +111,20 @@ def build(options: Options) -> None:
             shard_lengths[name] = write_shards(directory, name, pairs, skill_parts, target_parts)
             graph = BipartiteGraph.from_edges(pairs.skill, pairs.target, len(skills), tokens[name])
             graph.save(directory / 'graph' / name)
-            logging.info('%s: %d pairs of %d texts, %.0f s', name, graph.edges, graph.targets, _since(start))
+            logging.info('wrote %d pairs of the %s graph, %.0f s', graph.edges, name, _since(start))
         (directory / 'graph' / 'skill').mkdir()
         np.save(directory / 'graph' / 'skill' / 'length.npy', tokens['skill'])
-        write_metadata(directory, shard_lengths, f'Skills joined to job titles, sentences and other names. {ATTRIBUTION}')
-        for side, nodes in _sides(skills, graphs).items():
+        write_metadata(
+            directory, shard_lengths, f'Skills joined to job titles, sentences and other names. {ATTRIBUTION}'
+        )
+        for side, nodes in sides.items():
             _write_lines(directory / 'nodes' / f'{side}.jsonl', ({'text': t, 'ids': i} for t, i in nodes.items()))
-        evaluations = _evaluations(esco, everything, held_out)
         for name, lines in evaluations.items():
             _write_lines(directory / 'eval' / f'{name}.jsonl', lines)
 
-        lengths = choose_lengths(tokens, options.seed)
-        seen = tokens | {'sentence': joined_with_distractors(tokens['sentence'], options.seed)}
+        lengths = choose_lengths(tokens)
+        likelihood = {side: np.bincount(count, minlength=1) for side, count in tokens.items()}
+        likelihood['sentence'] = joined_with_distractors(tokens['sentence'])
         manifest = {
             'format': 1,
             'name': NAME,
@@ -136,7 +136,7 @@ def build(options: Options) -> None:
                 },
             },
             'lengths': lengths,
-            'tokens': {side: summary(seen[side], length) for side, length in lengths.items()},
+            'tokens': {side: summary(likelihood[side], length) for side, length in lengths.items() if len(sides[side])},
             'tokenizer': {'name': options.tokenizer, 'fingerprint': tokenizer.fingerprint},
             'sources': _sources(options, esco),
             'attribution': ATTRIBUTION,
@@ -154,7 +154,20 @@ def build(options: Options) -> None:
         _write_manifest(directory, manifest)
     for kind, repair in manifest['repairs'].items():
         logging.info('%s: %d', kind, repair['count'])
-    logging.info('%s is complete after %.0f s', options.output, _since(start))
+    logging.info('%s is complete, %.0f s', options.output, _since(start))
+
+
+def _sentence_rows(options: Options, esco: Esco, number: Mapping[str, int], repairs: Repairs) -> list[Row]:
+    """The given sentences, or what stands in for them."""
+    if options.sentences:
+        return list(read_sentences(options.sentences, esco.skills, number, repairs))
+    logging.info("no --sentences: the sentences of the skills' own descriptions stand in")
+    rows = list(sentences_of_descriptions(esco.skills, number))
+    if not rows:
+        raise DataError(
+            'no sentences: skills_en.csv has no descriptions to stand in for them; give some by --sentences'
+        )
+    return rows
 
 
 def _job_rows(esco: Esco, number: Mapping[str, int], relations: str) -> Iterator[Row]:
@@ -167,9 +180,7 @@ def _job_rows(esco: Esco, number: Mapping[str, int], relations: str) -> Iterator
 
 def _skills_of(esco: Esco, occupation: str, number: Mapping[str, int], relations: str) -> list[int]:
     related = esco.relations.get(occupation, {})
-    return sorted(
-        {number[esco.skills[skill].label] for skill, kind in related.items() if relations in ('all', kind)}
-    )
+    return sorted({number[esco.skills[skill].label] for skill, kind in related.items() if relations in ('all', kind)})
 
 
 def _alternative_rows(skills: Mapping[str, Concept], number: Mapping[str, int], repairs: Repairs) -> Iterator[Row]:
@@ -186,31 +197,31 @@ def _alternative_rows(skills: Mapping[str, Concept], number: Mapping[str, int], 
                 yield name, uri, [number[name]]
 
 
-def _sides(skills: Nodes, graphs: Mapping[str, Pairs]) -> dict[str, Nodes]:
-    return {'skill': skills} | {name: pairs.targets for name, pairs in graphs.items()}
+def _held_out_jobs(esco: Esco, number: Mapping[str, int], relations: str, held_out: HeldOut) -> list[dict[str, Any]]:
+    """The held-out occupations' preferred titles with their own skills; equal titles are one query."""
+    skills: dict[str, set[int]] = {}
+    for uri, occupation in esco.occupations.items():
+        if uri in held_out.occupations:
+            skills.setdefault(occupation.label, set()).update(_skills_of(esco, uri, number, relations))
+    return [{'text': title, 'skills': sorted(own)} for title, own in skills.items() if own]
 
 
-def _evaluations(esco: Esco, everything: Mapping[str, Pairs], held_out: HeldOut) -> dict[str, list[dict[str, Any]]]:
-    """The held-out texts with their skills: preferred titles of occupations, and alternative names."""
-    chosen = {
-        'job': {esco.occupations[uri].label for uri in held_out.occupations},
-        'alternative': {t for t in everything['alternative'].targets if match_key(t) in held_out.alternatives},
-    }
-    return {name: _joined(everything[name], texts) for name, texts in chosen.items()}
-
-
-def _joined(pairs: Pairs, texts: set[str]) -> list[dict[str, Any]]:
-    """The chosen targets, in their order, with the skills they are joined to."""
-    wanted = np.array([text in texts for text in pairs.targets], bool)
+def _held_out_alternatives(pairs: Pairs, held_out: HeldOut) -> list[dict[str, Any]]:
+    """The held-out alternative names with the skills that they name."""
+    texts = list(pairs.targets)
+    wanted = np.array([match_key(text) in held_out.alternatives for text in texts], bool)
     skills: dict[int, list[int]] = {}
     for edge in np.flatnonzero(wanted[pairs.target]):
         skills.setdefault(int(pairs.target[edge]), []).append(int(pairs.skill[edge]))
-    return [{'text': t, 'skills': skills[n]} for n, t in enumerate(pairs.targets) if n in skills]
+    return [{'text': texts[target], 'skills': own} for target, own in sorted(skills.items())]
 
 
 def _sources(options: Options, esco: Esco) -> list[dict[str, Any]]:
     files = {path.name: sha256(path) for path in esco.files}
-    sources = [{'name': 'ESCO', 'language': 'en', 'files': files}]
+    version = re.search(r'\d+\.\d+(\.\d+)?', options.esco.name)  # the portal's files do not say it
+    sources: list[dict[str, Any]] = [
+        {'name': 'ESCO', 'version': version[0] if version else 'unknown', 'language': 'en', 'files': files}
+    ]
     if options.sentences:
         path = options.sentences
         sources.append({'name': 'sentences', 'file': path.name, 'files': {path.name: sha256(path)}})
@@ -242,24 +253,16 @@ def fingerprint_of(files: Mapping[str, Mapping[str, Any]], lengths: Mapping[str,
 
 @contextlib.contextmanager
 def _appearing_when_complete(output: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A directory beside `output` to write into; it becomes `output`, or vanishes if there is an error."""
-    if output.exists():
-        raise DataError(f'{output}: already there; choose another --output or remove it')
-    partial = output.with_name(f'.{output.name}.partial')
+    """A directory beside `output` to write into; it becomes `output`, or vanishes if anything goes wrong."""
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix='.build-') as scratch:
+            partial = pathlib.Path(scratch) / output.name
+            partial.mkdir()
+            yield partial
+            partial.rename(output)
     except OSError as error:
         raise DataError(f'{output}: cannot be written ({error.strerror}); choose another --output') from error
-    try:
-        yield partial
-        partial.rename(output)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise DataError(f'{output}: cannot be written ({error.strerror})') from error
-        raise
 
 
 def _since(start: float) -> float:

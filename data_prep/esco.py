@@ -72,12 +72,14 @@ def _find(directory: pathlib.Path, name: str) -> pathlib.Path:
     for path in candidates:
         if path.is_file():
             return path
-    raise DataError(f'{candidates[0]}: missing (and no {candidates[1].name}); expected in the folder of an ESCO release')
+    raise DataError(
+        f'{candidates[0]}: missing (and no {candidates[1].name}); expected in the folder of an ESCO release'
+    )
 
 
 def _read_concepts(path: pathlib.Path, kind: str, repairs: Repairs) -> dict[str, Concept]:
     concepts: dict[str, Concept] = {}
-    line_of: dict[str, int] = {}
+    first: dict[str, tuple[int, dict[str, str]]] = {}
     for line, row in read_csv(path, ('conceptUri', 'preferredLabel'), repairs):
         where = f'{path}, line {line}'
         uri, label = row['conceptUri'].strip(), normalise(row['preferredLabel'])
@@ -85,17 +87,19 @@ def _read_concepts(path: pathlib.Path, kind: str, repairs: Repairs) -> dict[str,
             raise DataError(f'{where}: empty conceptUri')
         if not label:
             raise DataError(f'{where}: empty preferredLabel of {uri}')
+        if uri in first:
+            if row != first[uri][1]:
+                raise DataError(
+                    f'{where}: {uri} again, with other content than in line {first[uri][0]}; expected one row a URI'
+                )
+            repairs.add(f'{kind}: repeated row, dropped', f'{path.name}, line {line}: {uri}')
+            continue
+        first[uri] = line, row
         names = _names(row.get('altLabels', ''), f'{path.name}, line {line}', repairs)
         if label in names:
             names.remove(label)
             repairs.add(f'{kind}: its own label among its alternatives, dropped', f'{path.name}, line {line}: {label}')
-        concept = Concept(uri, label, tuple(names), row.get('description', ''))
-        if uri not in concepts:
-            concepts[uri], line_of[uri] = concept, line
-        elif concepts[uri] == concept:
-            repairs.add(f'{kind}: repeated row, dropped', f'{path.name}, line {line}: {uri}')
-        else:
-            raise DataError(f'{where}: {uri} again, with other content than in line {line_of[uri]}; expected one row a URI')
+        concepts[uri] = Concept(uri, label, tuple(names), row.get('description', ''))
     return concepts
 
 

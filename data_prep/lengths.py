@@ -12,39 +12,62 @@ JOINED_WHOLE = 0.9  # share of sentences with a distractor whose distractor must
 DISTRACTOR_PROBABILITY = 0.8  # what training uses by default (paper, section 4.1)
 
 
-def choose_lengths(tokens: Mapping[str, np.ndarray], seed: int) -> dict[str, int]:
+def choose_lengths(tokens: Mapping[str, np.ndarray]) -> dict[str, int]:
     """The padded length of each side: the smallest multiple of 8 that holds 99.5 % of its texts, at most 64.
 
     Sentences get a distractor in training, which is cut where it does not fit: their length holds 99.5 % of the
-    sentences, and nine tenths of the joined ones whole.
+    sentences, and nine tenths of the joined ones, whole.
 
     Args:
       tokens: by side, the tokens of every text, <s> and </s> included.
-      seed: of the trial in which distractors are joined.
     """
-    lengths = {side: _shortest(count, WHOLE) for side, count in tokens.items()}
-    joined = joined_with_distractors(tokens['sentence'], seed)
-    lengths['sentence'] = max(lengths['sentence'], _shortest(joined, JOINED_WHOLE))
-    return lengths
+    lengths = {side: _shortest(np.bincount(count, minlength=1), WHOLE) for side, count in tokens.items()}
+    joined = _shortest(joined_with_distractors(tokens['sentence']), JOINED_WHOLE)
+    return lengths | {'sentence': max(lengths['sentence'], joined)}
 
 
-def joined_with_distractors(tokens: np.ndarray, seed: int) -> np.ndarray:
-    """The sentences' tokens as training sees them: most with a second sentence, under one <s> and one </s>."""
-    rng = np.random.default_rng(seed)
-    added = np.where(rng.random(len(tokens)) < DISTRACTOR_PROBABILITY, rng.permutation(tokens) - 2, 0)
-    return np.minimum(tokens + added, MAX_TOKENS)
+def joined_with_distractors(tokens: np.ndarray) -> np.ndarray:
+    """How likely each length of a sentence is in training, where most have a second one under one <s> and one </s>.
+
+    Args:
+      tokens: [sentences] int; of each sentence alone.
+
+    Returns:
+      [lengths] float; the probability of a text of 0, 1, 2, ... tokens, if nothing is cut.
+    """
+    alone = np.bincount(tokens) / len(tokens)
+    pairs = np.convolve(alone, alone)[2:]  # a sum of two lengths, less the tokens that they share
+    pairs[: len(alone)] = DISTRACTOR_PROBABILITY * pairs[: len(alone)] + (1 - DISTRACTOR_PROBABILITY) * alone
+    pairs[len(alone) :] *= DISTRACTOR_PROBABILITY
+    return pairs
 
 
-def summary(tokens: np.ndarray, length: int) -> dict[str, float | int]:
-    """What the manifest says of one side: quantiles, what is cut, and the share of padding."""
-    kept = np.minimum(tokens, length)
+def summary(likelihood: np.ndarray, length: int) -> dict[str, float]:
+    """What the manifest says of one side.
+
+    Args:
+      likelihood: [lengths]; of a text of 0, 1, 2, ... tokens.
+      length: the padded one.
+
+    Returns:
+      Quantiles of the number of tokens, the share of texts that are cut, and the share of padding.
+    """
+    likelihood = likelihood / likelihood.sum()
+    kept = np.minimum(np.arange(len(likelihood)), length)
     return {
-        **{f'tokens_p{q}': int(np.quantile(tokens, q / 100, method='higher')) for q in (50, 90, 99, 100)},
-        'cut': int(np.sum(tokens > length)),
-        'padding': round(1 - float(kept.mean()) / length, 4),
+        **{f'tokens_p{q}': _quantile(likelihood, q / 100) for q in (50, 90, 99)},
+        'cut': round(float(likelihood[length + 1 :].sum()), 4),
+        'padding': round(1 - float(likelihood @ kept) / length, 4),
     }
 
 
-def _shortest(tokens: np.ndarray, share: float) -> int:
-    needed = int(np.quantile(tokens, share, method='higher'))
-    return min(-(-needed // STEP) * STEP, MAX_TOKENS)
+def _quantile(likelihood: np.ndarray, share: float) -> int:
+    """The smallest number of tokens that this share of the texts does not exceed."""
+    cumulative = np.cumsum(likelihood)
+    return int(np.searchsorted(cumulative, share * cumulative[-1]))
+
+
+def _shortest(likelihood: np.ndarray, share: float) -> int:
+    if not likelihood.sum():  # a graph without targets
+        return STEP
+    return min(-(-_quantile(likelihood, share) // STEP) * STEP, MAX_TOKENS)

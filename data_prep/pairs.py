@@ -36,7 +36,7 @@ class Pairs:
 
     @classmethod
     def from_rows(cls, rows: Iterable[tuple[str, str, Sequence[int] | np.ndarray]]) -> 'Pairs':
-        """Joins, for every (text, id, skills), the node of that text to those skills; a text without skills is left out."""
+        """Joins, for every (text, id, skills), that text's node to those skills; without any it is left out."""
         targets: Nodes = {}
         number: dict[str, int] = {}
         skill, degree, target = [np.empty(0, np.int32)], [], []

@@ -1,5 +1,6 @@
 """Pairs to ArrayRecord shards, and the metadata with which TensorFlow Datasets opens them."""
 
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -34,16 +35,18 @@ def write_shards(
       skill_parts, target_parts: from `node_parts`, one a node.
 
     Returns:
-      How many records each shard holds.
+      How many records each shard holds; none for a graph without pairs.
     """
     edges = len(pairs.skill)
-    shards = max(1, -(-edges // RECORDS_PER_SHARD))
+    shards = -(-edges // RECORDS_PER_SHARD)
+    if not shards:
+        return []
     bounds = [edges * shard // shards for shard in range(shards + 1)]
-    for shard, (first, last) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for shard, (first, last) in enumerate(itertools.pairwise(bounds)):
         writer = ArrayRecordWriter(str(directory / f'{NAME}-{graph}.array_record-{shard:05d}-of-{shards:05d}'), OPTIONS)
         own = zip(range(first, last), pairs.skill[first:last].tolist(), pairs.target[first:last].tolist(), strict=True)
         for edge, skill, target in own:
-            writer.write(_serialised(integers={'edge': [edge]}) + skill_parts[skill] + target_parts[target])
+            writer.write(_serialised({'edge': [edge]}, {}) + skill_parts[skill] + target_parts[target])
         writer.close()
     return np.diff(bounds).tolist()
 
@@ -61,7 +64,7 @@ def node_parts(side: str, texts: Sequence[str], ids: Sequence[np.ndarray]) -> li
     ]
 
 
-def _serialised(integers: Mapping[str, Sequence[int]], texts: Mapping[str, bytes] = {}) -> bytes:  # noqa: B006
+def _serialised(integers: Mapping[str, Sequence[int]], texts: Mapping[str, bytes]) -> bytes:
     example = tf_example_pb2.Example()
     for name, values in integers.items():
         example.features.feature[name].int64_list.value.extend(values)
@@ -79,13 +82,15 @@ def write_metadata(directory: pathlib.Path, shard_lengths: Mapping[str, Sequence
       description: of the dataset.
     """
     features = tfds.features.FeaturesDict(
-        {name: np.int64 for name in INTEGERS}
+        dict.fromkeys(INTEGERS, np.int64)
         | {name: tfds.features.Text() for name in TEXTS}
         | {name: tfds.features.Sequence(np.int64) for name in IDS}
     )
     template = tfds.core.ShardedFileTemplate(directory, dataset_name=NAME, filetype_suffix='array_record')
     splits = []
     for split, lengths in shard_lengths.items():
+        if not lengths:  # TFDS cannot open a split without records
+            continue
         size = sum(path.stat().st_size for path in directory.glob(f'{NAME}-{split}.*'))
         splits.append(
             tfds.core.SplitInfo(name=split, shard_lengths=list(lengths), num_bytes=size, filename_template=template)

@@ -1,4 +1,4 @@
-"""Rows out of CSV and JSONL files, with their line numbers; one error for what cannot be read, a count for what was mended."""
+"""Rows out of CSV and JSONL files with their line numbers; errors for what cannot be read, counts for what was mended."""
 
 import collections
 import csv
@@ -23,6 +23,7 @@ class Repairs:
         self._examples: dict[str, list[str]] = collections.defaultdict(list)
 
     def add(self, kind: str, example: str) -> None:
+        """Counts one repair; its example is kept if it is among the first of its kind."""
         self._counts[kind] += 1
         if len(self._examples[kind]) < EXAMPLES:
             self._examples[kind].append(example)
@@ -105,7 +106,9 @@ def _read_text(path: pathlib.Path) -> str:
         text = data.decode('utf-8-sig')
     except UnicodeDecodeError as error:
         line = data.count(b'\n', 0, error.start) + 1
-        raise DataError(f'{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8') from error
+        raise DataError(
+            f'{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8'
+        ) from error
     if not text.strip():
         raise DataError(f'{path}: empty')
     return text if text.endswith('\n') else text + '\n'

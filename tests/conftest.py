@@ -1,5 +1,6 @@
 """What tests share: eight simulated devices, the real base model, and the sample as a dataset."""
 
+import csv
 import os
 import pathlib
 import subprocess
@@ -31,16 +32,54 @@ def base_model():
 def dataset_dir(tmp_path_factory, base_model):
     """The sample, built as the quickstart builds it."""
     output = tmp_path_factory.mktemp('sample') / 'data'
-    subprocess.run(
-        [sys.executable, '-m', 'data_prep', 'build', f'--esco={SAMPLE}', f'--sentences={SAMPLE / "sentences.csv"}']
-        + ['--held_out_occupations=0.1', f'--tokenizer={base_model}', f'--output={output}'],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
+    build_dataset(SAMPLE, output, base_model)
     return output
 
 
 @pytest.fixture(scope='session')
 def dataset(dataset_dir):
     return open_dataset(dataset_dir)
+
+
+@pytest.fixture(scope='session')
+def small_dataset_dir(tmp_path_factory, base_model):
+    """Twelve occupations of the sample, for tests that are about the loop."""
+    esco = tmp_path_factory.mktemp('small') / 'esco'
+    esco.mkdir()
+    occupations = read_rows(SAMPLE / 'occupations_en.csv')[:12]
+    kept = {row['conceptUri'] for row in occupations}
+    relations = [row for row in read_rows(SAMPLE / 'occupationSkillRelations_en.csv') if row['occupationUri'] in kept]
+    used = {row['skillUri'] for row in relations}
+    skills = [row for row in read_rows(SAMPLE / 'skills_en.csv') if row['conceptUri'] in used]
+    sentences = []
+    for row in read_rows(SAMPLE / 'sentences.csv'):
+        own = [uri for uri in row['skills'].split('\n') if uri in used]
+        sentences.append(row | {'skills': '\n'.join(own)})
+    for name, rows in (
+        ('occupations_en.csv', occupations),
+        ('occupationSkillRelations_en.csv', relations),
+        ('skills_en.csv', skills),
+        ('sentences.csv', sentences),
+    ):
+        with open(esco / name, 'w', newline='') as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    build_dataset(esco, esco.parent / 'data', base_model)
+    return esco.parent / 'data'
+
+
+@pytest.fixture(scope='session')
+def small_dataset(small_dataset_dir):
+    return open_dataset(small_dataset_dir)
+
+
+def read_rows(path):
+    with open(path, newline='', encoding='utf-8') as file:
+        return list(csv.DictReader(file))
+
+
+def build_dataset(esco, output, base_model):
+    command = [sys.executable, '-m', 'data_prep', 'build', f'--esco={esco}', f'--sentences={esco / "sentences.csv"}']
+    command += ['--held_out_occupations=0.1', f'--tokenizer={base_model}', f'--output={output}']
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)

@@ -14,16 +14,21 @@ from uwe_jax.mesh import check_divides, make_mesh
 from uwe_jax.optimizer import make_optimizer
 
 
+def refuse(config):
+    """Looks at a config as training does."""
+    check(config)
+    make_optimizer(config.optimizer, config.steps)
+    Score(**config.score)
+    InfoNCE(**{name: config.loss[name] for name in ('positives', 'denominator', 'directions')})
+    make_mesh(**config.mesh)
+
+
 def refused(field, value):
     config = get_config()
     config.data.dir = 'somewhere'
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=re.escape(f'{field}: ')) as caught:
-        check(config)
-        make_optimizer(config.optimizer, config.steps)
-        Score(**config.score)
-        InfoNCE(**{name: config.loss[name] for name in ('positives', 'denominator', 'directions')})
-        make_mesh(**config.mesh)
+        refuse(config)
     assert 'expected' in str(caught.value)
 
 
@@ -82,7 +87,14 @@ def test_the_quickstart_changes_sizes_and_not_the_method():
     ],
 )
 def test_the_command_line_refuses_in_one_line_and_leaves_no_workdir(tmp_path, argument, message):
-    command = [sys.executable, '-m', 'uwe_jax.main', '--config=configs/uwe.py', f'--workdir={tmp_path / "run"}', argument]
+    command = [
+        sys.executable,
+        '-m',
+        'uwe_jax.main',
+        '--config=configs/uwe.py',
+        f'--workdir={tmp_path / "run"}',
+        argument,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode != 0
     assert message in done.stderr

@@ -107,7 +107,11 @@ def test_a_wrong_checksum_leaves_no_cache_entry(cache, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('tensor', 'value', 'message'),
     [
-        ('encoder.layer.1.output.dense.weight', np.zeros((8, 15), np.float32), r'float32 \(15, 8\), expected .*\(16, 8\)'),
+        (
+            'encoder.layer.1.output.dense.weight',
+            np.zeros((8, 15), np.float32),
+            r'float32 \(15, 8\), expected .*\(16, 8\)',
+        ),
         ('encoder.layer.0.attention.attn.q.bias', None, r'missing, expected float32 \(8,\)'),
         ('embeddings.LayerNorm.weight', np.zeros(8, np.float16), r'float16 \(8,\), expected float32'),
     ],

@@ -187,7 +187,9 @@ def test_memory_grows_with_scores_and_tokens_and_not_with_pairs_of_tokens():
             s_qy, s_yq = late_interaction(q, q_len, y, y_len, Score(), block=(32, 32))
             return jnp.sum(s_qy) + jnp.sum(s_yq)
 
-        return jax.jit(jax.grad(loss, (0, 1))).lower(x, x, length, length).compile().memory_analysis().temp_size_in_bytes
+        return (
+            jax.jit(jax.grad(loss, (0, 1))).lower(x, x, length, length).compile().memory_analysis().temp_size_in_bytes
+        )
 
     small, large = temporary_bytes(256), temporary_bytes(1024)
     all_pairs = 1024 * 16 * 1024 * 16 * 4
@@ -196,7 +198,8 @@ def test_memory_grows_with_scores_and_tokens_and_not_with_pairs_of_tokens():
 
 
 @pytest.mark.parametrize(
-    ('field', 'value'), [('kind', 'dot'), ('reduce', 'max'), ('attend', 'both'), ('target', 'cls'), ('temperature', 0.0)]
+    ('field', 'value'),
+    [('kind', 'dot'), ('reduce', 'max'), ('attend', 'both'), ('target', 'cls'), ('temperature', 0.0)],
 )
 def test_an_unknown_choice_is_refused_by_name(field, value):
     with pytest.raises(ValueError, match=rf'score\.{field}: {value!r}, expected'):

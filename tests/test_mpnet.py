@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from configs.uwe import get_config
 from uwe_jax import hub, mesh
 from uwe_jax.data.loader import pad
 from uwe_jax.mpnet import MPNet, MPNetConfig, dropped, relative_buckets
-from uwe_jax.state import abstract_state, first_state
 from uwe_jax.optimizer import make_optimizer
-from configs.uwe import get_config
+from uwe_jax.state import abstract_state, first_state
 
 TEXTS = [
     '',

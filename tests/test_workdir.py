@@ -14,7 +14,9 @@ def test_a_run_may_be_continued_by_the_same_config_and_data(tmp_path):
     assert json.loads((tmp_path / 'config.json').read_text())['steps'] == 10_000
 
 
-@pytest.mark.parametrize(('field', 'value'), [('steps', 7), ('optimizer.peak_lr', 1.0), ('seed', 1), ('score.kind', 'maxsim')])
+@pytest.mark.parametrize(
+    ('field', 'value'), [('steps', 7), ('optimizer.peak_lr', 1.0), ('seed', 1), ('score.kind', 'maxsim')]
+)
 def test_another_experiment_is_refused_by_the_name_of_the_field(tmp_path, field, value):
     claim(tmp_path, get_config(), 'data')
     other = get_config()

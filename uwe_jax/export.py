@@ -34,6 +34,9 @@ def export(workdir: pathlib.Path, output: pathlib.Path) -> int:
     if output.exists():
         raise ValueError(f'{output}: already there; choose another --output or remove it')
     config = json.loads(config_path.read_text())
+    base = hub.fetch(config['init'])
+    if pathlib.Path(config['init']).is_dir():  # a path of this machine tells others nothing
+        config['init'] = base.name
     manifest = read_manifest(pathlib.Path(config['data']['dir']))
     params, step = load_params(workdir)
     settings = {
@@ -45,7 +48,7 @@ def export(workdir: pathlib.Path, output: pathlib.Path) -> int:
         'data': manifest['fingerprint'],
     }
     card = model_card(config, manifest, step, logs.read(workdir / 'evaluation.jsonl'))
-    hub.save_pretrained(output, base=hub.fetch(config['init']), params=params, settings=settings, card=card)
+    hub.save_pretrained(output, base=base, params=params, settings=settings, card=card)
     return step
 
 

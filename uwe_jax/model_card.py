@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 SCORE = {
     ('soft', 'tokens'): 'sim(q, y) = Σ_ij A_ij C_ij, with R = E_q E_yᵀ the products of the token embeddings, C their '
     'cosines, and A = softmax(R / τ_a) over the tokens of the {attend}',
-    ('soft', 'mean'): 'sim(q, y) = Σ_i cos(q_i, ȳ), with ȳ the mean of the target\'s token embeddings',
+    ('soft', 'mean'): "sim(q, y) = Σ_i cos(q_i, ȳ), with ȳ the mean of the target's token embeddings",
     ('maxsim', 'tokens'): 'sim(q, y) = Σ_i max_j cos(q_i, y_j), each token of the other side than the {attend} taking '
     'its best',
-    ('maxsim', 'mean'): 'sim(q, y) = Σ_i cos(q_i, ȳ), with ȳ the mean of the target\'s token embeddings',
+    ('maxsim', 'mean'): "sim(q, y) = Σ_i cos(q_i, ȳ), with ȳ the mean of the target's token embeddings",
     ('mean', 'tokens'): 'sim(q, y) = cos(q̄, ȳ), the cosine of the mean-pooled texts',
     ('mean', 'mean'): 'sim(q, y) = cos(q̄, ȳ), the cosine of the mean-pooled texts',
 }

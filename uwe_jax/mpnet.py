@@ -67,9 +67,7 @@ class MPNet(nnx.Module):
             table = nnx.with_partitioning(nnx.initializers.normal(0.02), (None, 'fsdp'))
             size = config.hidden_size
             self.word_embeddings = nnx.Embed(config.vocab_size, size, embedding_init=table, rngs=rngs)
-            self.position_embeddings = nnx.Embed(
-                config.max_position_embeddings, size, embedding_init=table, rngs=rngs
-            )
+            self.position_embeddings = nnx.Embed(config.max_position_embeddings, size, embedding_init=table, rngs=rngs)
             self.embeddings_norm = _norm(config, rngs)
             self.relative_attention_bias = nnx.Embed(
                 config.relative_attention_num_buckets, config.num_attention_heads, rngs=rngs

@@ -55,13 +55,15 @@ def read_texts(path: pathlib.Path, column: str) -> list[str]:
                 texts = list(file)
     except UnicodeDecodeError as error:
         raise ValueError(f'{path}: not UTF-8 ({error})') from error
+    found = []
     for row, text in enumerate(texts, start=1):
         if not isinstance(text, str):
             raise ValueError(f'{path}, row {row}: no text in {column!r}; name the right one with --column')
-    texts = [text.strip() for text in texts if text.strip()]
-    if not texts:
+        if text.strip():
+            found.append(text.strip())
+    if not found:
         raise ValueError(f'{path}: no text in it')
-    return texts
+    return found
 
 
 if __name__ == '__main__':

@@ -17,7 +17,6 @@ from uwe_jax.interaction import Score, has_attention, late_interaction, mean_ent
 from uwe_jax.loss import InfoNCE, many_to_many_info_nce
 from uwe_jax.state import State
 
-
 Metrics = Mapping[str, jax.Array]
 
 

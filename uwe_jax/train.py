@@ -37,6 +37,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
       FloatingPointError: the loss or the gradient is no number any more; the message names the step.
     """
     check(config)
+    config.data.dir = str(pathlib.Path(config.data.dir).absolute())
     score = Score(**config.score)
     optimizer, schedule = make_optimizer(config.optimizer, config.steps)
     device_mesh = mesh.make_mesh(**config.mesh)

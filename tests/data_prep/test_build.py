@@ -16,17 +16,22 @@ from data_prep.lengths import choose_lengths
 from data_prep.pairs import Pairs
 from data_prep.split import hold_out
 from data_prep.tables import DataError
-from tests.conftest import ROOT, SAMPLE
+from tests.conftest import ROOT, SAMPLE, read_rows
 from uwe_jax.data.graph import GRAPHS, SIDES, open_dataset
+from uwe_jax.data.loader import StepReader
+from uwe_jax.data.plan import Plan
 from uwe_jax.data.text import match_key
 
 SKILL, JOB = 'http://esco/skill/', 'http://esco/occupation/'
 SKILLS = [
-    {'conceptUri': SKILL + 'sql', 'preferredLabel': 'SQL', 'altLabels': 'SQL\nquery languages\nstructured query', 'description': 'To ask a database.'},
-    {'conceptUri': SKILL + 'db', 'preferredLabel': 'query  languages', 'altLabels': 'QL\n\nQL', 'description': 'Languages. They query.'},
-    {'conceptUri': SKILL + 'bake', 'preferredLabel': 'bake bread', 'altLabels': 'make  loaves\nmake loaves', 'description': ''},
-    {'conceptUri': SKILL + 'alone', 'preferredLabel': 'juggle', 'altLabels': '', 'description': ''},
-]  # fmt: skip
+    {'conceptUri': SKILL + uri, 'preferredLabel': label, 'altLabels': others, 'description': description}
+    for uri, label, others, description in [
+        ('sql', 'SQL', 'SQL\nquery languages\nstructured query', 'To ask a database.'),
+        ('db', 'query  languages', 'QL\n\nQL', 'Languages. They query.'),
+        ('bake', 'bake bread', 'make  loaves\nmake loaves', ''),
+        ('alone', 'juggle', '', ''),
+    ]
+]
 JOBS = [
     {'conceptUri': JOB + 'engineer', 'preferredLabel': 'data engineer', 'altLabels': 'engineer of data\nexpert'},
     {'conceptUri': JOB + 'baker', 'preferredLabel': 'baker', 'altLabels': 'expert'},
@@ -37,7 +42,11 @@ RELATIONS = [
     (JOB + 'engineer', 'optional', SKILL + 'db'),
     (JOB + 'baker', 'essential', SKILL + 'bake'),
 ]
-SENTENCES = [('You write SQL.', SKILL + 'sql'), ('You bake and query.', 'bake bread\nquery languages'), ('Call us.', '')]
+SENTENCES = [
+    ('You write SQL.', SKILL + 'sql'),
+    ('You bake and query.', 'bake bread\nquery languages'),
+    ('Call us.', ''),
+]
 
 
 def write_csv(path, rows, encoding='utf-8'):
@@ -87,7 +96,9 @@ def test_the_three_graphs_hold_what_the_files_say(esco, base_model):
     build(options(esco, base_model))
     dataset = open_dataset(esco.parent / 'out' / 'data')
     pairs = pairs_by_text(dataset)
-    engineer = {(skill, title) for skill in ('SQL', 'query languages') for title in ('data engineer', 'engineer of data')}
+    engineer = {
+        (skill, title) for skill in ('SQL', 'query languages') for title in ('data engineer', 'engineer of data')
+    }
     both = {('SQL', 'expert'), ('query languages', 'expert'), ('bake bread', 'expert')}  # one text, two occupations
     assert pairs['job'] == engineer | both | {('bake bread', 'baker')}
     assert pairs['sentence'] == {
@@ -136,6 +147,17 @@ def test_without_sentences_the_skills_descriptions_stand_in_and_the_manifest_say
     assert 'descriptions' in dataset.manifest['sources'][1]['from']
 
 
+def test_without_alternatives_that_graph_is_empty_and_the_others_are_whole(esco, base_model):
+    edit('skills_en.csv', drop('altLabels'))(esco)
+    build(options(esco, base_model))
+    dataset = open_dataset(esco.parent / 'out' / 'data')
+    assert [len(pairs) for pairs in pairs_by_text(dataset).values()] == [8, 3, 0]
+    assert set(tfds.builder_from_directory(str(dataset.directory)).as_data_source()) == {'job', 'sentence'}
+    plan = Plan(dataset.graphs, batch_size=2, seed=0, distractor_probability=0.8)
+    batch = StepReader(dataset, plan, dataset.manifest['lengths'], np.arange(2))(0)
+    assert batch.texts['alternative'].length.tolist() == [0, 0]
+
+
 def test_skills_with_the_same_text_are_one_node_with_the_edges_of_both(esco, base_model):
     write_csv(esco / 'skills_en.csv', [*SKILLS, SKILLS[2] | {'conceptUri': SKILL + 'bake2', 'altLabels': 'do bread'}])
     build(options(esco, base_model))
@@ -147,7 +169,7 @@ def test_skills_with_the_same_text_are_one_node_with_the_edges_of_both(esco, bas
 
 def test_older_releases_with_a_byte_order_mark_and_other_file_names_read_the_same(esco, base_model):
     build(options(esco, base_model))
-    rows = list(csv.DictReader(open(esco / 'occupationSkillRelations_en.csv', newline='')))
+    rows = read_rows(esco / 'occupationSkillRelations_en.csv')
     (esco / 'occupationSkillRelations_en.csv').unlink()
     write_csv(esco / 'occupationSkillRelations.csv', rows, encoding='utf-8-sig')
     write_csv(esco / 'skills_en.csv', SKILLS, encoding='utf-8-sig')
@@ -192,7 +214,7 @@ def test_tensorflow_datasets_opens_the_directory_and_record_numbers_are_edge_num
 
 
 def test_no_held_out_text_reaches_training_on_the_sample(dataset):
-    occupations = {row['conceptUri']: row for row in csv.DictReader(open(SAMPLE / 'occupations_en.csv', newline=''))}
+    occupations = {row['conceptUri']: row for row in read_rows(SAMPLE / 'occupations_en.csv')}
     skills = {match_key(node['text']) for node in dataset.nodes('skill')}
     targets = {match_key(node['text']) for name in GRAPHS for node in dataset.nodes(name)}
     queries = {match_key(line['text']) for line in dataset.held_out('job')}
@@ -207,11 +229,11 @@ def test_no_held_out_text_reaches_training_on_the_sample(dataset):
 
 
 def test_held_out_texts_keep_all_of_their_skills(dataset):
-    labels = {r['conceptUri']: r['preferredLabel'] for r in csv.DictReader(open(SAMPLE / 'skills_en.csv', newline=''))}
-    jobs = {r['conceptUri']: r['preferredLabel'] for r in csv.DictReader(open(SAMPLE / 'occupations_en.csv', newline=''))}
+    labels = {r['conceptUri']: r['preferredLabel'] for r in read_rows(SAMPLE / 'skills_en.csv')}
+    jobs = {r['conceptUri']: r['preferredLabel'] for r in read_rows(SAMPLE / 'occupations_en.csv')}
     nodes = [node['text'] for node in dataset.nodes('skill')]
     expected = {}
-    for row in csv.DictReader(open(SAMPLE / 'occupationSkillRelations_en.csv', newline='')):
+    for row in read_rows(SAMPLE / 'occupationSkillRelations_en.csv'):
         expected.setdefault(jobs[row['occupationUri']], set()).add(labels[row['skillUri']])
     for line in dataset.held_out('job'):
         assert {nodes[skill] for skill in line['skills']} == expected[line['text']]
@@ -255,7 +277,7 @@ def test_lengths_are_multiples_of_eight_that_hold_nearly_all_texts():
     rng = np.random.default_rng(0)
     tokens = {side: rng.integers(3, 13, 1000) for side in SIDES} | {'sentence': rng.integers(10, 40, 1000)}
     tokens['job'][:3] = 60  # fewer than one in two hundred
-    lengths = choose_lengths(tokens, 0)
+    lengths = choose_lengths(tokens)
     assert (lengths['skill'], lengths['job'], lengths['alternative']) == (16, 16, 16)
     assert lengths['sentence'] == 64
 
@@ -265,7 +287,7 @@ def test_lengths_are_multiples_of_eight_that_hold_nearly_all_texts():
 
 def edit(name, change):
     def apply(esco):
-        rows = list(csv.DictReader(open(esco / name, newline='', encoding='utf-8')))
+        rows = read_rows(esco / name)
         write_csv(esco / name, change(rows))
 
     return apply
@@ -284,7 +306,11 @@ REFUSED = {
     'a missing folder': (lambda esco: esco.rename(esco.with_name('gone')), {}, r'esco: no such directory'),
     'a missing file': (lambda esco: (esco / 'skills_en.csv').unlink(), {}, r'skills_en\.csv: missing'),
     'a missing relations file': (lambda esco: (esco / RELATIONS_FILE).unlink(), {}, r'Relations_en\.csv: missing'),
-    'a missing column': (edit('skills_en.csv', drop('preferredLabel')), {}, r"skills_en\.csv, line 1: no column 'prefe"),
+    'a missing column': (
+        edit('skills_en.csv', drop('preferredLabel')),
+        {},
+        r"skills_en\.csv, line 1: no column 'prefe",
+    ),
     'a missing relation column': (edit(RELATIONS_FILE, drop('skillUri')), {}, r"line 1: no column 'skillUri'"),
     'an empty file': (lambda esco: (esco / 'occupations_en.csv').write_text(''), {}, r'occupations_en\.csv: empty'),
     'a header alone': (
@@ -327,12 +353,21 @@ REFUSED = {
         {},
         r'occupations_en\.csv, line 4: .*engineer again, with other content than in line 2',
     ),
+    'two rows with one URI that differ where nothing is kept': (
+        lambda esco: write_csv(esco / 'occupations_en.csv', [r | {'code': n} for n, r in enumerate([*JOBS, JOBS[0]])]),
+        {},
+        r'occupations_en\.csv, line 5: .*engineer again',
+    ),
     'an empty label': (
         edit('occupations_en.csv', setting(0, 'preferredLabel', '  ')),
         {},
         r'occupations_en\.csv, line 2: empty preferredLabel',
     ),
-    'an empty URI': (edit('skills_en.csv', setting(0, 'conceptUri', '')), {}, r'skills_en\.csv, line 2: empty conceptUri'),
+    'an empty URI': (
+        edit('skills_en.csv', setting(0, 'conceptUri', '')),
+        {},
+        r'skills_en\.csv, line 2: empty conceptUri',
+    ),
     'a sentence with an unknown skill': (
         edit('sentences.csv', setting(1, 'skills', 'fly')),
         {},
@@ -340,8 +375,16 @@ REFUSED = {
     ),
     'sentences of another kind': (lambda esco: None, {'sentences': 'esco/sentences.xlsx'}, r'ends in \.csv or \.jsonl'),
     'missing sentences': (lambda esco: None, {'sentences': 'none.csv'}, r'none\.csv: cannot be read'),
-    'no sentences and no descriptions': (edit('skills_en.csv', drop('description')), {'sentences': None}, r'give sentence'),
-    'too much held out': (lambda esco: None, {'held_out_occupations': 1.0}, r'--held_out_occupations=1\.0: expected a sh'),
+    'no sentences and no descriptions': (
+        edit('skills_en.csv', drop('description')),
+        {'sentences': None},
+        r'no sentences: ',
+    ),
+    'too much held out': (
+        lambda esco: None,
+        {'held_out_occupations': 1.0},
+        r'--held_out_occupations=1\.0: expected a sh',
+    ),
     'nothing left to train on': (lambda esco: None, {'held_out_occupations': 0.9}, r'the job graph has no pair left'),
     'an output that is there': (lambda esco: (esco.parent / 'out' / 'data').mkdir(parents=True), {}, r'already there'),
     'an output below a file': (lambda esco: (esco.parent / 'out').write_text(''), {}, r'data: cannot be written'),
@@ -367,3 +410,6 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines() == ['error: nowhere: no such directory, expected the folder of an ESCO release']
+    done = subprocess.run([*command, '--seed=x'], cwd=ROOT, capture_output=True, text=True)
+    assert "argument --seed: invalid int value: 'x'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

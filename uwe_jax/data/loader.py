@@ -47,7 +47,8 @@ class PairReader:
     """Reads and parses the records of the pairs; picklable, for Grain."""
 
     def __init__(self, dataset: Dataset):
-        self._sources = {graph: ArrayRecordDataSource(dataset.shards(graph)) for graph in GRAPHS}
+        shards = {graph: dataset.shards(graph) for graph in GRAPHS}
+        self._sources = {graph: ArrayRecordDataSource(paths) for graph, paths in shards.items() if paths}
 
     def ids(self, graph: str, edges: Sequence[int], *features: str) -> list[tuple[np.ndarray, ...]]:
         """The named id features (`skill_ids`, `target_ids`) of each edge, as int32 arrays."""
