@@ -7,13 +7,15 @@ Every field can be overridden: --config.optimizer.peak_lr=1e-4. "Paper" marks a 
 paper leaves open.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 
-def get_config(variant: str = '') -> ConfigDict:
+def get_config(variant: str = '') -> Any:
     """Returns the experiment, or its `quickstart` variant."""
-    config = ConfigDict()
+    config: Any = ConfigDict()  # its fields have no static types
     config.seed = 0  # of skills, edges, distractors and dropout
     config.steps = 10_000  # optimizer steps (ours: not published)
     config.init = 'sentence-transformers/all-mpnet-base-v2'  # a directory or a Hub name (paper, section 4.2)
@@ -78,7 +80,7 @@ def get_config(variant: str = '') -> ConfigDict:
     return config.lock()
 
 
-def _make_small(config: ConfigDict) -> None:
+def _make_small(config: Any) -> None:
     """The same experiment on two cores: fewer and smaller steps on the sample, at a rate that suits so few of them."""
     config.steps = 32
     config.data.batch_size = 32
@@ -87,6 +89,6 @@ def _make_small(config: ConfigDict) -> None:
     config.optimizer.peak_lr = 5e-5
     config.interaction.dtype = 'float32'
     config.run.log_every = 1
-    config.run.evaluate_every = 16
+    config.run.evaluate_every = 1_000  # that is, before the first and after the last step
     config.run.save_every = 16
     config.run.keep = 1

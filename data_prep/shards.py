@@ -4,6 +4,7 @@ import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import etils.epath
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -65,7 +66,7 @@ def node_parts(side: str, texts: Sequence[str], ids: Sequence[np.ndarray]) -> li
 
 
 def _serialised(integers: Mapping[str, Sequence[int]], texts: Mapping[str, bytes]) -> bytes:
-    example = tf_example_pb2.Example()
+    example = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue]
     for name, values in integers.items():
         example.features.feature[name].int64_list.value.extend(values)
     for name, value in texts.items():
@@ -86,7 +87,9 @@ def write_metadata(directory: pathlib.Path, shard_lengths: Mapping[str, Sequence
         | {name: tfds.features.Text() for name in TEXTS}
         | {name: tfds.features.Sequence(np.int64) for name in IDS}
     )
-    template = tfds.core.ShardedFileTemplate(directory, dataset_name=NAME, filetype_suffix='array_record')
+    template = tfds.core.ShardedFileTemplate(
+        etils.epath.Path(directory), dataset_name=NAME, filetype_suffix='array_record'
+    )
     splits = []
     for split, lengths in shard_lengths.items():
         if not lengths:  # TFDS cannot open a split without records

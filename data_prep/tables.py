@@ -1,4 +1,4 @@
-"""Rows out of CSV and JSONL files with their line numbers; errors for what cannot be read, counts for what was mended."""
+"""Rows of CSV and JSONL files with their line numbers; errors for what is unreadable, counts for what was mended."""
 
 import collections
 import csv

@@ -57,7 +57,7 @@ def test_a_run_of_one_step_leaves_metrics_evaluations_and_a_checkpoint(tmp_path,
     assert np.isfinite(line['loss'])
     assert 0 < line['padding'] < 1
     evaluations = read(tmp_path / 'evaluation.jsonl')
-    tasks = ['job_to_skill', 'skill_to_job', 'alternative_to_skill', 'skill_to_alternative']
+    tasks = ['job_to_skill', 'alternative_to_skill', 'skill_to_job', 'skill_to_alternative']
     assert [(e['step'], e['task']) for e in evaluations] == [(step, task) for step in (0, 1) for task in tasks]
     assert load_params(tmp_path)[1] == 1
     assert list((tmp_path / 'tensorboard').iterdir())

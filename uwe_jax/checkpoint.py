@@ -39,7 +39,9 @@ class Checkpoints:
           like: the state's tree of `jax.ShapeDtypeStruct`s, with the shardings to restore to; they need not be those
             that it was saved with.
         """
-        return self._manager.restore(self.latest, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))).state
+        return self._manager.restore(self.latest, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))[
+            'state'
+        ]
 
     def close(self) -> None:
         """Waits until what was saved is complete."""
@@ -58,5 +60,5 @@ def load_params(workdir: pathlib.Path) -> tuple[dict, int]:
     step = manager.latest_step()
     if step is None:
         raise FileNotFoundError(f'{workdir}: no complete checkpoint in {FOLDER}/; train with python -m uwe_jax.main')
-    state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore())).state
+    state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))['state']
     return state['params'], step

@@ -1,13 +1,17 @@
 """What a config may say: ranges that no other module checks where it uses the value."""
 
-from ml_collections import ConfigDict
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from uwe_jax.interaction import FORMS
+
+# An ml_collections.ConfigDict with the fields of configs/uwe.py, which have no static types.
+Config: TypeAlias = Any
 
 DTYPES = ('float32', 'bfloat16')
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Config) -> None:
     """Refuses a config before any work is done for it.
 
     Raises:
@@ -27,7 +31,7 @@ def check(config: ConfigDict) -> None:
         _expect(config, f'loss.temperature.{graph}', lambda value: value > 0, 'a number above 0')
 
 
-def _expect(config: ConfigDict, field: str, holds, expected: str) -> None:
+def _expect(config: Config, field: str, holds: Callable[[Any], bool], expected: str) -> None:
     value = config
     for name in field.split('.'):
         value = value[name]

@@ -11,8 +11,8 @@ from uwe_jax.checkpoint import load_params
 from uwe_jax.data.graph import MAX_TOKENS, read_manifest
 from uwe_jax.model_card import model_card
 
-WORKDIR = flags.DEFINE_string('workdir', None, 'What `python -m uwe_jax.main --workdir` was given.')
-OUTPUT = flags.DEFINE_string('output', None, 'The directory to make, in Hugging Face format.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'What `python -m uwe_jax.main --workdir` was given.', required=True)
+OUTPUT = flags.DEFINE_string('output', None, 'The directory to make, in Hugging Face format.', required=True)
 
 
 def export(workdir: pathlib.Path, output: pathlib.Path) -> int:
@@ -66,5 +66,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-    flags.mark_flags_as_required(['workdir', 'output'])
     app.run(main)

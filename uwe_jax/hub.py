@@ -236,7 +236,7 @@ class Tokenizer:
 
     def tokens(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """The token that each id stands for, to look at."""
-        return [self._tokenizer.id_to_token(int(i)) for i in ids]
+        return [self._tokenizer.id_to_token(int(i)) or '' for i in ids]
 
 
 # Where a part of `MPNet` stands in a Hugging Face file; parts of a layer follow `encoder.layer.N`.
@@ -262,6 +262,11 @@ def tensor_name(path: Sequence[str | int]) -> str:
     *layer, part, leaf = path
     prefix = f'encoder.layer.{layer[1]}.' if layer else ''
     return f'{prefix}{_NAMES[str(part)]}.{_LEAVES[str(leaf)]}'
+
+
+def _names_of(keys) -> list[Any]:
+    """A path of JAX's in a tree of dicts, as plain names."""
+    return [key.key for key in keys]
 
 
 def abstract_encoder(
@@ -301,13 +306,13 @@ def load_params(directory: pathlib.Path, like: nnx.State) -> dict[str, Any]:
     with safetensors.safe_open(path, framework='numpy') as file:
         names = set(file.keys())
 
-        def read(keys, shape):
-            keys = [getattr(key, 'key', None) for key in keys]
-            name = tensor_name(keys)
+        def read(keys, shape) -> np.ndarray:
+            names_in_tree = _names_of(keys)
+            name = tensor_name(names_in_tree)
             if name not in names:
                 raise ValueError(f'{path}: tensor {name} missing, expected float32 {shape.shape}')
             tensor = file.get_tensor(name)
-            if keys[-1] == 'kernel':
+            if names_in_tree[-1] == 'kernel':
                 tensor = tensor.T  # torch keeps [out, in]
             if tensor.shape != shape.shape or tensor.dtype != np.float32:
                 raise ValueError(
@@ -344,8 +349,8 @@ def save_pretrained(
     """
     own = {}
     for keys, value in jax.tree_util.tree_leaves_with_path(params):
-        keys = [key.key for key in keys]
-        own[tensor_name(keys)] = np.ascontiguousarray(np.asarray(value).T if keys[-1] == 'kernel' else value)
+        path = _names_of(keys)
+        own[tensor_name(path)] = np.ascontiguousarray(np.asarray(value).T if path[-1] == 'kernel' else value)
     layers = len(params['layers'])
     with safetensors.safe_open(base / 'model.safetensors', framework='numpy') as file:
         others = {name: file.get_tensor(name) for name in file.keys() if name not in own}  # noqa: SIM118 (no mapping)

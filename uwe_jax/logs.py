@@ -1,6 +1,7 @@
 """What a run leaves to read: JSON lines and TensorBoard in the workdir, and a line for people in the log."""
 
 import json
+import logging as logging_levels
 import math
 import os
 import pathlib
@@ -39,22 +40,22 @@ class Logs:
     def metrics(self, lines: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Writes the numbers of optimizer steps."""
         for step, values in lines:
-            self._write(self._metrics, {'step': step, **values}, values)
+            self._write(self._metrics, step, values, values)
 
     def evaluation(self, step: int, task: str, values: Mapping[str, float]) -> None:
         """Writes one task's result after so many steps."""
         named = {f'evaluation/{task}/{name}': values[name] for name in ('map', 'rp@10')}
-        self._write(self._evaluation, {'step': step, 'task': task, **values}, named)
+        self._write(self._evaluation, step, {'task': task, **values}, named)
 
-    def _write(self, path: pathlib.Path, line: Mapping, scalars: Mapping[str, float]) -> None:
+    def _write(self, path: pathlib.Path, step: int, line: Mapping, scalars: Mapping[str, float]) -> None:
         if not self._writes:
             return
         # JSON has no NaN; null says that a number was not one.
         line = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
         with open(path, 'a') as file:
-            file.write(json.dumps(line) + '\n')
+            file.write(json.dumps({'step': step, **line}) + '\n')
         for name, value in scalars.items():
-            self._tensorboard.add_scalar(name.replace('@', '_'), value, line['step'])
+            self._tensorboard.add_scalar(name.replace('@', '_'), value, step)
 
     def evaluations(self) -> list[dict]:
         """What was written by `evaluation`, first to last."""
@@ -131,7 +132,7 @@ def own_lines_only() -> None:
     """Leaves out what libraries log below a warning."""
     packages = tuple(str(pathlib.Path(__file__).parents[1] / name) for name in ('uwe_jax', 'data_prep'))
     logging.get_absl_handler().addFilter(
-        lambda record: record.levelno >= logging.converter.STANDARD_WARNING or record.pathname.startswith(packages)
+        lambda record: record.levelno >= logging_levels.WARNING or record.pathname.startswith(packages)
     )
 
 

@@ -13,7 +13,9 @@ from uwe_jax.logs import own_lines_only
 from uwe_jax.train import train
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.', lock_config=True)
-WORKDIR = flags.DEFINE_string('workdir', None, 'Where checkpoints and logs go; a run that is there is continued.')
+WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Where checkpoints and logs go; a run that is there is continued.', required=True
+)
 
 
 def main(argv: list[str]) -> int:
@@ -52,15 +54,15 @@ def join_processes() -> None:
         return
     if 'cpu' in os.environ.get('JAX_PLATFORMS', ''):
         jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-    numbers = {
-        argument: int(os.environ[variable])
-        for argument, variable in (('num_processes', 'JAX_NUM_PROCESSES'), ('process_id', 'JAX_PROCESS_ID'))
-        if variable in os.environ
-    }
-    jax.distributed.initialize(os.environ['JAX_COORDINATOR_ADDRESS'], **numbers)
+    count, own = os.environ.get('JAX_NUM_PROCESSES'), os.environ.get('JAX_PROCESS_ID')
+    jax.distributed.initialize(
+        os.environ['JAX_COORDINATOR_ADDRESS'],
+        num_processes=int(count) if count else None,
+        process_id=int(own) if own else None,
+    )
 
 
 if __name__ == '__main__':
-    flags.mark_flags_as_required(['config', 'workdir'])
+    flags.mark_flag_as_required('config')
     jax.config.config_with_absl()
     app.run(main, flags_parser=parse)

@@ -99,7 +99,7 @@ class MPNet(nnx.Module):
         x = dropped(self.embeddings_norm(x), self.dropout, next(keys)).astype(self.dtype)
 
         buckets = relative_buckets(tokens, self.relative_attention_bias.num_embeddings)
-        bias = self.relative_attention_bias(buckets).transpose(2, 0, 1)  # [L, L, heads] -> [heads, L, L]
+        bias = self.relative_attention_bias(jnp.asarray(buckets)).transpose(2, 0, 1)  # [L, L, heads] -> [heads, L, L]
         # A finite number instead of -inf: a text without tokens must not become NaN.
         bias = bias + jnp.where(attended, 0.0, jnp.finfo(jnp.float32).min / 4)[:, None, None, :]  # [B, heads, L, L]
         run = nnx.remat(Layer.__call__) if self.remat else Layer.__call__

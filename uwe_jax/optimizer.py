@@ -2,12 +2,13 @@
 
 import jax
 import optax
-from ml_collections import ConfigDict
+
+from uwe_jax.experiment import Config
 
 DECAYS = ('linear', 'cosine', 'constant')
 
 
-def make_optimizer(config: ConfigDict, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+def make_optimizer(config: Config, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Builds the optimizer.
 
     Args:

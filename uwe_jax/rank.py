@@ -10,8 +10,12 @@ from absl import app, flags
 from uwe_jax.hub import FetchError
 from uwe_jax.ranking import Ranker
 
-MODEL = flags.DEFINE_string('model', None, 'An export, or a plain MPNet model: a directory or a Hub name.')
-TARGETS = flags.DEFINE_string('targets', None, 'The target space: .csv, .jsonl, or text with one target a line.')
+MODEL = flags.DEFINE_string(
+    'model', None, 'An export, or a plain MPNet model: a directory or a Hub name.', required=True
+)
+TARGETS = flags.DEFINE_string(
+    'targets', None, 'The target space: .csv, .jsonl, or text with one target a line.', required=True
+)
 COLUMN = flags.DEFINE_string('column', 'text', 'The column of a CSV file, or field of a JSONL file, with the targets.')
 K = flags.DEFINE_integer('k', 5, 'How many of the best targets to print.', lower_bound=1)
 POOLING = flags.DEFINE_enum('pooling', 'tokens', ['tokens', 'mean'], 'Late interaction, or mean-pooled cosines.')
@@ -67,5 +71,4 @@ def read_texts(path: pathlib.Path, column: str) -> list[str]:
 
 
 if __name__ == '__main__':
-    flags.mark_flags_as_required(['model', 'targets'])
     app.run(main)

@@ -12,7 +12,7 @@ from flax import nnx
 
 from uwe_jax import hub, mesh
 from uwe_jax.data.graph import MAX_TOKENS
-from uwe_jax.data.loader import pad
+from uwe_jax.data.loader import Array, pad
 from uwe_jax.interaction import Score, late_interaction
 from uwe_jax.mpnet import MPNet
 
@@ -113,7 +113,7 @@ class Ranker:
                 batch = pad([ids[place] for place in chosen] + [ids[chosen[0]]] * (rows - len(chosen)), tokens)
                 yield chosen, self._encode(*batch)[: len(chosen)], length[chosen]
 
-    def _encode(self, ids: np.ndarray, length: np.ndarray) -> np.ndarray:
+    def _encode(self, ids: Array, length: Array) -> np.ndarray:
         if self._mesh is None:
             return np.asarray(_encode(self._graphdef, self._params, ids, length, None))
         ids, length = mesh.put((ids, length), (mesh.rows(self._mesh),) * 2)
@@ -159,7 +159,7 @@ class TargetIndex:
     def rank(self, queries: Sequence[str], k: int = 10) -> list[list[Hit]]:
         """The k best targets of each query, best first; equal scores in the targets' order."""
         return [
-            [Hit(self.ids[target], self.texts[target], float(row[target])) for target in order]
+            [Hit(self.ids[int(target)], self.texts[int(target)], float(row[target])) for target in order]
             for row, order in ((row, np.argsort(-row, kind='stable')[:k]) for row in self.score(queries))
         ]
 

@@ -12,7 +12,7 @@ from uwe_jax import mesh
 
 
 class State(NamedTuple):
-    """All that training changes; what a checkpoint holds.
+    """All that training changes; what a checkpoint holds. Or, in its place, the shapes or shardings of all that.
 
     Attributes:
       step: [] int32; optimizer steps taken.
@@ -21,10 +21,10 @@ class State(NamedTuple):
       key: [2] uint32; the random key from which dropout's keys are made.
     """
 
-    step: jax.Array
-    params: dict[str, Any]
-    opt_state: optax.OptState
-    key: jax.Array
+    step: Any
+    params: Any
+    opt_state: Any
+    key: Any
 
 
 def abstract_state(params: nnx.State, optimizer: optax.GradientTransformation, device_mesh: Mesh) -> State:

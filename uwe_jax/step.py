@@ -8,23 +8,23 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from uwe_jax import mesh
 from uwe_jax.data.graph import GRAPHS, SIDES
 from uwe_jax.data.loader import Batch
+from uwe_jax.experiment import Config
 from uwe_jax.interaction import Score, has_attention, late_interaction, mean_entropy
 from uwe_jax.loss import InfoNCE, many_to_many_info_nce
 from uwe_jax.state import State
 
-Metrics = Mapping[str, jax.Array]
+Metrics = Mapping[str, Any]
 
 
 def make_step(
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
-    config: ConfigDict,
+    config: Config,
     device_mesh: Mesh,
     shardings: State,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:

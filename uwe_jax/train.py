@@ -6,26 +6,25 @@ import pathlib
 import jax
 from absl import logging
 from flax import nnx
-from ml_collections import ConfigDict
 
 from uwe_jax import hub, mesh
 from uwe_jax.checkpoint import Checkpoints
 from uwe_jax.data.graph import open_dataset
 from uwe_jax.data.loader import batches, choose_lengths
 from uwe_jax.data.plan import Plan
-from uwe_jax.experiment import check
+from uwe_jax.experiment import Config, check
 from uwe_jax.interaction import Score
 from uwe_jax.logs import Logs, Meter, check_finite, progress
 from uwe_jax.optimizer import make_optimizer
 from uwe_jax.ranking import Ranker
 from uwe_jax.state import abstract_state, first_state, shardings_of
 from uwe_jax.step import make_step
-from uwe_jax.workbench.evaluate import evaluate, table
+from uwe_jax.workbench.evaluate import compare, evaluate_all, table
 from uwe_jax.workbench.tasks import held_out_tasks
 from uwe_jax.workdir import claim
 
 
-def train(config: ConfigDict, workdir: pathlib.Path) -> None:
+def train(config: Config, workdir: pathlib.Path) -> None:
     """Trains from the first step, or from the newest checkpoint in the workdir, to the last.
 
     Args:
@@ -70,9 +69,8 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
 
     def evaluate_now(step: int) -> None:
         ranker = Ranker(nnx.merge(graphdef, state.params), tokenizer, score, device_mesh)
-        for task in tasks:
-            logging.info('evaluating %s: %d queries, %d targets', task.name, len(task.queries), len(task.targets))
-            logs.evaluation(step, task.name, evaluate(ranker, task))
+        for task, result in evaluate_all(ranker, tasks):
+            logs.evaluation(step, task.name, result)
 
     if first_step == 0:
         evaluate_now(0)
@@ -100,7 +98,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
             meter.restart()
     checkpoints.close()
     logs.close()
-    logging.info('held-out tasks:\n%s', table(logs.evaluations()))
+    logging.info('held-out tasks:\n%s\n%s', table(logs.evaluations()), compare(logs.evaluations()))
 
 
 def _due(step: int, every: int, steps: int) -> bool:

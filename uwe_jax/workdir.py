@@ -5,13 +5,14 @@ import os
 import pathlib
 
 import jax
-from ml_collections import ConfigDict
+
+from uwe_jax.experiment import Config
 
 # How and where a run goes on, as opposed to what it computes: free to change when it is continued.
 FREE = ('mesh', 'interaction', 'run', 'data.dir')
 
 
-def claim(workdir: pathlib.Path, config: ConfigDict, data_fingerprint: str) -> None:
+def claim(workdir: pathlib.Path, config: Config, data_fingerprint: str) -> None:
     """Writes the config and the dataset's fingerprint into a new workdir, or compares them with what is there.
 
     Raises:

@@ -182,9 +182,11 @@ def read_manifest(directory: pathlib.Path) -> dict:
         raise DatasetError(f'{directory}: not a dataset (no {MANIFEST}); make one with: python -m data_prep build')
     try:
         manifest = json.loads(path.read_text())
-        manifest['fingerprint'], manifest['files']
-    except (ValueError, KeyError) as error:
-        raise DatasetError(f'{path}: not a manifest of {NAME} ({error}); build the dataset again') from error
+    except ValueError as error:
+        raise DatasetError(f'{path}: not JSON ({error}); build the dataset again') from error
+    for name in ('fingerprint', 'files', 'lengths'):
+        if name not in manifest:
+            raise DatasetError(f'{path}: not the manifest of a dataset, it has no {name!r}; build the dataset again')
     return manifest
 
 

@@ -5,7 +5,7 @@ how many workers read it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import grain
 import jax
@@ -19,6 +19,9 @@ from uwe_jax.data.plan import EMPTY, BatchPlan, Plan
 PAD = 1  # <pad> in MPNet's vocabulary; which positions are padding is told by the lengths alone
 
 
+Array: TypeAlias = Any  # numpy within a process, jax once it is global
+
+
 class Texts(NamedTuple):
     """Texts of one side. An empty slot has length 0.
 
@@ -27,8 +30,8 @@ class Texts(NamedTuple):
       length: [B] int32; tokens of each text, <s> and </s> included.
     """
 
-    ids: jax.Array
-    length: jax.Array
+    ids: Array
+    length: Array
 
 
 class Batch(NamedTuple):
@@ -40,7 +43,7 @@ class Batch(NamedTuple):
     """
 
     texts: Mapping[str, Texts]
-    edges: Mapping[str, jax.Array]
+    edges: Mapping[str, Array]
 
 
 class PairReader:
@@ -50,7 +53,7 @@ class PairReader:
         shards = {graph: dataset.shards(graph) for graph in GRAPHS}
         self._sources = {graph: ArrayRecordDataSource(paths) for graph, paths in shards.items() if paths}
 
-    def ids(self, graph: str, edges: Sequence[int], *features: str) -> list[tuple[np.ndarray, ...]]:
+    def ids(self, graph: str, edges: np.ndarray, *features: str) -> list[tuple[np.ndarray, ...]]:
         """The named id features (`skill_ids`, `target_ids`) of each edge, as int32 arrays."""
         if not len(edges):  # which ArrayRecord refuses to read
             return []
@@ -61,7 +64,7 @@ class PairReader:
 
 
 def _parse(record: bytes) -> Mapping[str, Any]:
-    return tf_example_pb2.Example.FromString(record).features.feature
+    return tf_example_pb2.Example.FromString(record).features.feature  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class StepReader:
@@ -93,14 +96,14 @@ class StepReader:
             edges={graph: plan.targets[graph].positive[self._rows] for graph in GRAPHS},
         )
 
-    def _read(self, graph: str, edges: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _read(self, graph: str, edges: np.ndarray) -> list[tuple[np.ndarray, ...]]:
         """Skill and target ids of each edge; empty ones where the slot is empty."""
         nothing = np.zeros(0, np.int32)
         filled = edges != EMPTY
         records = iter(self._reader.ids(graph, edges[filled], 'skill_ids', 'target_ids'))
         return [next(records) if full else (nothing, nothing) for full in filled]
 
-    def _skills(self, skills: np.ndarray, read: Mapping[str, list[tuple[np.ndarray, np.ndarray]]]) -> list[np.ndarray]:
+    def _skills(self, skills: np.ndarray, read: Mapping[str, list[tuple[np.ndarray, ...]]]) -> list[np.ndarray]:
         """The skills' ids, which stand in the records of any of their edges."""
         found = [next((ids for ids, _ in row if len(ids)), None) for row in zip(*read.values(), strict=True)]
         return [self._any_record(skill) if ids is None else ids for skill, ids in zip(skills, found, strict=True)]
@@ -109,7 +112,7 @@ class StepReader:
         """The ids of a skill none of whose targets is in the batch."""
         for name, graph in self._graphs.items():
             if graph.skill_degree[skill]:
-                [(ids,)] = self._reader.ids(name, [graph.skill_indptr[skill]], 'skill_ids')
+                [(ids,)] = self._reader.ids(name, graph.skill_indptr[[skill]], 'skill_ids')
                 return ids
         raise ValueError(f'skill {skill} has no edge, so that no record holds its tokens')
 

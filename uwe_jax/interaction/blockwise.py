@@ -58,7 +58,7 @@ def late_interaction(
 
     def query_block(q_block):
         def target_block(y_block):
-            c, over_y, over_q = _attend(*q_block, *y_block, score)
+            c, over_y, over_q = _attend(q_block, y_block, score)
             return jnp.sum(over_y * c, axis=(1, 3)), jnp.sum(over_q * c, axis=(1, 3))  # [b_q, b_y] each
 
         return jax.lax.map(target_block, y_blocks)  # [n_y, b_q, b_y] each
@@ -85,7 +85,7 @@ def _backward(score, block, residuals, cotangents):
 
         def target_block(dq, inputs):
             y_block, (g_qy, g_yq) = inputs
-            dq_block, dy_block = _block_gradient(*q_block, *y_block, g_qy, g_yq, score)
+            dq_block, dy_block = _block_gradient(q_block, y_block, g_qy, g_yq, score)
             return _add(dq, dq_block), dy_block
 
         dq, dy_blocks = jax.lax.scan(target_block, _zeros(q_block[0]), (y_blocks, g_blocks))
@@ -99,17 +99,19 @@ def _backward(score, block, residuals, cotangents):
 late_interaction.defvjp(_forward, _backward)
 
 
-def _attend(q, q_mask, y, y_mask, score):
+def _attend(q_block, y_block, score):
     """One block's C, A and Ā, each [b_q, L_q, b_y, L_y]."""
+    (q, q_mask), (y, y_mask) = q_block, y_block
     r = token_products(q, y)
     c = r * inverse_norm(q)[:, :, None, None] * inverse_norm(y)
     pair = q_mask[:, :, None, None] & y_mask
     return c, token_weights(r, c, pair, score, axis=3), token_weights(r, c, pair, score, axis=1)
 
 
-def _block_gradient(q, q_mask, y, y_mask, g_qy, g_yq, score):
+def _block_gradient(q_block, y_block, g_qy, g_yq, score):
     """One block's part of the gradients: (dR·E_y, Σ dC C) for the queries, (dRᵀ·E_q, Σ dC C) for the targets."""
-    c, over_y, over_q = _attend(q, q_mask, y, y_mask, score)
+    c, over_y, over_q = _attend(q_block, y_block, score)
+    q, y = q_block[0], y_block[0]
     g_over_y = g_qy[:, None, :, None] * over_y
     g_over_q = g_yq[:, None, :, None] * over_q
     dc = g_over_y + g_over_q

@@ -1,23 +1,37 @@
 """Measures a ranker on tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from absl import logging
 
-from uwe_jax.ranking import Ranker
+from uwe_jax.ranking import Ranker, TargetIndex
 from uwe_jax.workbench import metrics
 from uwe_jax.workbench.tasks import RankingTask
 
 QUERY_BLOCK = 256  # queries whose scores against the whole target space are held at a time
 
 
-def evaluate(ranker: Ranker, task: RankingTask) -> dict[str, float]:
+def evaluate_all(ranker: Ranker, tasks: Iterable[RankingTask]) -> Iterator[tuple[RankingTask, dict[str, float]]]:
+    """Evaluates tasks one after another; a target space that several of them share is embedded once."""
+    space, index = None, None
+    for task in tasks:
+        logging.info('evaluating %s: %d queries, %d targets', task.name, len(task.queries), len(task.targets))
+        if index is None or task.targets is not space:
+            space, index = task.targets, ranker.index(task.targets)
+        yield task, evaluate(index, task)
+
+
+def evaluate(index: TargetIndex, task: RankingTask) -> dict[str, float]:
     """Ranks every target for every query.
+
+    Args:
+      index: of the task's targets.
+      task: says which targets are right.
 
     Returns:
       `map` and `rp@10`, in per cent, macro-averaged over the queries; and the number of `queries` and `targets`.
     """
-    index = ranker.index(task.targets)
     precision, r_precision = [], []
     for start in range(0, len(task.queries), QUERY_BLOCK):
         scores = index.score(task.queries[start : start + QUERY_BLOCK])
@@ -48,4 +62,18 @@ def table(rows: Sequence[dict]) -> str:
         cells = (results.get(step) for step in steps)
         values = (f'{row["map"]:.2f} / {row["rp@10"]:.2f}' if row else '' for row in cells)
         lines.append(f'{task:24}' + ''.join(f'{value:>16}' for value in values))
+    return '\n'.join(lines)
+
+
+def compare(rows: Sequence[dict]) -> str:
+    """Says for every task whether MAP rose from the first to the last evaluation; for a fall, in capitals."""
+    lines = []
+    for task in dict.fromkeys(row['task'] for row in rows):
+        of_task = [row for row in rows if row['task'] == task]
+        first, last = of_task[0], of_task[-1]
+        rose = last['map'] > first['map']
+        lines.append(
+            f'{task}: MAP {"rose" if rose else "DID NOT RISE"}, '
+            f'{first["map"]:.2f} at step {first["step"]}, {last["map"]:.2f} at step {last["step"]}'
+        )
     return '\n'.join(lines)

@@ -47,20 +47,18 @@ def held_out_tasks(dataset: Dataset) -> list[RankingTask]:
     texts of its kind, which are a smaller target space and so an easier task than WorkBench's.
     """
     skills = [node['text'] for node in dataset.nodes('skill')]
-    tasks = []
-    for graph, forward, backward in (
-        ('job', 'job_to_skill', 'skill_to_job'),
-        ('alternative', 'alternative_to_skill', 'skill_to_alternative'),
-    ):
+    forward, backward = [], []
+    for graph in ('job', 'alternative'):
         held_out = dataset.held_out(graph)
         if not held_out:
             continue
         texts = [line['text'] for line in held_out]
-        tasks.append(RankingTask(forward, texts, skills, [line['skills'] for line in held_out]))
+        forward.append(RankingTask(f'{graph}_to_skill', texts, skills, [line['skills'] for line in held_out]))
         texts_of_skill: dict[int, list[int]] = {}
         for text, line in enumerate(held_out):
             for skill in line['skills']:
                 texts_of_skill.setdefault(skill, []).append(text)
         queries = sorted(texts_of_skill)
-        tasks.append(RankingTask(backward, [skills[s] for s in queries], texts, [texts_of_skill[s] for s in queries]))
-    return tasks
+        positives = [texts_of_skill[skill] for skill in queries]
+        backward.append(RankingTask(f'skill_to_{graph}', [skills[skill] for skill in queries], texts, positives))
+    return forward + backward
