@@ -18,7 +18,7 @@ TESTS := tests
 $(VENV)/installed.%: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo 'error: no Python found, expected 3.11 or newer'; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python {sys.version.split()[0]} found, expected 3.11 or newer")'
-	@echo "== installing into $(VENV) with $(PYTHON)"
+	@echo "== installing into $(VENV) with $(PYTHON): about 1 GiB, a minute or more"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
 	@touch $@

@@ -84,7 +84,6 @@ def _make_small(config: Any) -> None:
     """The same experiment on two cores: fewer and smaller steps on the sample, at a rate that suits so few of them."""
     config.steps = 32
     config.data.batch_size = 32
-    config.data.length.sentence = 48
     config.model.dropout = 0.0  # each text is seen about once
     config.optimizer.peak_lr = 5e-5
     config.interaction.dtype = 'float32'

@@ -15,8 +15,10 @@ jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_compilation_cache_dir', os.environ.get('JAX_COMPILATION_CACHE_DIR', '.pytest_cache/jax'))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
-from uwe_jax import hub  # noqa: E402 (the devices must be set before anything else uses jax)
+from configs.uwe import get_config  # noqa: E402 (the devices must be set before anything else uses jax)
+from uwe_jax import hub  # noqa: E402
 from uwe_jax.data.graph import open_dataset  # noqa: E402
+from uwe_jax.train import train  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
 SAMPLE = ROOT / 'data_prep' / 'sample'
@@ -83,3 +85,24 @@ def build_dataset(esco, output, base_model):
     command = [sys.executable, '-m', 'data_prep', 'build', f'--esco={esco}', f'--sentences={esco / "sentences.csv"}']
     command += ['--held_out_occupations=0.1', f'--tokenizer={base_model}', f'--output={output}']
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+
+def small_config(dataset_dir, base_model, **changes):
+    """Four steps of sixteen skills, in float32, with the encoder cut to two layers."""
+    config = get_config('quickstart')
+    config.init = str(base_model)
+    config.data.dir = str(dataset_dir)
+    config.update_from_flattened_dict(
+        {'model.layers': 2, 'model.dtype': 'float32', 'data.batch_size': 16, 'steps': 4, 'run.save_every': 2}
+        | {'run.keep': 5, 'run.evaluate_every': 100, 'mesh.fsdp': 8}
+        | changes
+    )
+    return config
+
+
+@pytest.fixture(scope='session')
+def finished(tmp_path_factory, small_dataset_dir, base_model):
+    """The workdir of a short run on eight devices, with the encoder cut to two layers."""
+    workdir = tmp_path_factory.mktemp('train') / 'run'
+    train(small_config(small_dataset_dir, base_model), workdir)
+    return workdir

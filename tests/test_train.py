@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from configs.uwe import get_config
-from tests.conftest import ROOT
+from tests.conftest import ROOT, small_config
 from uwe_jax import hub, mesh
 from uwe_jax.checkpoint import load_params
 from uwe_jax.data.loader import batches, choose_lengths
@@ -24,31 +24,12 @@ from uwe_jax.step import make_step
 from uwe_jax.train import train
 
 
-def small_config(dataset_dir, base_model, **changes):
-    config = get_config('quickstart')
-    config.init = str(base_model)
-    config.data.dir = str(dataset_dir)
-    config.update_from_flattened_dict(
-        {'model.layers': 2, 'model.dtype': 'float32', 'data.batch_size': 16, 'steps': 4, 'run.save_every': 2}
-        | {'run.keep': 5, 'run.evaluate_every': 100, 'mesh.fsdp': 8}
-        | changes
-    )
-    return config
-
-
 def numbers(workdir):
     """The metrics of every step, without what a clock measured."""
     return [
         {name: value for name, value in line.items() if not name.startswith(('time/', 'speed/'))}
         for line in read(workdir / 'metrics.jsonl')
     ]
-
-
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory, small_dataset_dir, base_model):
-    workdir = tmp_path_factory.mktemp('train') / 'run'
-    train(small_config(small_dataset_dir, base_model), workdir)
-    return workdir
 
 
 def test_a_run_of_one_step_leaves_metrics_evaluations_and_a_checkpoint(tmp_path, small_dataset_dir, base_model):

@@ -8,6 +8,7 @@ import sys
 from absl import app, flags
 
 from uwe_jax.hub import FetchError
+from uwe_jax.logs import own_lines_only
 from uwe_jax.ranking import Ranker
 
 MODEL = flags.DEFINE_string(
@@ -23,6 +24,7 @@ POOLING = flags.DEFINE_enum('pooling', 'tokens', ['tokens', 'mean'], 'Late inter
 
 def main(argv: list[str]) -> int:
     """Prints the best targets of every query."""
+    own_lines_only()
     queries = argv[1:]
     try:
         if not queries:
