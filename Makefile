@@ -43,6 +43,7 @@ quickstart: $(VENV)/installed.test
 	@echo 'model     $(RUN)/model         README.md says how to use it'
 
 test: $(VENV)/installed.$(EXTRAS)
+	@$(BIN)/python -c 'import torch' 2>/dev/null || echo 'torch is not installed: the tests that compare with it are skipped (make test EXTRAS=test,torch runs them)'
 	$(BIN)/python -m pytest $(TESTS)
 
 check: $(VENV)/installed.$(EXTRAS)

@@ -88,12 +88,12 @@ def build_dataset(esco, output, base_model):
 
 
 def small_config(dataset_dir, base_model, **changes):
-    """Four steps of sixteen skills, in float32, with the encoder cut to two layers."""
+    """Four steps of sixteen skills, in float32, with the encoder cut to one layer."""
     config = get_config('quickstart')
     config.init = str(base_model)
     config.data.dir = str(dataset_dir)
     config.update_from_flattened_dict(
-        {'model.layers': 2, 'model.dtype': 'float32', 'data.batch_size': 16, 'steps': 4, 'run.save_every': 2}
+        {'model.layers': 1, 'model.dtype': 'float32', 'data.batch_size': 16, 'steps': 4, 'run.save_every': 2}
         | {'run.keep': 5, 'run.evaluate_every': 100, 'mesh.fsdp': 8}
         | changes
     )
@@ -102,7 +102,7 @@ def small_config(dataset_dir, base_model, **changes):
 
 @pytest.fixture(scope='session')
 def finished(tmp_path_factory, small_dataset_dir, base_model):
-    """The workdir of a short run on eight devices, with the encoder cut to two layers."""
+    """The workdir of a short run on eight devices, with the encoder cut to one layer."""
     workdir = tmp_path_factory.mktemp('train') / 'run'
     train(small_config(small_dataset_dir, base_model), workdir)
     return workdir

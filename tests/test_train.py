@@ -1,4 +1,4 @@
-"""The whole of training on the sample, with the encoder cut to two layers: here the subject is the loop."""
+"""The whole of training on the sample, with the encoder cut to one layer: here the subject is the loop."""
 
 import json
 import os
