@@ -14,7 +14,7 @@ def lines_of(path):
 
 
 def test_a_continued_run_reads_as_if_it_had_never_stopped(tmp_path):
-    first = Logs(tmp_path, 0, writes=True)
+    first = Logs(tmp_path, None, writes=True)
     first.metrics((step, {'loss': float(step)}) for step in (1, 2, 3))
     first.evaluation(0, 'job_to_skill', {'map': 1.0, 'rp@10': 2.0})
     first.close()
@@ -26,13 +26,20 @@ def test_a_continued_run_reads_as_if_it_had_never_stopped(tmp_path):
     assert [line['step'] for line in second.evaluations()] == [0]
 
 
+def test_without_a_checkpoint_everything_begins_anew(tmp_path):
+    for _ in range(2):  # the first was killed in its first evaluation
+        logs = Logs(tmp_path, None, writes=True)
+        logs.evaluation(0, 'job_to_skill', {'map': 1.0, 'rp@10': 2.0})
+    assert len(logs.evaluations()) == 1
+
+
 def test_only_one_process_writes(tmp_path):
-    Logs(tmp_path, 0, writes=False).metrics([(1, {'loss': 1.0})])
+    Logs(tmp_path, None, writes=False).metrics([(1, {'loss': 1.0})])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_number_that_is_none_is_written_as_null(tmp_path):
-    logs = Logs(tmp_path, 0, writes=True)
+    logs = Logs(tmp_path, None, writes=True)
     logs.metrics([(1, {'loss': float('nan')})])
     assert read(tmp_path / 'metrics.jsonl') == [{'step': 1, 'loss': None}]
 

@@ -64,6 +64,12 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path, finished,
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_run_that_is_complete_takes_no_further_step(finished, small_dataset_dir, base_model):
+    before = numbers(finished)
+    train(small_config(small_dataset_dir, base_model), finished)
+    assert numbers(finished) == before
+
+
 def stop_after(step, config, workdir):
     """Runs until a step is on disk and its successor has begun, as a kill would leave it."""
     from uwe_jax import train as module

@@ -24,18 +24,19 @@ class Logs:
 
     Args:
       workdir: where `metrics.jsonl`, `evaluation.jsonl` and `tensorboard/` go.
-      first_step: the step from which the run goes on; what was written for later ones is dropped.
+      restored: the step of the checkpoint that the run goes on from; what was written for later ones is dropped, and
+        everything where there is no checkpoint.
       writes: False in all processes but one.
     """
 
-    def __init__(self, workdir: pathlib.Path, first_step: int, *, writes: bool):
+    def __init__(self, workdir: pathlib.Path, restored: int | None, *, writes: bool):
         self._writes = writes
         self._metrics = workdir / 'metrics.jsonl'
         self._evaluation = workdir / 'evaluation.jsonl'
         if writes:
             for path in (self._metrics, self._evaluation):
-                _cut_back(path, first_step)
-            self._tensorboard = SummaryWriter(str(workdir / 'tensorboard'), purge_step=first_step + 1)
+                _cut_back(path, -1 if restored is None else restored)
+            self._tensorboard = SummaryWriter(str(workdir / 'tensorboard'), purge_step=(restored or 0) + 1)
 
     def metrics(self, lines: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Writes the numbers of optimizer steps."""

@@ -65,7 +65,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         state = checkpoints.restore(like)
         logging.info('continuing after step %d', state.step)
     first_step = int(state.step)
-    logs = Logs(workdir, first_step, writes=jax.process_index() == 0)
+    logs = Logs(workdir, checkpoints.latest, writes=jax.process_index() == 0)
 
     def evaluate_now(step: int) -> None:
         ranker = Ranker(nnx.merge(graphdef, state.params), tokenizer, score, device_mesh)
@@ -91,11 +91,11 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         logs.metrics(lines)
         check_finite(lines, checkpoints.latest)
         progress(step + 1, config.steps, lines[-1][1])
-        if due['save']:
-            checkpoints.save(step + 1, state, {'config': json.loads(config.to_json()), 'data': dataset.fingerprint})
-        if due['evaluate']:
+        if due['evaluate']:  # before saving, so that a run that goes on from a step has that step's evaluation
             evaluate_now(step + 1)
             meter.restart()
+        if due['save']:
+            checkpoints.save(step + 1, state, {'config': json.loads(config.to_json()), 'data': dataset.fingerprint})
     checkpoints.close()
     logs.close()
     logging.info('held-out tasks:\n%s\n%s', table(logs.evaluations()), compare(logs.evaluations()))
