@@ -8,8 +8,6 @@ import pytest
 
 from configs.uwe import get_config
 from uwe_jax.experiment import check
-from uwe_jax.interaction import Score
-from uwe_jax.loss import InfoNCE
 from uwe_jax.mesh import check_divides, make_mesh
 from uwe_jax.optimizer import make_optimizer
 
@@ -18,8 +16,6 @@ def refuse(config):
     """Looks at a config as training does."""
     check(config)
     make_optimizer(config.optimizer, config.steps)
-    Score(**config.score)
-    InfoNCE(**{name: config.loss[name] for name in ('positives', 'denominator', 'directions')})
     make_mesh(**config.mesh)
 
 

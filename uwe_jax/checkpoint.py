@@ -39,9 +39,8 @@ class Checkpoints:
           like: the state's tree of `jax.ShapeDtypeStruct`s, with the shardings to restore to; they need not be those
             that it was saved with.
         """
-        return self._manager.restore(self.latest, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))[
-            'state'
-        ]
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        return self._manager.restore(self.latest, args=args)['state']
 
     def close(self) -> None:
         """Waits until what was saved is complete."""

@@ -1,9 +1,10 @@
-"""What a config may say: ranges that no other module checks where it uses the value."""
+"""What a config may say, looked at before any work is done for it."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from uwe_jax.interaction import FORMS
+from uwe_jax.interaction import FORMS, Score
+from uwe_jax.loss import InfoNCE
 
 # An ml_collections.ConfigDict with the fields of configs/uwe.py, which have no static types.
 Config: TypeAlias = Any
@@ -29,6 +30,13 @@ def check(config: Config) -> None:
     for graph in config.loss.weight:
         _expect(config, f'loss.weight.{graph}', lambda value: value >= 0, 'a number, 0 or above')
         _expect(config, f'loss.temperature.{graph}', lambda value: value > 0, 'a number above 0')
+    Score(**config.score)
+    loss_choices(config)
+
+
+def loss_choices(config: Config) -> InfoNCE:
+    """The config's choices of the loss, as the loss takes them."""
+    return InfoNCE(config.loss.denominator, config.loss.positives, config.loss.directions)
 
 
 def _expect(config: Config, field: str, holds: Callable[[Any], bool], expected: str) -> None:

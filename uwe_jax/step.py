@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 from uwe_jax import mesh
 from uwe_jax.data.graph import GRAPHS, SIDES
 from uwe_jax.data.loader import Batch
-from uwe_jax.experiment import Config
+from uwe_jax.experiment import Config, loss_choices
 from uwe_jax.interaction import Score, has_attention, late_interaction, mean_entropy
-from uwe_jax.loss import InfoNCE, many_to_many_info_nce
+from uwe_jax.loss import many_to_many_info_nce
 from uwe_jax.state import State
 
 Metrics = Mapping[str, Any]
@@ -39,7 +39,7 @@ def make_step(
       shardings: of the state.
     """
     score = Score(**config.score)
-    choices = InfoNCE(**{name: config.loss[name] for name in ('denominator', 'positives', 'directions')})
+    choices = loss_choices(config)
 
     def loss_of_batch(params: dict[str, Any], batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         encoder = nnx.merge(graphdef, params)

@@ -51,12 +51,12 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         distractor_probability=config.data.distractor_probability,
     )
     tasks = held_out_tasks(dataset)
-    claim(workdir, config, dataset.fingerprint)
     logging.info('mesh %s, %.1f steps an epoch, padded to %s', dict(device_mesh.shape), plan.steps_per_epoch, lengths)
 
     base = hub.fetch(config.init)
     tokenizer = hub.Tokenizer.from_pretrained(base)
     graphdef, params = nnx.split(hub.abstract_encoder(base, **config.model))
+    claim(workdir, config, dataset.fingerprint)  # only now, so that what was refused above claims nothing
     like = abstract_state(params, optimizer, device_mesh)
     checkpoints = Checkpoints(workdir, config.run.keep)
     if checkpoints.latest is None:
