@@ -63,7 +63,9 @@ def get_config(variant: str = '') -> Any:
     config.mesh.fsdp = 1  # devices that hold different rows and different parts of the parameters
 
     config.interaction = ConfigDict()
-    config.interaction.form = 'blockwise'  # reference: a few lines, to check against
+    config.interaction.form = 'blockwise'  # kernel: Pallas, on TPUs and GPUs; reference: a few lines, to check against
+    config.interaction.exchange = 'gather'  # of targets on a mesh; regather, ring: less memory, more sent
+    config.interaction.block_entries = 0  # pairs of tokens a block of the blockwise form may hold; 0: suits the devices
     config.interaction.dtype = 'bfloat16'  # of its inputs; products accumulate in float32
 
     config.run = ConfigDict()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from uwe_jax.interaction import FORMS, Score
+from uwe_jax.interaction import EXCHANGES, FORMS, Score
 from uwe_jax.loss import InfoNCE
 
 # An ml_collections.ConfigDict with the fields of configs/uwe.py, which have no static types.
@@ -27,6 +27,8 @@ def check(config: Config) -> None:
     _expect(config, 'model.dtype', lambda value: value in DTYPES, f'one of {", ".join(DTYPES)}')
     _expect(config, 'interaction.dtype', lambda value: value in DTYPES, f'one of {", ".join(DTYPES)}')
     _expect(config, 'interaction.form', lambda value: value in FORMS, f'one of {", ".join(FORMS)}')
+    _expect(config, 'interaction.exchange', lambda value: value in EXCHANGES, f'one of {", ".join(EXCHANGES)}')
+    _expect(config, 'interaction.block_entries', lambda value: value >= 0, 'a whole number, 0 or above')
     for graph in config.loss.weight:
         _expect(config, f'loss.weight.{graph}', lambda value: value >= 0, 'a number, 0 or above')
         _expect(config, f'loss.temperature.{graph}', lambda value: value > 0, 'a number above 0')

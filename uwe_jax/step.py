@@ -55,7 +55,14 @@ def make_step(
         for graph in GRAPHS:
             target, target_length = embeddings[graph], batch.texts[graph].length
             pairs = skill, skill_length, target, target_length
-            s_qy, s_yq = late_interaction(*pairs, score, form=config.interaction.form, mesh=device_mesh)
+            s_qy, s_yq = late_interaction(
+                *pairs,
+                score,
+                form=config.interaction.form,
+                exchange=config.interaction.exchange,
+                block_entries=config.interaction.block_entries,
+                mesh=device_mesh,
+            )
             directions = many_to_many_info_nce(
                 s_qy,
                 s_yq,

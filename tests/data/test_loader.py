@@ -6,6 +6,8 @@ import re
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from uwe_jax import hub, mesh
 from uwe_jax.data.graph import GRAPHS, SIDES, DatasetError, open_dataset
@@ -80,6 +82,20 @@ def test_processes_together_hold_the_rows_that_one_holds(dataset, plan):
     parts = [StepReader(dataset, plan, LENGTHS, rows)(1) for rows in np.split(np.arange(16), 4)]
     joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     jax.tree.map(np.testing.assert_array_equal, joined, whole)
+
+
+@settings(deadline=None, max_examples=20)
+@given(step=st.integers(0, 500), devices=st.sampled_from([1, 2, 4, 8]))
+def test_however_a_batch_is_cut_its_mask_has_every_edge_of_its_nodes_and_no_other(dataset, plan, step, devices):
+    planned = plan(step)
+    parts = [StepReader(dataset, plan, LENGTHS, rows)(step) for rows in np.split(np.arange(16), devices)]
+    for graph in GRAPHS:
+        csr, nodes = dataset.graphs[graph], planned.targets[graph].node
+        mask = np.concatenate([part.edges[graph] for part in parts])
+        of_skills = [np.isin(nodes, csr.edge_target[csr.edge_skill == skill]) for skill in planned.skill]
+        of_targets = [np.isin(planned.skill, csr.edge_skill[csr.edge_target == node]) for node in nodes]
+        np.testing.assert_array_equal(mask, of_skills)
+        np.testing.assert_array_equal(mask.T, of_targets)
 
 
 @pytest.mark.parametrize('prefetch', [0, 1, 4])

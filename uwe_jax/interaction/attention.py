@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from uwe_jax.interaction.reference import text_weights, token_weights
-from uwe_jax.interaction.score import Score, inverse_norm, participating
+from uwe_jax.interaction.reference import token_weights
+from uwe_jax.interaction.score import Score, attending_tokens, inverse_norm, participating
 
 
 def attention(
@@ -31,7 +31,7 @@ def attention(
     c = r * inverse_norm(q)[:, :, None] * inverse_norm(y)[:, None, :]
     over, attending = (2, q_mask) if score.attend == 'target' else (1, y_mask)
     a = token_weights(r, c, q_mask[:, :, None] & y_mask[:, None, :], score, axis=over)
-    return a, c, jnp.sum(a * c, axis=(1, 2)) * text_weights(attending, score)
+    return a, c, jnp.sum(a * c, axis=(1, 2)) / attending_tokens(attending, score)
 
 
 def has_attention(score: Score) -> bool:

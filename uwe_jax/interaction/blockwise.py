@@ -1,7 +1,8 @@
 """Late interaction block by block: equals `reference`, and never stores more than one block of token pairs.
 
-Both directions come from the one product R. The backward pass keeps nothing but its inputs: it computes R again and
-needs two products more, dR·E_y and dRᵀ·E_q, four in all. With u, v the tokens' inverse norms and C_ij = u_i v_j R_ij:
+Both directions come from the one product R. The gradient needs nothing but the inputs: it computes R again and makes
+two products more, dR·E_y and dRᵀ·E_q, four in all with the forward one. With u, v the tokens' inverse norms and
+C_ij = u_i v_j R_ij:
 
     dC = g₁ A + g₂ Ā                                       A: softmax over y's tokens, Ā: over q's
     dR = u v dC + g₁ A (C - m) / τ + g₂ Ā (C - m̄) / τ     m_i = Σ_j A_ij C_ij, m̄_j = Σ_i Ā_ij C_ij
@@ -13,18 +14,20 @@ MaxSim the weights are constants, and the terms with 1/τ are absent.
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from uwe_jax.interaction.reference import text_weights, token_products, token_weights
+from uwe_jax.interaction.reference import token_products, token_weights
 from uwe_jax.interaction.score import Score, inverse_norm
 
-# Entries of R that a block may hold. 2^22 in float32 are 16 MiB; a handful of arrays of that size are alive at a time.
-BLOCK_ENTRIES = 2**22
+# Entries of R that a block holds at most, unless more or fewer are asked for. On a CPU 2^18, in float32 1 MiB, so that
+# the few arrays of that size that are alive at a time stay in its caches; elsewhere 2^22, to launch fewer operations.
+CPU_ENTRIES, ACCELERATOR_ENTRIES = 2**18, 2**22
 
 
-def block_sizes(q_shape: tuple[int, ...], y_shape: tuple[int, ...], entries: int = BLOCK_ENTRIES) -> tuple[int, int]:
+def block_sizes(q_shape: tuple[int, ...], y_shape: tuple[int, ...], entries: int) -> tuple[int, int]:
     """How many queries and targets make a block: about as many tokens of each, and at most `entries` pairs of tokens.
 
     Args:
@@ -38,100 +41,125 @@ def block_sizes(q_shape: tuple[int, ...], y_shape: tuple[int, ...], entries: int
     return min(queries, max(1, entries // (b_y * q_tokens * y_tokens))), b_y
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def late_interaction(
-    q: jax.Array, q_mask: jax.Array, y: jax.Array, y_mask: jax.Array, score: Score, block: tuple[int, int] | None = None
+def block_scores(
+    q: jax.Array, q_mask: jax.Array, y: jax.Array, y_mask: jax.Array, score: Score
 ) -> tuple[jax.Array, jax.Array]:
-    """Equals `reference.late_interaction`, with memory for one block of R at a time.
-
-    Args:
-      q, y: [B_q, L_q, d], [B_y, L_y, d] token embeddings, float32 or bfloat16; products accumulate in float32.
-      q_mask, y_mask: [B_q, L_q], [B_y, L_y] bool; the tokens that take part.
-      score: its `kind` is soft or maxsim.
-      block: queries and targets a block; by default what `block_sizes` says.
-
-    Returns:
-      The scores averaged or summed over the query's tokens and those over the target's, both [B_q, B_y] float32.
-    """
-    b_q, b_y = block or block_sizes(q.shape, y.shape)
-    y_blocks = _split((y, y_mask), b_y)  # [n_y, b_y, ...]
-
-    def query_block(q_block):
-        def target_block(y_block):
-            c, over_y, over_q = _attend(q_block, y_block, score)
-            return jnp.sum(over_y * c, axis=(1, 3)), jnp.sum(over_q * c, axis=(1, 3))  # [b_q, b_y] each
-
-        return jax.lax.map(target_block, y_blocks)  # [n_y, b_q, b_y] each
-
-    over_y, over_q = jax.lax.map(query_block, _split((q, q_mask), b_q))  # [n_q, n_y, b_q, b_y]
-    shape = len(q), len(y)
-    per_q, per_y = text_weights(q_mask, score), text_weights(y_mask, score)
-    return _join(over_y, shape) * per_q[:, None], _join(over_q, shape) * per_y
+    """One block's sums: Σ A C and Σ Ā C, [b_q, b_y] float32 each."""
+    c, over_y, over_q = _attend(q, q_mask, y, y_mask, score)
+    return jnp.sum(over_y * c, axis=(1, 3)), jnp.sum(over_q * c, axis=(1, 3))
 
 
-def _forward(q, q_mask, y, y_mask, score, block):
-    return late_interaction(q, q_mask, y, y_mask, score, block), (q, q_mask, y, y_mask)
+def block_gradient(
+    q: jax.Array,
+    q_mask: jax.Array,
+    y: jax.Array,
+    y_mask: jax.Array,
+    g_over_y: jax.Array,
+    g_over_q: jax.Array,
+    score: Score,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """One block's dR, [b_q, L_q, b_y, L_y] in the inputs' dtype, and Σ dC C of its tokens: [b_q, L_q], [b_y, L_y]."""
+    c, over_y, over_q = _attend(q, q_mask, y, y_mask, score)
+    g_over_y = g_over_y[:, None, :, None] * over_y  # [b_q, L_q, b_y, L_y]
+    g_over_q = g_over_q[:, None, :, None] * over_q
+    dc = g_over_y + g_over_q
+    dr = dc * inverse_norm(q)[:, :, None, None] * inverse_norm(y)
+    if score.kind == 'soft':
+        dr += g_over_y * (c - jnp.sum(over_y * c, axis=3, keepdims=True)) / score.temperature
+        dr += g_over_q * (c - jnp.sum(over_q * c, axis=1, keepdims=True)) / score.temperature
+    norm = dc * c
+    return dr.astype(q.dtype), norm.sum(axis=(2, 3)), norm.sum(axis=(0, 1))
 
 
-def _backward(score, block, residuals, cotangents):
-    q, q_mask, y, y_mask = residuals
-    b_q, b_y = block or block_sizes(q.shape, y.shape)
-    g_qy = cotangents[0] * text_weights(q_mask, score)[:, None]  # [B_q, B_y]
-    g_yq = cotangents[1] * text_weights(y_mask, score)
-    y_blocks = _split((y, y_mask), b_y)
-
-    def query_block(dy, inputs):
-        q_block, g_blocks = inputs  # g_blocks: [n_y, b_q, b_y] each
-
-        def target_block(dq, inputs):
-            y_block, (g_qy, g_yq) = inputs
-            dq_block, dy_block = _block_gradient(q_block, y_block, g_qy, g_yq, score)
-            return _add(dq, dq_block), dy_block
-
-        dq, dy_blocks = jax.lax.scan(target_block, _zeros(q_block[0]), (y_blocks, g_blocks))
-        return _add(dy, dy_blocks), dq
-
-    grids = _cut(g_qy, b_q, b_y), _cut(g_yq, b_q, b_y)  # [n_q, n_y, b_q, b_y] each
-    dy, dq = jax.lax.scan(query_block, _zeros(y_blocks[0]), (_split((q, q_mask), b_q), grids))
-    return _finish(q, dq), None, _finish(y, dy), None
-
-
-late_interaction.defvjp(_forward, _backward)
-
-
-def _attend(q_block, y_block, score):
+def _attend(q, q_mask, y, y_mask, score):
     """One block's C, A and Ā, each [b_q, L_q, b_y, L_y]."""
-    (q, q_mask), (y, y_mask) = q_block, y_block
     r = token_products(q, y)
     c = r * inverse_norm(q)[:, :, None, None] * inverse_norm(y)
     pair = q_mask[:, :, None, None] & y_mask
     return c, token_weights(r, c, pair, score, axis=3), token_weights(r, c, pair, score, axis=1)
 
 
-def _block_gradient(q_block, y_block, g_qy, g_yq, score):
-    """One block's part of the gradients: (dR·E_y, Σ dC C) for the queries, (dRᵀ·E_q, Σ dC C) for the targets."""
-    c, over_y, over_q = _attend(q_block, y_block, score)
-    q, y = q_block[0], y_block[0]
-    g_over_y = g_qy[:, None, :, None] * over_y
-    g_over_q = g_yq[:, None, :, None] * over_q
-    dc = g_over_y + g_over_q
-    dr = dc * inverse_norm(q)[:, :, None, None] * inverse_norm(y)
-    if score.kind == 'soft':
-        dr += g_over_y * (c - jnp.sum(over_y * c, axis=3, keepdims=True)) / score.temperature
-        dr += g_over_q * (c - jnp.sum(over_q * c, axis=1, keepdims=True)) / score.temperature
-    dr = dr.astype(q.dtype)
+def scores(
+    q: jax.Array,
+    q_mask: jax.Array,
+    y: jax.Array,
+    y_mask: jax.Array,
+    score: Score,
+    *,
+    entries: int,
+    block_scores: Any = block_scores,
+) -> tuple[jax.Array, jax.Array]:
+    """Equals `reference.scores`, with memory for one block of R at a time.
+
+    Args:
+      q, y: [B_q, L_q, d], [B_y, L_y, d] token embeddings, float32 or bfloat16; products accumulate in float32.
+      q_mask, y_mask: [B_q, L_q], [B_y, L_y] bool; the tokens that take part.
+      score: its `kind` is soft or maxsim.
+      entries: pairs of tokens a block holds at most, see `block_sizes`.
+      block_scores: what scores one block.
+
+    Returns:
+      over_y, over_q: [B_q, B_y] float32 each.
+    """
+    b_q, b_y = block_sizes(q.shape, y.shape, entries)
+    y_blocks = _split((y, y_mask), b_y)  # [n_y, b_y, ...]
+
+    def query_block(q_block):
+        return jax.lax.map(lambda y_block: block_scores(*q_block, *y_block, score), y_blocks)  # [n_y, b_q, b_y] each
+
+    over_y, over_q = jax.lax.map(query_block, _split((q, q_mask), b_q))  # [n_q, n_y, b_q, b_y] each
+    return _join(over_y, (len(q), len(y))), _join(over_q, (len(q), len(y)))
+
+
+def gradients(
+    q: jax.Array,
+    q_mask: jax.Array,
+    y: jax.Array,
+    y_mask: jax.Array,
+    g_over_y: jax.Array,
+    g_over_q: jax.Array,
+    score: Score,
+    *,
+    entries: int,
+    block_gradient: Any = block_gradient,
+) -> tuple[jax.Array, jax.Array]:
+    """What `scores` passes back to the embeddings; stores one block of dR at a time.
+
+    Args:
+      q, q_mask, y, y_mask, score, entries: as `scores` takes them.
+      g_over_y, g_over_q: [B_q, B_y] float32, the cotangents of its results.
+      block_gradient: what makes dR of one block.
+
+    Returns:
+      dq, dy: [B_q, L_q, d], [B_y, L_y, d] float32.
+    """
+    b_q, b_y = block_sizes(q.shape, y.shape, entries)
+    y_blocks = _split((y, y_mask), b_y)
+    n_y = len(y_blocks[0])
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32, precision=jax.lax.Precision.HIGHEST)
-    norm = dc * c
-    return (
-        (product('qiyj,yjd->qid', dr, y), norm.sum(axis=(2, 3))),
-        (product('qiyj,qid->yjd', dr, q), norm.sum(axis=(0, 1))),
-    )
+
+    def query_block(dy, inputs):
+        q_block, g_blocks = inputs  # g_blocks: [n_y, b_q, b_y] each
+
+        def target_block(carry, inputs):
+            dq, dy = carry
+            number, y_block, g = inputs
+            dr, norm_q, norm_y = block_gradient(*q_block, *y_block, *g, score)
+            dq = _add(dq, (product('qiyj,yjd->qid', dr, y_block[0]), norm_q))
+            return (dq, _add_at(dy, number, (product('qiyj,qid->yjd', dr, q_block[0]), norm_y))), None
+
+        (dq, dy), _ = jax.lax.scan(target_block, (_zeros(q_block[0]), dy), (jnp.arange(n_y), y_blocks, g_blocks))
+        return dy, dq
+
+    grids = _cut(g_over_y, b_q, b_y), _cut(g_over_q, b_q, b_y)  # [n_q, n_y, b_q, b_y] each
+    dy, dq = jax.lax.scan(query_block, _zeros(y_blocks[0]), (_split((q, q_mask), b_q), grids))
+    return _finish(q, *dq), _finish(y, *dy)
 
 
-def _finish(x, gradient):
-    """The gradient of a side's embeddings from its blocks: the product's part and the norm's, in the dtype of `x`."""
-    products, norm = (part.reshape(-1, *part.shape[2:])[: len(x)] for part in gradient)  # [B, L, d], [B, L]
-    return (products - (norm * inverse_norm(x) ** 2)[..., None] * x.astype(jnp.float32)).astype(x.dtype)
+def _finish(x, products, norm):
+    """The gradient of a side's embeddings from its blocks' products and norms."""
+    products, norm = (part.reshape(-1, *part.shape[2:])[: len(x)] for part in (products, norm))  # [B, L, d], [B, L]
+    return products - (norm * inverse_norm(x) ** 2)[..., None] * x.astype(jnp.float32)
 
 
 def _split(side, size):
@@ -163,3 +191,14 @@ def _zeros(embeddings):
 
 def _add(total, part):
     return jax.tree.map(jnp.add, total, part)
+
+
+def _add_at(total, number, part):
+    """Adds to one block of a sum [n, ...]; inside a loop this is done in place."""
+    return jax.tree.map(
+        lambda x, p: jax.lax.dynamic_update_index_in_dim(
+            x, jax.lax.dynamic_index_in_dim(x, number, 0, False) + p, number, 0
+        ),
+        total,
+        part,
+    )

@@ -6,14 +6,12 @@ import jax.numpy as jnp
 from uwe_jax.interaction.score import Score, inverse_norm
 
 
-def late_interaction(
-    q: jax.Array, q_mask: jax.Array, y: jax.Array, y_mask: jax.Array, score: Score
-) -> tuple[jax.Array, jax.Array]:
+def scores(q: jax.Array, q_mask: jax.Array, y: jax.Array, y_mask: jax.Array, score: Score) -> tuple[jax.Array, ...]:
     """Scores every query against every target, in both directions.
 
         R = E_q E_yᵀ    C = cosines    A = softmax(R / τ) over one side's tokens    sim = Σ_ij A_ij C_ij
 
-    All of R, A and C is stored: use it for small inputs.
+    All of R, A and C is stored, B_q L_q B_y L_y numbers each: use it for small inputs.
 
     Args:
       q, y: [B_q, L_q, d], [B_y, L_y, d] token embeddings.
@@ -21,15 +19,15 @@ def late_interaction(
       score: its `kind` is soft or maxsim.
 
     Returns:
-      The scores averaged or summed over the query's tokens and those over the target's, both [B_q, B_y].
+      over_y, over_q: the sums with A over the target's tokens and with A over the query's; [B_q, B_y] each, in float32
+      at least.
     """
     r = token_products(q, y)  # [B_q, L_q, B_y, L_y]
     c = r * inverse_norm(q)[:, :, None, None] * inverse_norm(y)
     pair = q_mask[:, :, None, None] & y_mask
-    over_y = jnp.sum(token_weights(r, c, pair, score, axis=3) * c, axis=(1, 3))  # [B_q, B_y]
-    over_q = jnp.sum(token_weights(r, c, pair, score, axis=1) * c, axis=(1, 3))
-    per_q, per_y = text_weights(q_mask, score), text_weights(y_mask, score)
-    return over_y * per_q[:, None], over_q * per_y
+    over_y = token_weights(r, c, pair, score, axis=3)
+    over_q = token_weights(r, c, pair, score, axis=1)
+    return jnp.sum(over_y * c, axis=(1, 3)), jnp.sum(over_q * c, axis=(1, 3))  # [B_q, B_y] each
 
 
 def token_products(q: jax.Array, y: jax.Array) -> jax.Array:
@@ -55,10 +53,3 @@ def token_weights(r: jax.Array, c: jax.Array, pair: jax.Array, score: Score, axi
     else:
         weights = jax.nn.softmax(jnp.where(pair, r / score.temperature, lowest), axis=axis)
     return jnp.where(pair, weights, 0.0)
-
-
-def text_weights(mask: jax.Array, score: Score) -> jax.Array:
-    """What one attending token counts in its text's score: [B, L] bool -> [B] float32."""
-    if score.reduce == 'sum':
-        return jnp.ones(mask.shape[0], jnp.float32)
-    return 1.0 / jnp.maximum(mask.sum(axis=1), 1).astype(jnp.float32)

@@ -69,3 +69,8 @@ def inverse_norm(x: jax.Array) -> jax.Array:
     squared = jnp.sum(x * x, axis=-1)
     vanishes = squared < 1e-30
     return jnp.where(vanishes, 0.0, jax.lax.rsqrt(jnp.where(vanishes, 1.0, squared)))
+
+
+def attending_tokens(mask: jax.Array, score: Score) -> jax.Array:
+    """What a text's sum over its attending tokens is divided by: their number, or 1: [B, L] bool -> [B] int32."""
+    return jnp.maximum(mask.sum(axis=1), 1) if score.reduce == 'mean' else jnp.ones(len(mask), jnp.int32)

@@ -1,0 +1,21 @@
+"""One of the processes that compute the loss and gradients of one batch together; the first writes them to a file."""
+
+import sys
+
+import jax
+import numpy as np
+
+from tests.interaction.inputs import batch, loss_and_gradients
+from uwe_jax import mesh
+from uwe_jax.interaction import EXCHANGES
+from uwe_jax.main import join_processes
+
+if __name__ == '__main__':
+    join_processes()
+    found = {
+        f'{exchange}/{name}': value
+        for exchange in EXCHANGES
+        for name, value in loss_and_gradients(*batch(), mesh.make_mesh(fsdp=2), exchange=exchange).items()
+    }
+    if jax.process_index() == 0:
+        np.savez(sys.argv[1], **found)

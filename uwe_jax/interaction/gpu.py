@@ -1,0 +1,289 @@
+"""Late interaction's block on NVIDIA GPUs: one kernel makes R and all that is asked of it, in registers.
+
+Equals `blockwise.block_scores` and `blockwise.block_gradient`. R of a block of 10⁴ tokens a side is 400 MB; here it
+never reaches memory. What is written is the scores, or dR once in the inputs' dtype for the two products that follow.
+
+A program makes a tile of 128 x 128 pairs of tokens, `_tiling`: R from the embeddings, a step of d at a time, then both
+softmaxes. How a tile's rows and columns are numbered decides what the softmaxes cost. Of the 16 rows by 128 columns
+that a warp of an H100 has after a product of bfloat16, a thread holds two rows, 8 apart, and of every 8 columns the
+same 2. Therefore
+
+- a column is (token, text): with 8 texts in a tile or more, all tokens of a text are in one thread, and the softmax
+  over y's tokens needs no exchange between threads;
+- a row is (text, token), so that the softmax over q's tokens stays within a warp up to 16 tokens, with one change: of
+  texts shorter than that the second half lies 8 rows below the first, where the same thread has it. For L = 8 that
+  leaves a third of the exchanges.
+
+Masks are folded into numbers, so that nothing is selected and no NaN can arise, whatever is masked. The inverse norm
+of a masked token is 0, which makes its cosines and with them its part of every sum 0. A softmax gives no weight to
+masked tokens of the side that it runs over because their logits are lowered by 1e30; a text masked whole has uniform
+weights on cosines of 0. Texts and tokens that fill a tile are masked too; the embeddings and dR are read and written
+where they are, without copies.
+
+Float32 is multiplied in float32, not tf32 (`Precision.HIGHEST` does that); sums of bfloat16 products are float32.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as pltriton
+
+from uwe_jax.interaction.score import Score, inverse_norm
+
+# Tokens a side of a tile. The larger it is, the fewer times embeddings are read; compiled for an H100, the scores just
+# fit into a thread's registers, and of the gradient about a hundred numbers a thread do not.
+SIDE = 128
+WARPS = 8  # of 32 threads, each with 64 pairs of tokens
+STAGES = 3  # steps of d whose embeddings are under way at a time
+STEP_BYTES = 128  # of a token's embedding, a step
+MASKED = -1e30
+
+
+def supports(
+    q_shape: tuple[int, ...], y_shape: tuple[int, ...], dtype: jax.typing.DTypeLike, score: Score
+) -> str | None:
+    """Why the kernel cannot run on embeddings of these shapes, in one line; None if it can.
+
+    Args:
+      q_shape, y_shape: (n, L_q, d), (m, L_y, d).
+      dtype: of the embeddings.
+      score: what a score is.
+    """
+    tokens = max(q_shape[1], y_shape[1])
+    if score.kind != 'soft':
+        return f'none on GPUs for score.kind {score.kind}'
+    if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
+        return f'none on GPUs for {jnp.dtype(dtype)}, expected float32 or bfloat16'
+    if q_shape[2] % 16:
+        return f'none on GPUs for {q_shape[2]} numbers a token, expected a multiple of 16'
+    if tokens > SIDE:
+        return f'none on GPUs for {tokens} tokens a text, expected at most {SIDE}'
+    return None
+
+
+def block_scores(
+    q: jax.Array, q_mask: jax.Array, y: jax.Array, y_mask: jax.Array, score: Score, *, interpret: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """One block's sums Σ A C and Σ Ā C.
+
+    Args:
+      q, y: [n, L_q, d], [m, L_y, d] token embeddings, as `supports` allows.
+      q_mask, y_mask: [n, L_q], [m, L_y] bool; the tokens that take part.
+      score: its `kind` is soft.
+      interpret: run the kernel's operations one by one on whatever device there is, to check values without a GPU.
+
+    Returns:
+      over_y, over_q: [n, m] float32 each.
+    """
+    tiling = _tiling(q, y)
+    texts = pl.BlockSpec((tiling.q_texts, tiling.y_texts), lambda i, j: (i, j))
+    over = jax.ShapeDtypeStruct(tiling.padded, jnp.float32)
+    kernel = _pallas_call(_scores_kernel, tiling, score, [], [texts, texts], [over, over], interpret)
+    over_y, over_q = kernel(*_inputs(q, q_mask, y, y_mask, tiling))
+    return over_y[: len(q), : len(y)], over_q[: len(q), : len(y)]
+
+
+def block_gradient(
+    q: jax.Array,
+    q_mask: jax.Array,
+    y: jax.Array,
+    y_mask: jax.Array,
+    g_over_y: jax.Array,
+    g_over_q: jax.Array,
+    score: Score,
+    *,
+    interpret: bool = False,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """One block's dR, and Σ dC C of its tokens.
+
+    Each tile stores its part of the latter, at most 1/32 of what its dR takes, and XLA adds the parts: the same sum in
+    every run, which atomic additions would not give.
+
+    Args:
+      q, q_mask, y, y_mask, score, interpret: as `block_scores` takes them.
+      g_over_y, g_over_q: [n, m] float32, the cotangents of its results.
+
+    Returns:
+      dr: [n, L_q, m, L_y] in the inputs' dtype.
+      norm_q, norm_y: [n, L_q], [m, L_y] float32.
+    """
+    tiling = _tiling(q, y)
+    rows, columns = tiling.grid
+    texts = pl.BlockSpec((tiling.q_texts, tiling.y_texts), lambda i, j: (i, j))
+    kernel = _pallas_call(
+        _gradient_kernel,
+        tiling,
+        score,
+        [texts, texts],
+        [
+            pl.BlockSpec((tiling.q_texts, tiling.q_tokens, tiling.y_texts, tiling.y_tokens), lambda i, j: (i, 0, j, 0)),
+            pl.BlockSpec((None, tiling.q_texts, tiling.q_tokens), lambda i, j: (j, i, 0)),
+            pl.BlockSpec((None, tiling.y_tokens, tiling.y_texts), lambda i, j: (i, 0, j)),
+        ],
+        [
+            jax.ShapeDtypeStruct((*q.shape[:2], *y.shape[:2]), q.dtype),
+            jax.ShapeDtypeStruct((columns, tiling.padded[0], tiling.q_tokens), jnp.float32),
+            jax.ShapeDtypeStruct((rows, tiling.y_tokens, tiling.padded[1]), jnp.float32),
+        ],
+        interpret,
+    )
+    g = (_fill(g, tiling.padded, 0.0) for g in (g_over_y, g_over_q))
+    dr, norm_q, norm_y = kernel(*_inputs(q, q_mask, y, y_mask, tiling), *g)
+    # The kernel's dC is divided by τ.
+    norm_q, norm_y = score.temperature * norm_q.sum(axis=0), score.temperature * norm_y.sum(axis=0).T
+    return dr, norm_q[: q.shape[0], : q.shape[1]], norm_y[: y.shape[0], : y.shape[1]]
+
+
+class _Tiling(NamedTuple):
+    """How a block is cut: tile (i, j) has the queries i·q_texts and on, and the targets j·y_texts and on."""
+
+    q_shape: tuple[int, int, int]
+    y_shape: tuple[int, int, int]
+    q_texts: int
+    q_tokens: int  # L_q, up to a power of two: Triton's arrays have no other sizes
+    y_texts: int
+    y_tokens: int
+    step: int  # of d
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return pl.cdiv(self.q_shape[0], self.q_texts), pl.cdiv(self.y_shape[0], self.y_texts)
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Texts in all tiles."""
+        return self.grid[0] * self.q_texts, self.grid[1] * self.y_texts
+
+
+def _tiling(q, y):
+    """As many texts a tile as have 128 tokens, each counted up to a power of two."""
+    q_tokens, y_tokens = (pl.next_power_of_2(x.shape[1]) for x in (q, y))
+    step = math.gcd(q.shape[2], STEP_BYTES // q.dtype.itemsize)
+    return _Tiling(q.shape, y.shape, SIDE // q_tokens, q_tokens, SIDE // y_tokens, y_tokens, step)
+
+
+def _pallas_call(kernel, tiling, score, in_specs, out_specs, out_shape, interpret):
+    """The kernel as a function of `_inputs` and whatever else `in_specs` has."""
+    q_side = pl.BlockSpec((tiling.q_texts, tiling.q_tokens), lambda i, j: (i, 0))
+    y_side = pl.BlockSpec((tiling.y_tokens, tiling.y_texts), lambda i, j: (0, j))
+    embeddings = [
+        pl.BlockSpec((tiling.q_texts, *tiling.q_shape[1:]), lambda i, j: (i, 0, 0)),
+        pl.BlockSpec((tiling.y_texts, *tiling.y_shape[1:]), lambda i, j: (j, 0, 0)),
+    ]
+    return pl.pallas_call(
+        functools.partial(kernel, tiling=tiling, temperature=score.temperature),
+        grid=tiling.grid,
+        in_specs=[*embeddings, q_side, q_side, y_side, y_side, *in_specs],
+        out_specs=out_specs,
+        out_shape=out_shape,
+        compiler_params=pltriton.CompilerParams(num_warps=WARPS, num_stages=STAGES),
+        interpret=interpret,
+    )
+
+
+def _inputs(q, q_mask, y, y_mask, tiling):
+    """The embeddings, and each token's inverse norm and what its logits are lowered by; for y, texts come last."""
+
+    def side(x, mask, shape):
+        inverse = jnp.where(mask, inverse_norm(x), 0.0)
+        return _fill(inverse, shape, 0.0), _fill(jnp.where(mask, 0.0, MASKED), shape, MASKED)
+
+    q_side = side(q, q_mask, (tiling.padded[0], tiling.q_tokens))
+    y_side = side(y, y_mask, (tiling.padded[1], tiling.y_tokens))
+    return q, y, *q_side, *(x.T for x in y_side)
+
+
+def _fill(x, shape, value):
+    return jnp.pad(x, [(0, to - size) for size, to in zip(x.shape, shape, strict=True)], constant_values=value)
+
+
+def _scores_kernel(q, y, u, q_bias, v, y_bias, over_y, over_q, *, tiling, temperature):
+    """Writes [q_texts, y_texts] of each sum."""
+    logits, c = _logits_and_cosines(q, y, u, v, tiling, temperature)
+    _, _, m = _softmax(logits + y_bias[...], c, axis=2)  # [q_texts, q_tokens, y_texts]
+    over_y[...] = jnp.sum(m, axis=1)
+    _, _, m = _softmax(logits + q_bias[...][:, :, None, None], c, axis=1)  # [q_texts, y_tokens, y_texts]
+    over_q[...] = jnp.sum(m, axis=1)
+
+
+def _gradient_kernel(q, y, u, q_bias, v, y_bias, g_y, g_q, dr, norm_q, norm_y, *, tiling, temperature):
+    """Writes a tile of dR, and its tokens' Σ dC C / τ.
+
+    With a = g₁ A / τ and b = g₂ Ā / τ, dR = τ u v (a + b) + a (C - m) + b (C - m̄), and dC = τ (a + b).
+    """
+    logits, c = _logits_and_cosines(q, y, u, v, tiling, temperature)
+    over_y, y_scale, y_mean = _softmax(logits + y_bias[...], c, axis=2)
+    over_q, q_scale, q_mean = _softmax(logits + q_bias[...][:, :, None, None], c, axis=1)
+    a = over_y * jnp.expand_dims(y_scale * (g_y[...] * (1 / temperature))[:, None, :], 2)
+    b = over_q * jnp.expand_dims(q_scale * (g_q[...] * (1 / temperature))[:, None, :], 1)
+    dc = a + b
+    through_c = dc * ((temperature * u[...])[:, :, None, None] * v[...])
+    through_a = a * (c - jnp.expand_dims(y_mean, 2)) + b * (c - jnp.expand_dims(q_mean, 1))
+    # Written as a reduction because the compiler, to change the layout for the store, would otherwise go back to R and
+    # compute everything, with both exponentials, a second time: that it does not do across a reduction.
+    tile = jnp.sum(jnp.stack([through_c, through_a], axis=-1), axis=-1)
+    norm = dc * c
+    norm_q[...] = jnp.sum(jnp.sum(norm, axis=2), axis=2)
+    norm_y[...] = jnp.sum(jnp.sum(norm, axis=1), axis=0)
+    q_there = _there(0, jnp.arange(tiling.q_texts)[:, None], jnp.arange(tiling.q_tokens), tiling)
+    y_there = _there(1, jnp.arange(tiling.y_texts)[:, None], jnp.arange(tiling.y_tokens), tiling)
+    mask = q_there[:, :, None, None] & y_there
+    pltriton.store(dr, tile.swapaxes(2, 3).astype(dr.dtype), mask=mask)
+
+
+def _logits_and_cosines(q, y, u, v, tiling, temperature):
+    """A tile of R / τ, to base 2, and of C: [q_texts, q_tokens, y_tokens, y_texts] each."""
+    logits = _products(q, y, tiling) * (math.log2(math.e) / temperature)
+    return logits, logits * ((math.log(2) * temperature) * u[...])[:, :, None, None] * v[...]
+
+
+def _softmax(logits, c, axis):
+    """Weights before they are scaled, what scales them, and the mean of C under them; the latter two without `axis`."""
+    weights = jnp.exp2(logits - jnp.max(logits, axis=axis, keepdims=True))
+    scale = 1 / jnp.sum(weights, axis=axis)
+    return weights, scale, jnp.sum(weights * c, axis=axis) * scale
+
+
+def _products(q, y, tiling):
+    """A tile of R, [q_texts, q_tokens, y_tokens, y_texts] float32."""
+    # A row's number is made of (text_high, half, text_low, token), a column's of (token, text).
+    halves = 2 if 1 < tiling.q_tokens < 16 else 1
+    tokens = tiling.q_tokens // halves
+    low = 8 // tokens if halves == 2 else 1
+    split = tiling.q_texts // low, halves, low, tokens
+    row, column = jnp.arange(SIDE), jnp.arange(SIDE)
+    text_high, half, text_low, token = _digits(row, split)
+    q_text, q_token = text_high * low + text_low, half * tokens + token
+    y_token, y_text = _digits(column, (tiling.y_tokens, tiling.y_texts))
+    q_there, y_there = _there(0, q_text, q_token, tiling), _there(1, y_text, y_token, tiling)
+
+    def add(k, r):
+        at = (k * tiling.step + jnp.arange(tiling.step))[None, :]
+        rows = pltriton.load(q.at[q_text[:, None], q_token[:, None], at], mask=q_there[:, None], other=0.0)
+        columns = pltriton.load(y.at[y_text[:, None], y_token[:, None], at], mask=y_there[:, None], other=0.0)
+        return r + pltriton.dot(rows, columns, trans_b=True, precision=jax.lax.Precision.HIGHEST)
+
+    steps = tiling.q_shape[2] // tiling.step
+    r = jax.lax.fori_loop(0, steps, add, jnp.zeros((SIDE, SIDE), jnp.float32))
+    r = r.reshape(*split, SIDE).transpose(0, 2, 1, 3, 4)  # [text_high, text_low, half, token, column]
+    return r.reshape(tiling.q_texts, tiling.q_tokens, tiling.y_tokens, tiling.y_texts)
+
+
+def _digits(number, sizes):
+    """The digits of a number whose places have these sizes, powers of two, the highest first."""
+    digits = []
+    for size in reversed(sizes):
+        digits.append(number & (size - 1))
+        number = number >> (size.bit_length() - 1)
+    return digits[::-1]
+
+
+def _there(axis, text, token, tiling):
+    """Whether a tile's texts and tokens exist, or only fill it."""
+    texts, tokens, _ = (tiling.q_shape, tiling.y_shape)[axis]
+    a_tile = (tiling.q_texts, tiling.y_texts)[axis]
+    return (pl.program_id(axis) * a_tile + text < texts) & (token < tokens)
