@@ -80,6 +80,12 @@ def test_a_directory_that_lacks_a_file_is_refused_by_the_files_name(tmp_path):
         hub.fetch(str(directory))
 
 
+def test_the_workdir_of_a_run_is_refused_with_the_way_to_export_it(tmp_path):
+    (tmp_path / 'checkpoints').mkdir()
+    with pytest.raises(hub.FetchError, match=f'Export a run first: python -m uwe_jax.export --workdir={tmp_path}'):
+        hub.fetch(str(tmp_path))
+
+
 def test_a_model_that_no_source_has_is_refused_with_what_was_tried(cache):
     with pytest.raises(hub.FetchError, match=r'some/model: not a directory, .* the Hugging Face Hub: .*no route'):
         hub.fetch('some/model')

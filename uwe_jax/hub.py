@@ -181,7 +181,10 @@ def _reason(error: Exception) -> str:
 def _check_files(directory: pathlib.Path) -> None:
     missing = [name for name in REQUIRED_FILES if not (directory / name).is_file()]
     if missing:
-        raise FetchError(f'{directory}: {", ".join(missing)} missing; expected a Hugging Face model directory')
+        message = f'{directory}: {", ".join(missing)} missing; expected a Hugging Face model directory'
+        if (directory / 'checkpoints').is_dir():
+            message += f'. Export a run first: python -m uwe_jax.export --workdir={directory} --output=DIR'
+        raise FetchError(message)
 
 
 def _check_sha256(directory: pathlib.Path, name: str) -> None:

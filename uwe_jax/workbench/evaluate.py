@@ -14,12 +14,18 @@ QUERY_BLOCK = 256  # queries whose scores against the whole target space are hel
 
 def evaluate_all(ranker: Ranker, tasks: Iterable[RankingTask]) -> Iterator[tuple[RankingTask, dict[str, float]]]:
     """Evaluates tasks one after another; a target space that several of them share is embedded once."""
+    for task, index in indexed(ranker, tasks):
+        yield task, evaluate(index, task)
+
+
+def indexed(ranker: Ranker, tasks: Iterable[RankingTask]) -> Iterator[tuple[RankingTask, TargetIndex]]:
+    """Goes from task to task with the index of its targets; neighbours that share a target space share the index."""
     space, index = None, None
     for task in tasks:
         logging.info('evaluating %s: %d queries, %d targets', task.name, len(task.queries), len(task.targets))
         if index is None or task.targets is not space:
             space, index = task.targets, ranker.index(task.targets)
-        yield task, evaluate(index, task)
+        yield task, index
 
 
 def evaluate(index: TargetIndex, task: RankingTask) -> dict[str, float]:
@@ -32,13 +38,29 @@ def evaluate(index: TargetIndex, task: RankingTask) -> dict[str, float]:
     Returns:
       `map` and `rp@10`, in per cent, macro-averaged over the queries; and the number of `queries` and `targets`.
     """
-    precision, r_precision = [], []
-    for start in range(0, len(task.queries), QUERY_BLOCK):
-        scores = index.score(task.queries[start : start + QUERY_BLOCK])
-        for order, positives in zip(metrics.ranking(scores), task.positives[start:], strict=False):
-            relevant = np.isin(order, positives)
-            precision.append(metrics.average_precision(relevant))
-            r_precision.append(metrics.r_precision(relevant, 10))
+    of_queries = []
+    for block in blocks(task):
+        of_queries += measure(index.score(task.queries[block]), task.positives[block])
+    return average(task, of_queries)
+
+
+def blocks(task: RankingTask) -> list[slice]:
+    """Cuts a task's queries into blocks of `QUERY_BLOCK`."""
+    return [slice(start, start + QUERY_BLOCK) for start in range(0, len(task.queries), QUERY_BLOCK)]
+
+
+def measure(scores: np.ndarray, positives: Sequence[Sequence[int]]) -> list[tuple[float, float]]:
+    """The average precision and RP@10 of each query, from its scores [queries, targets] and its right targets."""
+    found = []
+    for order, right in zip(metrics.ranking(scores), positives, strict=True):
+        relevant = np.isin(order, right)
+        found.append((metrics.average_precision(relevant), metrics.r_precision(relevant, 10)))
+    return found
+
+
+def average(task: RankingTask, of_queries: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """The result of a task, as `evaluate` returns it, from what `measure` found of all its queries."""
+    precision, r_precision = zip(*of_queries, strict=True)
     return {
         'queries': len(task.queries),
         'targets': len(task.targets),

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+
 from uwe_jax.data.graph import Dataset
 
 
@@ -62,3 +64,13 @@ def held_out_tasks(dataset: Dataset) -> list[RankingTask]:
         positives = [texts_of_skill[skill] for skill in queries]
         backward.append(RankingTask(f'skill_to_{graph}', [skills[skill] for skill in queries], texts, positives))
     return forward + backward
+
+
+def sampled(task: RankingTask, queries: int, seed: int) -> RankingTask:
+    """The task with so many of its queries at most, drawn at random and in their order; all targets stay."""
+    if queries >= len(task.queries):
+        return task
+    chosen = sorted(np.random.default_rng(seed).choice(len(task.queries), queries, replace=False).tolist())
+    return dataclasses.replace(
+        task, queries=[task.queries[n] for n in chosen], positives=[task.positives[n] for n in chosen]
+    )

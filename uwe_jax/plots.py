@@ -1,0 +1,168 @@
+"""Drawings: an attention map, and a sweep of temperatures. The only module that knows matplotlib."""
+
+import contextlib
+import importlib.util
+import os
+import pathlib
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from uwe_jax.interaction import Score
+from uwe_jax.ranking import AttentionMap
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 160
+MOST_WRITTEN = 14  # cells hold their values where neither text has more tokens
+GREY = '#5f6368'
+
+
+def check_output(output: pathlib.Path) -> None:
+    """Refuses, before anything long, a drawing that `save` could not write.
+
+    Raises:
+      ValueError: matplotlib is not installed, the name does not end in .png, or its directory is not there.
+    """
+    if importlib.util.find_spec('matplotlib') is None:
+        raise ValueError("drawing needs matplotlib; install it: pip install -c constraints.txt -e '.[plot]'")
+    if output.suffix != '.png':
+        raise ValueError(f'--output: {output}, expected the name of a file that ends in .png')
+    if not output.parent.is_dir():
+        raise ValueError(f'--output: {output.parent} is not a directory; make it first')
+    if output.is_dir():
+        raise ValueError(f'--output: {output} is a directory, expected the name of a file')
+
+
+def save(figure: 'Figure', output: pathlib.Path) -> None:
+    """Writes a drawing as PNG."""
+    with complete(output) as partial:
+        figure.savefig(partial, format='png', dpi=DPI)
+
+
+@contextlib.contextmanager
+def complete(output: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a name to write to beside `output`, which is replaced when the file is complete."""
+    partial = output.with_name(f'.{output.name}.partial')
+    try:
+        yield partial
+        os.replace(partial, output)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def attention_map(found: AttentionMap, query: str, target: str, score: Score) -> 'Figure':
+    """Draws A and C, the query's tokens from top to bottom and the target's from left to right.
+
+    Args:
+      found: what `Ranker.attention` returned.
+      query, target: the texts that it was given.
+      score: that of the ranker.
+    """
+    rows, columns = found.a.shape
+    written = max(rows, columns) <= MOST_WRITTEN
+    stacked = columns > 2 * rows and not written  # wide maps stand one above the other
+    cell = 0.5 if written else 0.24  # inches
+    width, height = cell * columns + 2.2, cell * rows + 1.2  # with room for the tokens and the colour bar
+    width, height = (width, 2 * height) if stacked else (2 * width, height)
+    figure = _figure(max(width, 7.0), height + 0.8)
+    a_axes, c_axes = figure.subplots(2, 1) if stacked else figure.subplots(1, 2)
+    summing = 'row' if score.attend == 'target' else 'column'
+    largest = np.clip(np.ceil(10 * np.abs(found.c).max()) / 10, 0.5, 1.0)  # small cosines are told apart too
+    _heat_map(figure, a_axes, found.a, found, f'A, attention: each {summing} sums to 1', written, 'Blues', (0, 1))
+    _heat_map(figure, c_axes, found.c, found, 'C, cosines', written, 'RdBu_r', (-largest, largest))
+    most = int(5 * max(width, 7.0))  # characters that fit half a line
+    texts = '  →  '.join(textwrap.shorten(text, most, placeholder=' …') for text in (query, target))
+    figure.suptitle(f'{texts}\nsim = {found.score:.3f}  ({_described(score)})', fontsize=11, parse_math=False)
+    return figure
+
+
+def temperature_sweep(rows: Sequence[dict], score: Score) -> 'Figure':
+    """Draws MAP, how far it is from that at the model's own τ_a, and the mean entropy of A's rows: one line a task.
+
+    Args:
+      rows: what `workbench.sweep.sweep` yielded.
+      score: that of the ranker.
+    """
+    figure = _figure(8.5, 9.5)
+    axes_of = dict(zip(('map', 'change', 'entropy'), figure.subplots(3, 1, sharex=True), strict=True))
+    for task in dict.fromkeys(row['task'] for row in rows):
+        of_task = sorted((row for row in rows if row['task'] == task), key=lambda row: row['temperature'])
+        [own] = [row['map'] for row in of_task if row['temperature'] == score.temperature]
+        label = f'{task}: {of_task[0]["queries"]} queries, {of_task[0]["targets"]} targets'
+        for key, axes in axes_of.items():
+            values = [row['map'] - own if key == 'change' else row[key] for row in of_task]
+            axes.plot([row['temperature'] for row in of_task], values, marker='o', markersize=4, label=label)
+    axes_of['map'].set_ylabel('MAP, %')
+    axes_of['change'].set_ylabel(f'MAP, points from τₐ = {score.temperature:g}')
+    axes_of['entropy'].set_ylabel("mean entropy of A's rows")
+    axes_of['entropy'].set_ylim(-0.03, 1.03)
+    axes_of['entropy'].set_xlabel("τₐ; dashed: the model's own")
+    for axes in axes_of.values():
+        axes.axvline(score.temperature, color=GREY, linestyle='--', linewidth=1, zorder=0)
+        axes.grid(axis='y', color='#e8eaed')
+        axes.spines[['top', 'right']].set_visible(False)
+        axes.set_xscale('log')
+    temperatures = sorted({row['temperature'] for row in rows})
+    axes_of['entropy'].set_xticks(temperatures, [f'{temperature:g}' for temperature in temperatures])
+    axes_of['entropy'].minorticks_off()
+    lines, labels = axes_of['map'].get_legend_handles_labels()
+    figure.legend(lines, labels, loc='outside upper center', ncols=2, frameon=False)
+    figure.align_ylabels()
+    return figure
+
+
+def _figure(width: float, height: float) -> 'Figure':
+    """An empty drawing of so many inches, free of pyplot's global state."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(compress=True, w_pad=0.12, h_pad=0.12)
+    return Figure(figsize=(width, height), layout=layout)
+
+
+def _heat_map(
+    figure: 'Figure',
+    axes: 'Axes',
+    values: np.ndarray,
+    found: AttentionMap,
+    title: str,
+    written: bool,
+    colours: str,
+    limits: tuple[float, float],
+) -> None:
+    """One of the two panels of an attention map; `written`: with the values in the cells."""
+    image = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1])
+    slanted: dict[str, Any] = (
+        {'rotation': 45, 'ha': 'right', 'rotation_mode': 'anchor'} if written else {'rotation': 90}
+    )
+    axes.set_xticks(range(len(found.target_tokens)), found.target_tokens, fontsize=9, parse_math=False, **slanted)
+    axes.set_yticks(range(len(found.query_tokens)), found.query_tokens, fontsize=9, parse_math=False)
+    axes.set_xlabel('target', color=GREY)
+    axes.set_ylabel('query', color=GREY)
+    axes.set_title(title, fontsize=10)
+    # White lines between the cells.
+    axes.set_xticks(np.arange(0.5, values.shape[1] - 1), minor=True)
+    axes.set_yticks(np.arange(0.5, values.shape[0] - 1), minor=True)
+    axes.grid(which='minor', color='white', linewidth=1.5 if written else 0.5)
+    axes.tick_params(which='both', length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, shrink=min(1.0, 12 / len(values)), aspect=16, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8)
+    if written:
+        for (row, column), value in np.ndenumerate(values):
+            colour = 'white' if abs(value) > 0.65 * limits[1] else 'black' if abs(value) >= 0.05 else GREY
+            axes.text(column, row, f'{value:.2f}', ha='center', va='center', fontsize=7.5, color=colour)
+
+
+def _described(score: Score) -> str:
+    """The settings of a score, in a few words."""
+    kind = f'soft, τₐ = {score.temperature:g}' if score.kind == 'soft' else score.kind
+    side = "query's" if score.attend == 'target' else "target's"
+    special = '' if score.special_tokens else ', without <s> and </s>'
+    return f'{kind}, {score.reduce} over the {side} tokens{special}'
