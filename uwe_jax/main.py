@@ -1,6 +1,5 @@
 """Trains: python -m uwe_jax.main --config=configs/uwe.py --workdir=DIR [--config.FIELD=VALUE ...]."""
 
-import os
 import pathlib
 import sys
 
@@ -10,6 +9,7 @@ from ml_collections import config_flags
 
 from uwe_jax.hub import FetchError
 from uwe_jax.logs import own_lines_only
+from uwe_jax.processes import join_processes
 from uwe_jax.train import train
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.', lock_config=True)
@@ -42,24 +42,6 @@ def parse(argv: list[str]) -> list[str]:
         unknown = str(error).strip('"\'')
         given = [argument for argument in argv if argument.startswith('--config.') and unknown in argument]
         sys.exit(f'error: {", ".join(given)}: no field {unknown!r} there; the config file shows those that exist')
-
-
-def join_processes() -> None:
-    """Joins the other processes of the run where JAX_COORDINATOR_ADDRESS says that there are any.
-
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID then tell how many there are and which this is; on TPU pods and SLURM, JAX
-    finds them out by itself.
-    """
-    if 'JAX_COORDINATOR_ADDRESS' not in os.environ:
-        return
-    if 'cpu' in os.environ.get('JAX_PLATFORMS', ''):
-        jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-    count, own = os.environ.get('JAX_NUM_PROCESSES'), os.environ.get('JAX_PROCESS_ID')
-    jax.distributed.initialize(
-        os.environ['JAX_COORDINATOR_ADDRESS'],
-        num_processes=int(count) if count else None,
-        process_id=int(own) if own else None,
-    )
 
 
 if __name__ == '__main__':

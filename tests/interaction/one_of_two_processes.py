@@ -8,7 +8,7 @@ import numpy as np
 from tests.interaction.inputs import batch, loss_and_gradients
 from uwe_jax import mesh
 from uwe_jax.interaction import EXCHANGES
-from uwe_jax.main import join_processes
+from uwe_jax.processes import join_processes
 
 if __name__ == '__main__':
     join_processes()

@@ -30,7 +30,7 @@ EXCHANGES: tuple[str, ...] = get_args(Name)
 def scores(
     q: jax.Array, q_mask: jax.Array, y: jax.Array, y_mask: jax.Array, form: Form, exchange: str, mesh: Mesh | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Equals `reference.scores` on the global arrays.
+    """The form's scores, of the global arrays.
 
     Args:
       q, y: [B_q, L_q, d], [B_y, L_y, d] token embeddings; on a mesh, rows sharded over all of its axes.

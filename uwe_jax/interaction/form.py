@@ -10,7 +10,7 @@ from absl import logging
 
 from uwe_jax.interaction import blockwise, gpu, tpu
 from uwe_jax.interaction.blockwise import ACCELERATOR_ENTRIES, CPU_ENTRIES
-from uwe_jax.interaction.score import Score
+from uwe_jax.interaction.score import Score, attending_tokens
 
 Name = Literal['reference', 'blockwise', 'kernel']
 FORMS: tuple[str, ...] = get_args(Name)
@@ -35,27 +35,35 @@ class Form:
     entries: int
     platform: str
 
-    def scores(self, q: jax.Array, q_mask: jax.Array, y: jax.Array, y_mask: jax.Array) -> tuple[jax.Array, ...]:
-        """Equals `reference.scores`."""
+    def scores(self, q: jax.Array, q_mask: jax.Array, y: jax.Array, y_mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The sums of `reference.scores`, reduced as the score says: [B_q, B_y] float32 each.
+
+        They are reduced here, so that a device that gets targets block by block needs no copy of whole score rows.
+        """
         kernel = self._kernel(q, y)
         if kernel is tpu:
-            return tpu.scores(q, q_mask, y, y_mask, self.score)
-        block = {'block_scores': kernel.block_scores} if kernel else {}
-        return blockwise.scores(q, q_mask, y, y_mask, self.score, entries=self._entries, **block)
+            over_y, over_q = tpu.scores(q, q_mask, y, y_mask, self.score)
+        else:
+            block = {'block_scores': kernel.block_scores} if kernel else {}
+            over_y, over_q = blockwise.scores(q, q_mask, y, y_mask, self.score, entries=self._entries(kernel), **block)
+        return over_y / attending_tokens(q_mask, self.score)[:, None], over_q / attending_tokens(y_mask, self.score)
 
     def gradients(
         self, q: jax.Array, q_mask: jax.Array, y: jax.Array, y_mask: jax.Array, g_over_y: jax.Array, g_over_q: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """What `scores` passes back to q and y: [B_q, L_q, d], [B_y, L_y, d] float32."""
+        g_over_y = g_over_y / attending_tokens(q_mask, self.score)[:, None]
+        g_over_q = g_over_q / attending_tokens(y_mask, self.score)
+        given = q, q_mask, y, y_mask, g_over_y, g_over_q, self.score
         kernel = self._kernel(q, y)
         if kernel is tpu:
-            return tpu.gradients(q, q_mask, y, y_mask, g_over_y, g_over_q, self.score)
+            return tpu.gradients(*given)
         block = {'block_gradient': kernel.block_gradient} if kernel else {}
-        return blockwise.gradients(q, q_mask, y, y_mask, g_over_y, g_over_q, self.score, entries=self._entries, **block)
+        return blockwise.gradients(*given, entries=self._entries(kernel), **block)
 
-    @property
-    def _entries(self) -> int:
-        return self.entries or (CPU_ENTRIES if self.platform == 'cpu' else ACCELERATOR_ENTRIES)
+    def _entries(self, kernel: ModuleType | None) -> int:
+        own = gpu.BLOCK_ENTRIES if kernel is gpu else ACCELERATOR_ENTRIES
+        return self.entries or (CPU_ENTRIES if self.platform == 'cpu' else own)
 
     def _kernel(self, q: jax.Array, y: jax.Array) -> ModuleType | None:
         """The kernel's module, or None where the blockwise form runs."""

@@ -41,6 +41,8 @@ WARPS = 8  # of 32 threads, each with 64 pairs of tokens
 STAGES = 3  # steps of d whose embeddings are under way at a time
 STEP_BYTES = 128  # of a token's embedding, a step
 MASKED = -1e30
+# Entries of R in a block: 128 MiB of dR in bfloat16, and many times the tiles that run at once.
+BLOCK_ENTRIES = 2**26
 
 
 def supports(

@@ -65,14 +65,14 @@ def late_interaction(
 
     if form == 'reference':
         over_y, over_q = reference.scores(q, q_mask, y, y_mask, score)
+        over_y = over_y / attending_tokens(q_mask, score)[:, None]
+        over_q = over_q / attending_tokens(y_mask, score)
     else:
         mesh = mesh if mesh is not None and mesh.size > 1 else None
         platform = mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()
         how = Form(form, score, block_entries, platform)
         sums: Any = exchanges.scores(q, q_mask, y, y_mask, how, exchange, mesh)
         over_y, over_q = sums
-    over_y = over_y / attending_tokens(q_mask, score)[:, None]
-    over_q = over_q / attending_tokens(y_mask, score)
     return (over_y, over_q) if score.attend == 'target' else (over_q, over_y)
 
 

@@ -1,0 +1,163 @@
+"""The GPU kernels: equal to the reference when interpreted, and compiled for an H100 where NVIDIA's compiler is."""
+
+import functools
+import importlib.util
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from tests.interaction.inputs import TOLERANCE, error, texts
+from uwe_jax.compiled import memory
+from uwe_jax.interaction import Score, gpu, reference
+from uwe_jax.interaction.score import inverse_norm, participating
+
+# Before anything makes JAX look for its plugins: with it, the one for CUDA compiles without a GPU and its libraries.
+os.environ.setdefault('JAX_SKIP_CUDA_CONSTRAINTS_CHECK', '1')
+
+H100 = """
+platform_name: "CUDA"
+device_description_str: "NVIDIA H100 80GB HBM3"
+dnn_version_info { major: 9 minor: 10 }
+gpu_device_info {
+  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
+  core_count: 132
+  device_memory_size: 84942979072
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  registers_per_block_limit: 65536
+  registers_per_core_limit: 65536
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+}
+"""
+
+
+def inputs(rng, n, q_tokens, m, y_tokens, dtype, score, d=48):
+    """Embeddings and masks of ragged texts, the last of each side empty, and cotangents."""
+    (q, q_len), (y, y_len) = texts(rng, n, q_tokens, d), texts(rng, m, y_tokens, d)
+    q_mask = participating(q_len, q_tokens, score.special_tokens)
+    y_mask = participating(y_len, y_tokens, score.special_tokens)
+    g = rng.normal(size=(2, n, m)).astype(np.float32)
+    return jnp.asarray(q, dtype), q_mask, jnp.asarray(y, dtype), y_mask, g
+
+
+@functools.partial(jax.jit, static_argnums=5)
+def interpreted(q, q_mask, y, y_mask, g, score):
+    """Both scores, and the gradients that follow from dR and the sums over tokens."""
+    scores = gpu.block_scores(q, q_mask, y, y_mask, score, interpret=True)
+    dr, norm_q, norm_y = gpu.block_gradient(q, q_mask, y, y_mask, g[0], g[1], score, interpret=True)
+    assert dr.shape == (*q.shape[:2], *y.shape[:2])
+    assert dr.dtype == q.dtype
+    assert norm_q.dtype == norm_y.dtype == jnp.float32
+    dr, q, y = (x.astype(jnp.float32) for x in (dr, q, y))
+    dq = jnp.einsum('qiyj,yjd->qid', dr, y, precision='highest') - (norm_q * inverse_norm(q) ** 2)[..., None] * q
+    dy = jnp.einsum('qiyj,qid->yjd', dr, q, precision='highest') - (norm_y * inverse_norm(y) ** 2)[..., None] * y
+    return *scores, dq, dy
+
+
+def expected(q, q_mask, y, y_mask, g, score):
+    """From the reference in float64, on the same rounded inputs."""
+
+    @jax.jit
+    def of_reference(q, y, g):
+        scores, pass_back = jax.vjp(lambda q, y: reference.scores(q, q_mask, y, y_mask, score), q, y)
+        return *scores, *pass_back(tuple(g))
+
+    with jax.enable_x64(True):
+        return [np.asarray(x) for x in of_reference(*(jnp.asarray(x, jnp.float64) for x in (q, y, g)))]
+
+
+# A tile has 128 tokens a side, a length counted up to a power of two.
+@pytest.mark.parametrize(
+    ('n', 'q_tokens', 'm', 'y_tokens', 'score', 'dtype'),
+    [
+        (33, 8, 9, 16, Score(), jnp.float32),
+        (33, 8, 9, 16, Score(), jnp.bfloat16),
+        (9, 16, 4, 48, Score(temperature=0.02), jnp.float32),
+        (3, 64, 17, 16, Score(special_tokens=False), jnp.float32),
+        (3, 64, 17, 16, Score(special_tokens=False), jnp.bfloat16),
+        (5, 3, 6, 2, Score(), jnp.float32),
+    ],
+    ids=[
+        'three tiles by two',
+        'three tiles by two in bfloat16',
+        'a low temperature',
+        'long queries without <s> and </s>',
+        'long queries without <s> and </s> in bfloat16',
+        'a tile holds all',
+    ],
+)
+def test_the_kernels_equal_the_float64_reference_in_values_and_gradients(n, q_tokens, m, y_tokens, score, dtype):
+    given = inputs(np.random.default_rng(0), n, q_tokens, m, y_tokens, dtype, score)
+    assert gpu.supports(given[0].shape, given[2].shape, dtype, score) is None
+    for found, wanted in zip(interpreted(*given, score), expected(*given, score), strict=True):
+        assert error(found, wanted) <= TOLERANCE[dtype]
+
+
+def test_nothing_becomes_nan_or_infinite_on_degenerate_texts():
+    q, q_mask, y, y_mask, g = inputs(np.random.default_rng(1), 5, 3, 6, 2, jnp.float32, Score())
+    q = q.at[0].set(0.0).at[1].multiply(1e3)  # embeddings of zero length; logits of about 1e5
+    y_mask = y_mask.at[0].set(False)
+    found = interpreted(q, q_mask, y, y_mask, g, Score())
+    assert all(np.isfinite(x).all() for x in found)
+    over_y, over_q, _, dy = found
+    for of_empty_text in (over_y[:, 0], over_q[:, 0], dy[0]):
+        np.testing.assert_array_equal(of_empty_text, 0)
+
+
+@pytest.mark.parametrize(
+    ('shape', 'dtype', 'score', 'reason'),
+    [
+        ((4, 8, 768), jnp.float32, Score(kind='maxsim'), 'score.kind maxsim'),
+        ((4, 8, 768), jnp.float16, Score(), 'float16, expected float32 or bfloat16'),
+        ((4, 8, 40), jnp.float32, Score(), '40 numbers a token, expected a multiple of 16'),
+        ((4, 129, 768), jnp.float32, Score(), '129 tokens a text, expected at most 128'),
+    ],
+)
+def test_what_the_kernels_cannot_do_is_refused_with_the_reason(shape, dtype, score, reason):
+    assert gpu.supports(shape, (4, 8, shape[2]), dtype, score) == f'none on GPUs for {reason}'
+
+
+def shapes(tokens, dtype, sharding=None):
+    """Of 1,024 tokens a side and their cotangents, the base model's embeddings."""
+    n = 1024 // tokens
+    x = jax.ShapeDtypeStruct((n, tokens, 768), dtype, sharding=sharding)
+    mask = jax.ShapeDtypeStruct((n, tokens), jnp.bool, sharding=sharding)
+    g = jax.ShapeDtypeStruct((n, n), jnp.float32, sharding=sharding)
+    return x, mask, x, mask, g, g
+
+
+def scores_and_gradient(q, q_mask, y, y_mask, g_over_y, g_over_q):
+    block = q, q_mask, y, y_mask
+    return gpu.block_scores(*block, Score()), gpu.block_gradient(*block, g_over_y, g_over_q, Score())
+
+
+@pytest.mark.parametrize('tokens', [8, 24])
+@pytest.mark.parametrize('dtype', TOLERANCE)
+def test_the_kernels_use_only_what_triton_has(tokens, dtype):
+    h100 = jax.sharding.AbstractDevice(device_kind='NVIDIA H100', num_cores=132, platform='gpu')
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=h100)):
+        lowered = jax.jit(scores_and_gradient).trace(*shapes(tokens, dtype)).lower(lowering_platforms=('cuda',))
+    assert lowered.as_text().count('@__gpu$xla.gpu.triton') == 2
+
+
+@pytest.mark.skipif(importlib.util.find_spec('jax_cuda13_plugin') is None, reason='the CUDA plugin is not installed')
+@pytest.mark.parametrize('tokens', [8, 16, 24, 64])
+@pytest.mark.parametrize('dtype', TOLERANCE)
+def test_the_kernels_compile_for_an_h100_and_store_no_pairs_of_tokens_but_dr(tokens, dtype):
+    topology = topologies.get_topology_desc(platform='cuda', topology='1x1x1', target_config=H100)
+    mesh = Mesh(np.array(topology.devices), ('x',), axis_types=(AxisType.Auto,))
+    given = shapes(tokens, dtype, NamedSharding(mesh, PartitionSpec()))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        compiled = jax.jit(scores_and_gradient).lower(*given).compile()
+    assert memory(compiled).temporary < 1024**2  # R would be 4 MiB
