@@ -1,0 +1,124 @@
+"""From what was read and fetched to the one file of vacancies, in the order of the sources, nothing twice."""
+
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from data_prep.scrape.fetch import ANSWERED
+from data_prep.scrape.postings import Page, Vacancy, vacancies
+from data_prep.tables import Repairs
+from uwe_jax.data.text import match_key
+
+POSTINGS = 'with postings'
+NO_POSTING = 'no posting'
+SAME_ADDRESS = 'same address as a page before, dropped'
+WRITTEN = 'written'
+SAME_CONTENT = 'same title and description as one before, dropped'
+
+
+def write_piece(path: pathlib.Path, pages: Iterable[Page], repairs: Repairs) -> None:
+    """Reads the vacancies of pages that need no fetching; the file appears by rename when all are read.
+
+    Args:
+      path: the file: a line for each page with vacancies or notes, and one that counts the others.
+      pages: to read.
+      repairs: what the reading of the pages themselves counts, filled while they are read.
+
+    Raises:
+      DataError: as the pages.
+      OSError: the file cannot be written.
+    """
+    partial = path.with_suffix('.partial')
+    with open(partial, 'w', encoding='utf-8') as file:
+        for page in pages:
+            found, notes = vacancies(page)
+            if not found:
+                repairs.add(NO_POSTING, page.name)
+            if found or notes:
+                line = {'page': page.name, 'url': page.url, 'vacancies': found, 'notes': notes}
+                file.write(json.dumps(line, ensure_ascii=False) + '\n')
+        file.write(json.dumps({'counts': repairs.summary()}, ensure_ascii=False) + '\n')
+        _to_disk(file)
+    partial.replace(path)
+
+
+class Assembly:
+    """Writes vacancies, each once, and counts what became of pages and postings.
+
+    Of pages with the same address, and of vacancies with the same title and description (without regard to case and
+    spaces), the first is kept.
+
+    Args:
+      file: takes the vacancies, JSON, one a line.
+    """
+
+    def __init__(self, file: TextIO):
+        self._file = file
+        self._addresses: set[bytes] = set()
+        self._contents: set[bytes] = set()
+        self.pages = Repairs()
+        self.postings = Repairs()
+
+    def add_piece(self, path: pathlib.Path) -> None:
+        """Takes what `write_piece` wrote."""
+        with open(path, encoding='utf-8', newline='\n') as file:
+            for line in map(json.loads, file):
+                if 'counts' in line:
+                    for kind, repair in line['counts'].items():
+                        for example in itertools.islice(
+                            itertools.chain(repair['examples'], itertools.repeat('')), repair['count']
+                        ):
+                            self.pages.add(kind, example)
+                else:
+                    self._add(line)
+
+    def add_fetched(self, entry: dict[str, Any]) -> None:
+        """Takes what the journal has of a page."""
+        if entry['outcome'] != ANSWERED:
+            self.pages.add(entry['outcome'], entry['page'])
+            return
+        if not entry['vacancies']:
+            self.pages.add(NO_POSTING, entry['page'])
+        self._add(entry)
+
+    def _add(self, line: dict[str, Any]) -> None:
+        for note in line['notes']:
+            self.postings.add(note, line['page'])
+        if not line['vacancies']:
+            return
+        if line['url'] and _is_known(self._addresses, line['url']):
+            self.pages.add(SAME_ADDRESS, line['page'])
+            return
+        self.pages.add(POSTINGS, line['page'])
+        for vacancy in line['vacancies']:
+            self._add_vacancy(vacancy, line['page'])
+
+    def _add_vacancy(self, vacancy: Vacancy, page: str) -> None:
+        content = f'{match_key(vacancy["title"])}\n{match_key(vacancy["description"])}'
+        if _is_known(self._contents, content):
+            self.postings.add(SAME_CONTENT, page)
+        else:
+            self.postings.add(WRITTEN, page)
+            self._file.write(json.dumps(vacancy, ensure_ascii=False) + '\n')
+
+    def finish(self) -> dict[str, Any]:
+        """Brings the file to the disk; returns the counts, with examples, by kind."""
+        _to_disk(self._file)
+        return {'pages': self.pages.summary(), 'postings': self.postings.summary()}
+
+
+def _is_known(seen: set[bytes], text: str) -> bool:
+    """Whether a text was there before, and from now on it was; by digests of 16 bytes, for millions of texts."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+    known = digest in seen
+    seen.add(digest)
+    return known
+
+
+def _to_disk(file: TextIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,224 @@
+"""From one HTML page to the vacancies that its schema.org JobPosting data describe."""
+
+import dataclasses
+import datetime
+import html
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import html_text
+import lxml.etree
+import lxml.html
+import lxml.html.defs
+from extruct.jsonld import JsonLdExtractor
+from extruct.w3cmicrodata import MicrodataExtractor
+from w3lib.encoding import html_to_unicode, read_bom
+
+Vacancy = dict[str, Any]  # title, description, skills, language, url, date: what `build` and `tag` read
+
+# A page that nowhere says JobPosting is not parsed. UTF-16 without its last byte serves both byte orders.
+_MARKS = (b'JobPosting', 'JobPosting'.encode('utf-16-le')[:-1])
+_TYPE = re.compile(r'(?:^|[/:#])JobPosting$')
+_JSON_LD = 'application/ld+json'
+_TAG = re.compile(rf'</?(?:{"|".join(sorted(lxml.html.defs.tags))})(?:\s[^<>]*)?/?>', re.IGNORECASE)
+_ENTITY = re.compile(r'&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z]\w{1,30});')
+_LINE_ENDS = re.compile('\r\n?|[\x0b\x0c\x85\u2028\u2029]')
+_NOT_TEXT = re.compile('[\x00-\x08\x0e-\x1f\x7f\ufeff\ud800-\udfff]')  # no XML character, or no Unicode text
+_DATE = re.compile(r'\s*([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})(?![0-9])')
+_LANGUAGE = re.compile(r'[A-Za-z]{2,3}(?:-[A-Za-z0-9]{2,8})*')
+
+# Of microdata: its properties, how often an itemref refers to one, and items and properties within one another. Reading
+# it takes time quadratic in them; within these limits, seconds. What is above was made to be slow.
+_PROPERTIES = 10_000
+_REFERENCES = 100_000
+_NESTING = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """A page as it was answered or saved.
+
+    Attributes:
+      name: what to call it in messages: its address, or its file.
+      url: its address; None for a saved file that does not say it.
+      body: HTML, in any encoding.
+      content_type: the header; None where there was none.
+      language: the Content-Language header; None where there was none.
+    """
+
+    name: str
+    url: str | None
+    body: bytes
+    content_type: str | None = None
+    language: str | None = None
+
+
+def vacancies(page: Page) -> tuple[list[Vacancy], list[str]]:
+    """Reads the JobPostings of a page: those in JSON-LD, and where there is none, those in microdata.
+
+    Pages that carry both describe the same vacancy twice, and the JSON-LD is the fuller one.
+
+    Returns:
+      The vacancies, in the page's order: title and description are plain text (a description's paragraphs and list
+      entries are lines), skills a list of texts, language a BCP 47 tag or None, url the page's, date YYYY-MM-DD or
+      None. And what was mended or dropped, one name an occurrence. A page that cannot be parsed has none; nothing is
+      raised.
+    """
+    if not any(mark in page.body for mark in _MARKS):
+        return [], []
+    notes: list[str] = []
+    tree = _parse(_decode(page))
+    if tree is None:
+        return [], ['page that cannot be parsed']
+    items = list(_json_ld_items(tree, notes)) or list(_microdata_items(tree, notes))
+    url = page.url or _own_address(tree)
+    language = _language([tree.get('lang'), tree.get('xml:lang'), page.language])
+    found = [_vacancy(item, url, language, notes) for item in items]
+    return [vacancy for vacancy in found if vacancy is not None], notes
+
+
+def _decode(page: Page) -> str:
+    """The page's text. Bytes beyond ASCII that are valid UTF-8 are that, whatever the page claims."""
+    if read_bom(page.body)[0] is None and not page.body.isascii():
+        try:
+            return page.body.decode()
+        except UnicodeDecodeError:
+            pass
+    return html_to_unicode(page.content_type, page.body)[1]
+
+
+def _parse(text: str) -> lxml.html.HtmlElement | None:
+    # As bytes, because lxml refuses text that declares an encoding of its own.
+    body = _NOT_TEXT.sub('', text).encode()
+    try:
+        return lxml.html.document_fromstring(body, parser=lxml.html.HTMLParser(encoding='utf-8'))
+    except (lxml.etree.LxmlError, AssertionError):
+        return None
+
+
+def _own_address(tree: lxml.html.HtmlElement) -> str | None:
+    """The address that a saved page gives itself."""
+    found = tree.xpath('//link[@rel="canonical"]/@href | //meta[@property="og:url"]/@content')
+    return next((str(url) for url in found if re.match(r'https?://\S+$', url)), None)
+
+
+def _json_ld_items(tree: lxml.html.HtmlElement, notes: list[str]) -> Iterator[dict[str, Any]]:
+    extractor = JsonLdExtractor()
+    for script in list(tree.iter('script')):
+        if script.get('type', '').split(';')[0].strip().lower() == _JSON_LD:
+            script.set('type', _JSON_LD)  # as the extractor looks for it
+            try:
+                yield from _job_postings(extractor.extract_items(script), '@type')
+            except (ValueError, RecursionError):
+                notes.append('broken JSON-LD, left out')
+
+
+def _microdata_items(tree: lxml.html.HtmlElement, notes: list[str]) -> Iterator[dict[str, Any]]:
+    if not tree.xpath('boolean(//*[@itemscope][contains(@itemtype, "JobPosting")])'):
+        return
+    properties = tree.xpath('count(//*[@itemprop])')
+    references = sum(len(attribute.split()) for attribute in tree.xpath('//@itemref'))
+    inner = '//*[@itemprop or @itemscope]/ancestor::*[@itemprop or @itemscope]'
+    nested = tree.xpath(f'boolean({inner}[{_NESTING}])')
+    if properties > _PROPERTIES or properties * references > _REFERENCES or nested:
+        notes.append('microdata too large or too deep to read, left out')
+        return
+    try:
+        items = MicrodataExtractor().extract_items(tree, base_url=None)
+    except (ValueError, RecursionError, AssertionError, lxml.etree.LxmlError):
+        notes.append('broken microdata, left out')
+        return
+    for item in _job_postings(items, 'type'):
+        yield item.get('properties', {})
+
+
+def _job_postings(found: Any, key: str) -> Iterator[dict[str, Any]]:
+    """All objects of that type, at any depth, in order; with a stack, because pages nest as deep as they like."""
+    stack = [found]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, dict):
+            types = node.get(key)
+            if any(isinstance(t, str) and _TYPE.search(t) for t in (types if isinstance(types, list) else [types])):
+                yield node
+            stack.extend(reversed(node.values()))
+        elif isinstance(node, list):
+            stack.extend(reversed(node))
+
+
+def _vacancy(item: dict[str, Any], url: str | None, language: str | None, notes: list[str]) -> Vacancy | None:
+    title = next((text for key in ('title', 'name') for text in _texts(item.get(key)) if text), '')
+    if not title:
+        notes.append('posting without a title, dropped')
+        return None
+    description = '\n\n'.join(_texts(item.get('description')))
+    if not description:
+        notes.append('posting without a description, kept')
+    stated = _texts(item.get('datePosted'))
+    date = next((date for date in map(_date, stated) if date), None)
+    if stated and date is None:
+        notes.append('date that is not year-month-day, left out')
+    return {
+        'title': ' '.join(title.split()),
+        'description': description,
+        'skills': [line for text in _texts(item.get('skills')) for line in text.split('\n') if line],
+        'language': _language(_texts(item.get('inLanguage'))) or language,
+        'url': url,
+        'date': date,
+    }
+
+
+def _texts(value: Any, depth: int = 5) -> list[str]:
+    """The texts that a property holds: one, several, or objects that have a name or a value."""
+    if isinstance(value, str):
+        text = plain_text(value)
+        return [text] if text else []
+    if isinstance(value, list) and depth:
+        return [text for part in value for text in _texts(part, depth - 1)]
+    if isinstance(value, dict) and depth:
+        value = value.get('properties', value)  # microdata has its properties one level down
+        if isinstance(value, dict):
+            return _texts(value.get('@value') or value.get('name') or value.get('value'), depth - 1)
+    return []
+
+
+def plain_text(text: str) -> str:
+    """Strips HTML, also where its tags are escaped once more; paragraphs and list entries become lines.
+
+    Text without any HTML tag keeps its own lines, and what only looks like a tag, such as List<String>.
+    """
+    text = _NOT_TEXT.sub('', _LINE_ENDS.sub('\n', text))
+    if not _TAG.search(text):
+        text = _unescape(text)
+    if _TAG.search(text):
+        try:
+            text = html_text.extract_text(text)
+        except (RecursionError, AssertionError, ValueError, lxml.etree.LxmlError):
+            text = _TAG.sub(' ', text)
+    lines = (' '.join(line.split()) for line in _NOT_TEXT.sub('', _LINE_ENDS.sub('\n', _unescape(text))).split('\n'))
+    return re.sub(r'\n{3,}', '\n\n', '\n'.join(lines)).strip()
+
+
+def _unescape(text: str) -> str:
+    """Resolves entities, twice for those that were escaped twice; only with their semicolon, else &copy=1 is one."""
+    for _ in range(2):
+        text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
+    return text
+
+
+def _date(text: str) -> str | None:
+    match = _DATE.match(text)
+    try:
+        return datetime.date(*map(int, match.groups())).isoformat() if match else None
+    except ValueError:
+        return None
+
+
+def _language(texts: Sequence[str | None]) -> str | None:
+    """The first that is a language tag, as xx or xx-YY."""
+    for text in texts:
+        tag = (text or '').split(',')[0].strip().replace('_', '-')
+        if _LANGUAGE.fullmatch(tag):
+            return tag
+    return None

@@ -1,0 +1,812 @@
+"""Vacancies off the web: what is read out of pages, how pages are asked for, and what happens when all goes wrong."""
+
+import argparse
+import gzip
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
+
+from data_prep import scrape as command
+from data_prep.scrape import crawl
+from data_prep.scrape.address import web_address
+from data_prep.scrape.journal import Journal
+from data_prep.scrape.network import Failure, is_public, read_body
+from data_prep.scrape.postings import Page, plain_text, vacancies
+from data_prep.scrape.sources import parse_sitemap
+from data_prep.tables import DataError
+from tests.conftest import ROOT
+from tests.data_prep import web
+from tests.data_prep.web import HTML, page, posting, redirect
+
+TEXT = {'Content-Type': 'text/plain'}
+
+
+@pytest.fixture
+def site():
+    with web.serving() as site:
+        yield site
+
+
+def parsed(flags):
+    parser = argparse.ArgumentParser()
+    command.add_flags(parser)
+    return parser.parse_args(flags)
+
+
+def scrape(directory, *flags, name='out.jsonl'):
+    """Runs the command; returns its vacancies, and {what: {kind: count}} of its summary."""
+    output = directory / name
+    command.run(parsed([f'--output={output}', *flags]), 'python -m data_prep scrape')
+    summary = json.loads((directory / f'{name}.summary.json').read_text())
+    assert summary.pop('command') == 'python -m data_prep scrape'
+    counts = {what: {kind: one['count'] for kind, one in kinds.items()} for what, kinds in summary.items()}
+    return [json.loads(line) for line in output.read_text().split('\n')[:-1]], counts
+
+
+def fetching(site, *flags):
+    """Flags for asking a site on this machine, fast."""
+    defaults = {'contact': 'jobs@example.org', 'rate': 1000, 'max_seconds': 0.8, 'max_bytes': 100_000}
+    given = ''.join(flags)
+    used = [f'--{name}={value}' for name, value in defaults.items() if f'--{name}=' not in given]
+    return [*used, f'--allow_host=127.0.0.1:{site.port}', *flags]
+
+
+def scrape_urls(directory, site, *paths, flags=()):
+    """Asks a site for pages; a path may also be a whole address."""
+    urls = directory / 'urls.txt'
+    urls.write_text(''.join(f'{path if "://" in path else site.origin + path}\n' for path in paths))
+    return scrape(directory, *fetching(site, f'--urls={urls}', *flags))
+
+
+def read(text, **more):
+    return vacancies(Page('page', 'https://example.org/1', text.encode() if isinstance(text, str) else text, **more))
+
+
+def titles(found):
+    return [vacancy['title'] for vacancy in found]
+
+
+# What a page says.
+
+
+def test_a_posting_in_json_ld_becomes_a_vacancy():
+    description = '<p>You bake &amp; sell.</p><ul><li>Knead dough</li><li>Fire the oven</li></ul>Apply&nbsp;now'
+    found, notes = read(
+        page(
+            posting('Baker &amp; seller', description, skills=['Kneading', {'@type': 'DefinedTerm', 'name': 'Ovens'}])
+            | {'datePosted': '2026-03-09T10:00:00+01:00', 'inLanguage': 'en_GB'},
+            lang='de',
+        )
+    )
+    assert notes == []
+    assert found == [
+        {
+            'title': 'Baker & seller',
+            'description': 'You bake & sell.\n\nKnead dough\nFire the oven\n\nApply now',
+            'skills': ['Kneading', 'Ovens'],
+            'language': 'en-GB',
+            'url': 'https://example.org/1',
+            'date': '2026-03-09',
+        }
+    ]
+
+
+MICRODATA = """<html lang="fr"><div itemscope itemtype="https://schema.org/JobPosting">
+  <h1 itemprop="title">Baker</h1><time itemprop="datePosted" datetime="2026-01-02">2 January</time>
+  <div itemprop="description"><p>Bake bread.</p><ul><li>Knead<li>Fire</ul></div>
+  <span itemprop="skills">Kneading</span><span itemprop="skills">Ovens</span>
+  <div itemprop="hiringOrganization" itemscope itemtype="https://schema.org/Organization">
+    <b itemprop="name">Bakery</b></div></div>"""
+
+
+def test_a_posting_in_microdata_becomes_a_vacancy():
+    found, notes = read(MICRODATA)
+    assert notes == []
+    assert found == [
+        {
+            'title': 'Baker',
+            'description': 'Bake bread.\n\nKnead\nFire',
+            'skills': ['Kneading', 'Ovens'],
+            'language': 'fr',
+            'url': 'https://example.org/1',
+            'date': '2026-01-02',
+        }
+    ]
+
+
+def test_a_page_with_both_is_read_once():
+    found, _ = read(page(posting('Cook'), body=MICRODATA))
+    assert titles(found) == ['Cook']
+
+
+@pytest.mark.parametrize(
+    'data',
+    [
+        {'@graph': [{'@type': 'WebSite'}, {'@graph': [posting('A'), posting('B')]}]},
+        [posting('A'), [posting('B')]],
+        {'@type': 'ItemList', 'itemListElement': [{'item': posting('A')}, {'item': posting('B')}]},
+        [posting('A') | {'@type': ['Thing', 'JobPosting']}, posting('B') | {'@type': 'http://schema.org/JobPosting'}],
+        [posting('A') | {'@type': 'schema:JobPosting'}, {'@type': 'NoJobPosting'}, posting('B')],
+    ],
+    ids=['graph in a graph', 'lists', 'list items', 'several types', 'prefixes'],
+)
+def test_postings_are_found_wherever_they_stand(data):
+    assert titles(read(page(data))[0]) == ['A', 'B']
+
+
+def test_broken_json_ld_is_counted_and_costs_only_itself():
+    broken = '<script type="application/ld+json">{"@type": "JobPosting", "title": </script>'
+    deep = f'<script type="application/ld+json">{"[" * 100_000}</script>'
+    whole = f'<script type="application/ld+json">{json.dumps(posting("B"))}</script>'
+    found, notes = read(page(posting('A'), body=broken + deep + whole))
+    assert titles(found) == ['A', 'B']
+    assert notes == ['broken JSON-LD, left out'] * 2
+
+
+def test_json_ld_with_comments_line_breaks_in_texts_and_another_type_attribute_is_read():
+    text = '<!-- data -->\n{"@type": "JobPosting", "title": "A", "description": "one\ntwo"}'
+    found, notes = read(f'<script type="Application/LD+JSON; charset=utf-8">{text}</script>')
+    assert (titles(found), found[0]['description'], notes) == (['A'], 'one\ntwo', [])
+
+
+def test_a_posting_without_a_title_is_dropped_and_one_without_a_description_kept():
+    found, notes = read(page(posting(' '), posting(None), posting('A', ''), posting(None) | {'name': 'B'}))
+    assert titles(found) == ['A', 'B']
+    assert sorted(notes) == ['posting without a description, kept', *['posting without a title, dropped'] * 2]
+
+
+@pytest.mark.parametrize(
+    ('stated', 'date'),
+    [('2026-3-9', '2026-03-09'), ('2026-02-30', None), ('03/04/2026', None), ('1767225600', None), (['x'], None)],
+)
+def test_dates_are_read_where_they_are_unambiguous(stated, date):
+    found, notes = read(page(posting(datePosted=stated)))
+    assert found[0]['date'] == date
+    assert notes == ([] if date else ['date that is not year-month-day, left out'])
+
+
+@pytest.mark.parametrize(
+    ('text', 'plain'),
+    [
+        ('&lt;p&gt;a&lt;/p&gt;&lt;p&gt;b&lt;/p&gt;', 'a\n\nb'),
+        ('R&amp;amp;D &lt;3', 'R&D <3'),
+        ('one\r\ntwo\n\n\n\nthree\u2028four', 'one\ntwo\n\nthree\nfour'),
+        ('List<String> and a < b', 'List<String> and a < b'),
+        ('<p>List&lt;String&gt;</p>', 'List<String>'),
+        ('<h2>Tasks</h2>one<br>two<br/>three<script>four</script>', 'Tasks\n\none\ntwo\nthree'),
+        ('apply?a=1&copy=2', 'apply?a=1&copy=2'),
+        ('a\x00b\ud800c', 'abc'),
+        ('<p>unclosed <b>tags', 'unclosed tags'),
+    ],
+)
+def test_descriptions_become_plain_text(text, plain):
+    assert plain_text(text) == plain
+
+
+WRONG = {
+    'UTF-8 that says latin-1': ('utf-8', 'text/html; charset=iso-8859-1'),
+    'UTF-8 that says nothing': ('utf-8', None),
+    'windows-1252 in the header': ('windows-1252', 'text/html; charset=windows-1252'),
+    'UTF-16 with a byte order mark': ('utf-16', None),
+    'UTF-16 in the header': ('utf-16-le', 'text/html; charset=utf-16-le'),
+}
+
+
+@pytest.mark.parametrize('name', WRONG)
+def test_the_text_is_right_in_whatever_encoding(name):
+    encoding, header = WRONG[name]
+    body = page(body='Bäcker').replace('<head>', '<script type="application/ld+json">{0}</script>', 1)
+    body = body.replace('{0}', json.dumps(posting('Bäcker für Köln'), ensure_ascii=False))
+    assert titles(read(body.encode(encoding), content_type=header)[0]) == ['Bäcker für Köln']
+
+
+def test_an_encoding_that_does_not_exist_or_does_not_fit_costs_letters_only():
+    body = page(posting('Baker')).encode() + 'ä'.encode('latin-1')
+    for header in ('text/html; charset=klingon', 'text/html; charset=utf-8', 'text/html; charset=shift_jis'):
+        assert titles(read(body, content_type=header)[0]) == ['Baker']
+
+
+SLOW = {
+    'many properties': MICRODATA + '<i itemprop="skills">x</i>' * 10_001,
+    'items in items': '<div itemprop="description" itemscope>' * 200 + MICRODATA,
+    'many references': '<p itemscope itemref="r r r">' * 1000
+    + f'<div id="r">{"<i itemprop=x>x</i>" * 90}</div>'
+    + MICRODATA,
+}
+
+
+@pytest.mark.parametrize('name', SLOW)
+def test_microdata_that_would_take_minutes_is_left_out(name):
+    assert read(SLOW[name]) == ([], ['microdata too large or too deep to read, left out'])
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just('<p>a</p>'),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(['name', '@value', 'x']), inner),
+    max_leaves=6,
+)
+fields = st.sampled_from(['title', 'description', 'skills', 'datePosted', 'inLanguage', '@type', '@graph'])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(fields, values))
+def test_whatever_json_ld_says_a_vacancy_is_what_build_expects(fields):
+    found, _ = read(page({'x': posting()} | fields))
+    found += read(page(posting() | fields))[0]
+    for vacancy in found:
+        assert vacancy['title'].strip()
+        assert isinstance(vacancy['description'], str)
+        assert all(isinstance(skill, str) for skill in vacancy['skills'])
+        json.dumps(vacancy, ensure_ascii=False).encode()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.binary(max_size=20) | st.sampled_from([b'JobPosting', b'<script type="application/ld+json">', b'<']))
+)
+def test_no_bytes_make_reading_a_page_fail(parts):
+    for body in (b''.join(parts), MICRODATA.encode()[:200] + b''.join(parts), b''.join(parts) + MICRODATA.encode()):
+        for vacancy in read(body)[0]:
+            json.dumps(vacancy, ensure_ascii=False).encode()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text())
+def test_plain_text_has_no_markup_whitespace_or_control_characters_left(text):
+    plain = plain_text(f'<p>{text}</p><br>')
+    assert plain == plain.strip()
+    assert '  ' not in plain
+    assert '\n\n\n' not in plain
+    assert '<br>' not in plain.lower() or '&' in text or '<' in text
+    assert plain.encode().isascii() or not text.isascii() or '&' in text
+
+
+# Archives and saved pages.
+
+
+def write_warc(path, responses, compress=True):
+    """A WARC file of (address, status, headers, body), each after its request."""
+    with open(path, 'wb') as file:
+        writer = WARCWriter(file, gzip=compress)
+        writer.write_record(writer.create_warcinfo_record(path.name, {'software': 'test'}))
+        for url, status, headers, body in responses:
+            request = StatusAndHeaders('GET / HTTP/1.1', [('Host', 'example.org')], is_http_request=True)
+            writer.write_record(writer.create_warc_record(url, 'request', http_headers=request))
+            answer = StatusAndHeaders(f'{status} x', list(headers.items()), protocol='HTTP/1.1')
+            payload = io.BytesIO(body.encode() if isinstance(body, str) else body)
+            writer.write_record(writer.create_warc_record(url, 'response', payload=payload, http_headers=answer))
+
+
+RESPONSES = [
+    ('https://a.example/1', 200, HTML, page(posting('A'))),
+    ('https://a.example/2', 200, HTML, page(body='no job here')),
+    ('https://a.example/3', 404, HTML, page(posting('B'))),
+    ('https://a.example/4', 200, {'Content-Type': 'application/pdf'}, b'JobPosting'),
+    ('https://a.example/5', 200, HTML | {'Content-Encoding': 'gzip'}, gzip.compress(page(posting('C')).encode())),
+    ('https://a.example/6', 200, HTML | {'Content-Encoding': 'gzip'}, gzip.compress(bytes(20_000_000))),
+    ('https://a.example/7', 200, HTML | {'Content-Language': 'nl'}, page(posting('D'), lang='')),
+]
+
+
+@pytest.mark.parametrize('kind', ['a gzip member for each record', 'not compressed', 'one gzip for all'])
+def test_archives_are_read(tmp_path, kind):
+    path = tmp_path / 'a.warc.gz'
+    write_warc(path, RESPONSES, compress=kind == 'a gzip member for each record')
+    if kind == 'one gzip for all':
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    found, counts = scrape(tmp_path, f'--warc={tmp_path}/*.warc.gz', '--max_bytes=1000000')
+    assert titles(found) == ['A', 'C', 'D']
+    assert [vacancy['url'] for vacancy in found] == [f'https://a.example/{n}' for n in (1, 5, 7)]
+    assert [vacancy['language'] for vacancy in found] == ['en', 'en', 'nl']
+    assert counts['pages'] == {'no posting': 1, 'status 404': 1, 'too large': 1, 'with postings': 3}
+
+
+@pytest.mark.parametrize('compress', [True, False])
+def test_an_archive_that_ends_early_gives_what_it_has(tmp_path, compress):
+    path = tmp_path / 'a.warc'
+    write_warc(path, [(f'https://a.example/{n}', 200, HTML, page(posting(f'Job {n}'))) for n in range(9)], compress)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    found, counts = scrape(tmp_path, f'--warc={path}')
+    assert titles(found) == [f'Job {n}' for n in range(len(found))]
+    assert 1 < len(found) < 9
+    if compress:
+        assert counts['pages']['archive that is broken from some place on'] == 1
+
+
+def test_saved_pages_tell_their_own_address(tmp_path):
+    (tmp_path / 'a.html').write_text('<link rel="canonical" href="https://a.example/1">' + page(posting('A')))
+    (tmp_path / 'b.html').write_text(page(posting('B')))
+    (tmp_path / 'c.html').write_text('x' * 2000)
+    found, counts = scrape(tmp_path, f'--html={tmp_path}/*.html', '--max_bytes=1000')
+    assert [(v['title'], v['url']) for v in found] == [('A', 'https://a.example/1'), ('B', None)]
+    assert counts['pages'] == {'too large': 1, 'with postings': 2}
+
+
+def test_the_same_address_and_the_same_content_are_written_once(tmp_path):
+    a, b = posting('A', 'Do this.'), posting('B', 'Do that.')
+    write_warc(tmp_path / '1.warc', [('https://a.example/1', 200, HTML, page(a))])
+    again = posting('a', '<p>Do  THIS.</p>')
+    later = [('https://a.example/1', 200, HTML, page(b)), ('https://b.example/', 200, HTML, page(again, b))]
+    write_warc(tmp_path / '2.warc', later)
+    found, counts = scrape(tmp_path, f'--warc={tmp_path}/*.warc')
+    assert titles(found) == ['A', 'B']
+    assert counts['pages'] == {'same address as a page before, dropped': 1, 'with postings': 2}
+    assert counts['postings'] == {'same title and description as one before, dropped': 1, 'written': 2}
+
+
+# Asking for pages.
+
+
+def test_pages_are_asked_for_by_name_and_contact_and_only_where_robots_txt_allows(site, tmp_path):
+    rules = 'User-agent: *\nDisallow: /\n\nUser-agent: uwe_jax\nDisallow: /private\n'
+    site.pages = {'/robots.txt': (200, TEXT, rules), '/1': page(posting('A')), '/private/2': page(posting('B'))}
+    site.pages['/3'] = redirect('/private/2')
+    found, counts = scrape_urls(tmp_path, site, '/1', '/private/2', '/3')
+    assert [(vacancy['title'], vacancy['url']) for vacancy in found] == [('A', f'{site.origin}/1')]
+    assert counts['pages'] == {'refused by robots.txt': 2, 'with postings': 1}
+    assert site.paths() == ['/robots.txt', '/1', '/3']
+    for _, _, agent in site.asked:
+        assert agent.startswith('uwe_jax/')
+        assert agent.endswith('(+jobs@example.org)')
+
+
+@pytest.mark.parametrize(
+    ('robots', 'outcome'),
+    [
+        ((404, TEXT, b''), 'with postings'),
+        ((403, TEXT, b''), 'with postings'),
+        ((500, TEXT, b''), 'robots.txt without an answer'),
+        (web.silence, 'robots.txt without an answer'),
+        (web.endless_drip, 'robots.txt without an answer'),
+        (redirect('/rules'), 'refused by robots.txt'),
+        (redirect('/robots.txt'), 'with postings'),
+        ((200, TEXT, b'User-agent: *\nAllow: /\n' + b'#' * 600_000 + b'\nDisallow: /\n'), 'with postings'),
+        ((200, TEXT, b'User-agent: *\nCrawl-delay: 86400\n'), 'host wants more than 300 s between pages'),
+        ((200, HTML, b'\xff\xfe\x00<html>not rules'), 'with postings'),
+    ],
+)
+def test_what_robots_txt_means(site, tmp_path, robots, outcome):
+    site.pages = {'/robots.txt': robots, '/rules': (200, TEXT, b'User-agent: *\nDisallow: /'), '/1': page(posting())}
+    assert scrape_urls(tmp_path, site, '/1')[1]['pages'] == {outcome: 1}
+
+
+def test_a_host_is_asked_at_its_rate(site, tmp_path):
+    site.pages = {f'/{n}': page(posting(f'Job {n}')) for n in range(5)}
+    scrape_urls(tmp_path, site, *site.pages, flags=['--rate=10'])
+    assert site.times('/4')[0] - site.times('/robots.txt')[0] > 0.25  # 0.5 s by the client's clock
+
+
+def test_a_slower_crawl_delay_wins_over_the_rate(site, tmp_path):
+    site.pages = {'/robots.txt': (200, TEXT, b'User-agent: *\nCrawl-delay: 0.5'), '/1': page(posting()), '/2': page()}
+    scrape_urls(tmp_path, site, '/1', '/2')
+    assert site.times('/2')[0] - site.times('/1')[0] > 0.25
+
+
+def test_a_busy_host_is_asked_again_when_it_says(site, tmp_path):
+    site.pages = {
+        '/1': web.busy_once('1', then=page(posting())),
+        '/2': (503, {'Retry-After': 'Fri, 31 Dec 2100 23:59:59 GMT'}, b''),
+        '/3': (429, {'Retry-After': '0'}, b''),
+    }
+    assert scrape_urls(tmp_path, site, '/1', '/2', '/3')[1]['pages'] == {
+        'status 429': 1,
+        'status 503': 1,
+        'with postings': 1,
+    }
+    first, second = site.times('/1')
+    assert second - first > 0.8
+    assert [len(site.times(path)) for path in ('/2', '/3')] == [1, 3]
+
+
+MISBEHAVIOUR = {
+    '/silence': (web.silence, 'timed out'),
+    '/endless drip': (web.endless_drip, 'timed out'),
+    '/drip of headers': (web.drip_of_headers, 'timed out'),
+    '/flood': (web.flood, 'too large'),
+    '/large': ('x' * 100_001, 'too large'),
+    '/bomb': (web.bomb(50), 'too large'),
+    '/many members': (web.compressed('x' * 50_000, repeat=3), 'too large'),
+    '/not gzip': ((200, HTML | {'Content-Encoding': 'gzip'}, b'plain'), 'broken answer'),
+    '/half of gzip': ((200, HTML | {'Content-Encoding': 'gzip'}, gzip.compress(b'x' * 999)[:20]), 'broken answer'),
+    '/another encoding': ((200, HTML | {'Content-Encoding': 'br'}, b'x'), 'broken answer'),
+    '/cut off': (web.cut_off, 'broken answer'),
+    '/not http': (web.not_http, 'broken answer'),
+    '/loop': (redirect('/loop2'), 'redirect loop'),
+    '/loop2': (redirect('/loop', 301), 'redirect loop'),
+    '/far/0': (lambda handler: handler.answer(*redirect(f'/far/{int(handler.path[5:]) + 1}')), 'too many redirects'),
+    '/to a file': (redirect('file:///etc/passwd'), 'redirect to no web address'),
+    '/to nowhere': ((302, {}, b''), 'redirect to no web address'),
+    '/to another port': (redirect('http://127.0.0.1:1/'), 'private address'),
+    '/to this machine': (redirect('http://localhost:1/'), 'private address'),
+    '/to the network here': (redirect('http://192.168.0.1/'), 'private address'),
+    '/to metadata': (redirect('http://169.254.169.254/latest'), 'private address'),
+    '/to IPv6': (redirect('http://[::ffff:127.0.0.1]:1/'), 'private address'),
+    '/pdf': ((200, {'Content-Type': 'application/pdf'}, b'JobPosting'), 'not HTML'),
+    '/404': ((404, HTML, page(posting())), 'status 404'),
+    '/500': ((500, HTML, page(posting())), 'status 500'),
+    '/broken html': ('<html><<p JobPosting></b></table><script', 'no posting'),
+    '/empty': ('', 'no posting'),
+    '/gzip': (web.compressed(page(posting('Gzip'))), 'with postings'),
+    '/moved': (redirect('/fine', 308), 'with postings'),
+}
+
+
+def test_whatever_a_server_does_costs_one_page_and_is_counted(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(crawl, '_SILENT_PAGES', 100)
+    site.pages = {path.replace(' ', '%20'): answer for path, (answer, _) in MISBEHAVIOUR.items()}
+    site.pages |= {f'/far/{n}': site.pages['/far/0'] for n in range(9)} | {'/fine': page(posting('Fine'))}
+    found, counts = scrape_urls(tmp_path, site, *MISBEHAVIOUR)
+    assert titles(found) == ['Gzip', 'Fine']
+    assert found[1]['url'] == f'{site.origin}/fine'
+    outcomes = [outcome for _, outcome in MISBEHAVIOUR.values()]
+    assert counts['pages'] == {outcome: outcomes.count(outcome) for outcome in outcomes}
+    assert '/far/5' in site.paths()  # five redirects are followed
+    assert '/far/6' not in site.paths()
+
+
+@pytest.mark.parametrize('url', ['http://127.0.0.1:{0}/', 'http://10.0.0.1/', 'http://[::1]/', 'http://0.0.0.0:{0}/'])
+def test_the_first_address_is_not_private_either(site, tmp_path, url):
+    urls = tmp_path / 'urls.txt'
+    urls.write_text(url.format(site.port))
+    _, counts = scrape(tmp_path, f'--urls={urls}', '--contact=https://example.org/bot')
+    assert counts['pages'] == {'private address': 1}
+    assert site.asked == []
+
+
+def test_the_address_that_was_checked_is_the_one_connected_to(site, tmp_path, monkeypatch):
+    """A name may stand for another address at every look-up."""
+    answers = ['127.0.0.1', '127.0.0.1', '10.0.0.1']
+    connected = []
+    connect = socket.create_connection
+
+    def look_up(host, port, *_, **__):
+        address = answers.pop(0) if host == 'rebinding.test' else host
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, '', (address, port))]
+
+    def connect_and_tell(address, *rest, **more):
+        connected.append(address)
+        return connect(address, *rest, **more)
+
+    monkeypatch.setattr('data_prep.scrape.network.socket.getaddrinfo', look_up)
+    monkeypatch.setattr('socket.create_connection', connect_and_tell)
+    site.pages = {'/1': page(posting()), '/2': page(posting('B'))}
+    origin = f'http://rebinding.test:{site.port}'
+    _, counts = scrape_urls(tmp_path, site, f'{origin}/1', f'{origin}/2')
+    assert counts['pages'] == {'private address': 1, 'with postings': 1}
+    assert connected == [('127.0.0.1', site.port)] * 2
+    assert site.paths() == ['/robots.txt', '/1']
+
+
+@pytest.mark.parametrize(
+    'address',
+    [
+        *('127.0.0.1', '10.1.2.3', '172.16.0.1', '192.168.1.1', '169.254.169.254', '100.64.0.1', '0.0.0.0'),
+        *('224.0.0.1', '255.255.255.255', '::1', '::', 'fe80::1%eth0', 'fc00::1', 'fec0::1', 'ff02::1', '2001::1'),
+        *('::ffff:10.0.0.1', '2002:7f00:1::', '64:ff9b::a00:1'),
+    ],
+)
+def test_private_addresses_are_known_in_all_their_forms(address):
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize('address', ['8.8.8.8', '::ffff:8.8.8.8', '2606:4700::1111', '64:ff9b::808:808'])
+def test_public_addresses_are_known(address):
+    assert is_public(address)
+
+
+def test_a_host_that_stays_silent_is_given_up_and_one_that_cannot_be_reached_at_once(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(crawl, '_SILENT_PAGES', 2)
+    site.pages = {f'/{n}': web.silence for n in range(9)}
+    with socket.socket() as unused:
+        unused.bind(('127.0.0.1', 0))
+        port = unused.getsockname()[1]
+        gone = [f'http://127.0.0.1:{port}/{n}' for n in range(2)]
+        secure = f'https://127.0.0.1:{site.port}/'  # not what is spoken there
+        flags = [f'--allow_host=127.0.0.1:{port}']
+        assert scrape_urls(tmp_path, site, *gone)[1]['pages'] == {'private address': 2}
+        (tmp_path / 'out.jsonl').unlink()
+        assert scrape_urls(tmp_path, site, *gone[:1], secure, flags=flags)[1]['pages'] == {'cannot be reached': 2}
+    (tmp_path / 'out.jsonl').unlink()
+    _, counts = scrape_urls(tmp_path, site, *site.pages, flags=flags)
+    assert counts['pages'] == {'timed out': 2, 'host given up, it did not answer': 7}
+    assert len(site.times(*site.pages)) == 2
+
+
+def test_several_hosts_are_asked_at_once_and_the_output_keeps_the_order_of_the_list(site, tmp_path):
+    site.pages = {f'/{n}': lambda handler: (time.sleep(0.2), handler.answer(200, HTML, b'')) for n in range(3)}
+    site.pages |= {'/a': page(posting('A'))}
+    with web.serving() as other:
+        other.pages = {'/b': page(posting('B'))}
+        (tmp_path / 'urls.txt').write_text(
+            ''.join(f'{site.origin}/{n}\n' for n in range(3)) + f'{site.origin}/a\n{other.origin}/b\n'
+        )
+        name = f'http://localhost:{other.port}/b'  # another host by name
+        (tmp_path / 'more.txt').write_text(f'# another list\n\n{name}\n{name}#part\n')
+        flags = [f'--urls={tmp_path}/urls.txt', f'--urls={tmp_path}/more.txt', f'--allow_host=127.0.0.1:{other.port}']
+        found, counts = scrape(tmp_path, *fetching(site, *flags))
+        assert titles(found) == ['A', 'B']
+        assert counts['addresses'] == {'repeated, asked once': 1}
+        assert other.times('/b')[0] < site.times('/a')[0]
+
+
+def test_of_each_host_at_most_so_many_pages_are_asked(site, tmp_path):
+    site.pages = {f'/{n}': page(posting(f'Job {n}')) for n in range(5)}
+    found, counts = scrape_urls(tmp_path, site, *site.pages, flags=['--max_pages=3'])
+    assert titles(found) == ['Job 0', 'Job 1', 'Job 2']
+    assert counts['addresses'] == {'above --max_pages of its host, not asked': 2}
+    assert len(site.times('/3', '/4')) == 0
+
+
+# Sitemaps.
+
+
+def sitemap(*urls, root='urlset', entry='url'):
+    entries = ''.join(f'<{entry}><loc>\n{url}</loc><lastmod>2026-01-01</lastmod></{entry}>' for url in urls)
+    return f'<?xml version="1.0"?><{root} xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">{entries}</{root}>'
+
+
+def index(*urls):
+    return sitemap(*urls, root='sitemapindex', entry='sitemap')
+
+
+def test_a_sitemap_index_leads_to_pages(site, tmp_path):
+    xml = {'Content-Type': 'application/xml'}
+    site.pages = {f'/{n}': page(posting(f'Job {n}')) for n in range(4)}
+    site.pages |= {
+        '/index.xml': (200, xml, index(*(f'{site.origin}/{name}' for name in ('a.xml.gz', 'b.txt', 'c.xml', 'd.xml')))),
+        '/a.xml.gz': (200, xml, gzip.compress(sitemap(f'{site.origin}/0', 'ftp://x/', f'{site.origin}/1').encode())),
+        '/b.txt': (200, TEXT, f'{site.origin}/2\n{site.origin}/0\n'),
+        '/c.xml': (200, xml, index(f'{site.origin}/index.xml', f'{site.origin}/e.xml')),
+        '/d.xml': (200, xml, '<html>no sitemap</html>'),
+        '/e.xml': (200, xml, sitemap(f'{site.origin}/3')),
+    }
+    found, counts = scrape(tmp_path, *fetching(site, f'--sitemap={site.origin}/index.xml'))
+    assert titles(found) == ['Job 0', 'Job 1', 'Job 2', 'Job 3']
+    assert counts['addresses'] == {
+        'no web address, left out': 1,
+        'repeated, asked once': 1,
+        'sitemap: not a sitemap': 1,
+    }
+    assert len(site.times('/index.xml')) == 1
+
+
+def test_a_sitemap_may_be_a_file(site, tmp_path):
+    site.pages = {'/0': page(posting('A')), '/1': page(posting('B')), '/more.xml': sitemap(f'{site.origin}/1')}
+    (tmp_path / 'pages.xml.gz').write_bytes(gzip.compress(sitemap(f'{site.origin}/0').encode()))
+    (tmp_path / 'index.xml').write_text(index(f'{site.origin}/more.xml'))
+    flags = [f'--sitemap={tmp_path}/pages.xml.gz', f'--sitemap={tmp_path}/index.xml']
+    assert titles(scrape(tmp_path, *fetching(site, *flags))[0]) == ['A', 'B']
+
+
+def test_a_sitemap_reads_nothing_from_elsewhere_and_does_not_grow(tmp_path):
+    (tmp_path / 'secret').write_text('https://a.example/secret')
+    laughs = ''.join(f'<!ENTITY e{n + 1} "{f"&e{n};" * 10}">' for n in range(9))
+    kinds = f'<!DOCTYPE urlset [<!ENTITY e0 "https://a.example/x">{laughs}<!ENTITY f SYSTEM "{tmp_path}/secret">]>'
+    text = sitemap('https://a.example/1', '&f;', '&e9;').replace('<urlset', f'{kinds}<urlset')
+    assert parse_sitemap(text.encode()).pages == ['https://a.example/1']
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary() | st.binary().map(lambda data: sitemap('https://a.example/1').encode()[:150] + data))
+def test_what_is_no_sitemap_is_a_value_error(data):
+    for variant in (data, gzip.compress(data), gzip.compress(data)[:-1]):
+        try:
+            found = parse_sitemap(variant)
+        except ValueError:
+            continue
+        assert all(url.startswith('http') for url in found.pages + found.sitemaps)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=300), st.integers(1, 400), st.integers(1, 50), st.integers(1, 3))
+def test_a_body_is_read_up_to_its_limit_however_it_is_cut_and_compressed(data, limit, size, members):
+    sent = gzip.compress(data) * members
+    chunks = [sent[n : n + size] for n in range(0, len(sent), size)]
+    whole = data * members
+    if len(whole) <= limit and len(sent) <= limit:
+        assert read_body(chunks, 'gzip', limit) == whole
+    else:
+        with pytest.raises(Failure, match='too large'):
+            read_body(chunks, 'gzip', limit)
+        assert whole.startswith(read_body(chunks, 'gzip', limit, cut=True))
+
+
+@pytest.mark.parametrize(
+    ('given', 'asked'),
+    [
+        (' HTTP://Example.ORG ', 'http://example.org/'),
+        ('https://a.example/ä b?q=1#part', 'https://a.example/%C3%A4%20b?q=1'),
+        ('https://bücher.example/', 'https://xn--bcher-kva.example/'),
+        ('ftp://a.example/', None),
+        ('https://user:password@a.example/', None),
+        ('https://', None),
+        ('https://a.example:99999/', None),
+        ('javascript:alert(1)', None),
+    ],
+)
+def test_web_addresses_have_one_form(given, asked):
+    assert web_address(given) == asked
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text() | st.text().map('http://{0}'.format) | st.text().map('https://a.example/{0}'.format))
+def test_a_web_address_is_ascii_and_stays_what_it_is(text):
+    url = web_address(text)
+    if url is not None:
+        assert url.isascii()
+        assert url.startswith(('http://', 'https://'))
+        assert not any(character.isspace() for character in url)
+        assert web_address(url) == url
+
+
+# Being killed, and going on.
+
+RUN = 'import argparse, sys; from data_prep import scrape; p = argparse.ArgumentParser(); scrape.add_flags(p);'
+RUN += 'scrape.run(p.parse_args(), "python -m data_prep scrape")'
+
+
+def entries(journal):
+    """What the whole lines of a journal say."""
+    return [json.loads(line) for line in journal.read_bytes().split(b'\n')[:-1]] if journal.exists() else []
+
+
+def test_killed_at_any_moment_it_goes_on_asks_for_nothing_again_and_ends_the_same(site, tmp_path):
+    site.pages = {f'/{n}': page(posting(f'Job {n % 50}', f'<p>Do {n}.</p>')) for n in range(60)}
+    site.pages |= {'/7': redirect('/70'), '/70': page(posting('Moved')), '/8': (404, HTML, b''), '/9': page()}
+    site.pages |= {'/map.xml': sitemap(*(f'{site.origin}/{n}' for n in range(40, 60)))}
+    write_warc(tmp_path / 'a.warc', RESPONSES)
+    (tmp_path / 'urls.txt').write_text(''.join(f'{site.origin}/{n}\n' for n in range(40)))
+    flags = [f'--urls={tmp_path}/urls.txt', f'--sitemap={site.origin}/map.xml', f'--warc={tmp_path}/a.warc']
+    flags = fetching(site, *flags, '--rate=200', '--max_seconds=5')
+    expected = scrape(tmp_path, *flags, name='whole.jsonl')
+
+    site.asked.clear()
+    journal = tmp_path / 'out.jsonl.partial' / 'journal.jsonl'
+    environment = {name: value for name, value in os.environ.items() if name != 'PYTHONDONTWRITEBYTECODE'}
+    for kill_after in (1, 2, 17, 35, 60):
+        process = subprocess.Popen(
+            [sys.executable, '-c', RUN, f'--output={tmp_path}/out.jsonl', *flags], cwd=ROOT, env=environment
+        )
+        before = len(site.asked)
+        known = entries(journal)
+        while len(site.asked) < kill_after and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        heard = [one for one in known if one.get('heard', True)]
+        answered = {one.get('page') or one.get('sitemap') or f'{one.get("robots")}/robots.txt' for one in heard}
+        assert not answered & {site.origin + path for path in site.paths()[before:]}
+        assert not (tmp_path / 'out.jsonl').exists()
+        with open(journal, 'ab') as file:
+            file.write(b'{"page": "http://cut')  # as if it had been killed within a line
+    assert scrape(tmp_path, *flags) == expected
+    assert len(site.asked) <= 64 + 5  # what was asked for when it was killed may be asked for again
+    assert not journal.parent.exists()
+
+
+def killed(_):
+    raise KeyboardInterrupt
+
+
+def test_killed_between_the_output_and_its_end_it_only_tidies_up(tmp_path, monkeypatch):
+    (tmp_path / 'a.html').write_text(page(posting('A')))
+    with monkeypatch.context() as patched:
+        patched.setattr('data_prep.scrape.recipe.shutil.rmtree', killed)
+        with pytest.raises(KeyboardInterrupt):
+            scrape(tmp_path, f'--html={tmp_path}/a.html')
+    assert titles(scrape(tmp_path, f'--html={tmp_path}/a.html')[0]) == ['A']
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['a.html', 'out.jsonl', 'out.jsonl.summary.json']
+
+
+def test_a_page_that_did_not_answer_is_asked_for_again_when_the_run_goes_on(site, tmp_path, monkeypatch):
+    site.pages = {'/1': web.silence, '/2': page(posting('B'))}
+    with monkeypatch.context() as patched:
+        patched.setattr('data_prep.scrape.recipe.Assembly', killed)
+        with pytest.raises(KeyboardInterrupt):
+            scrape_urls(tmp_path, site, '/1', '/2')
+    site.pages = {'/1': page(posting('A')), '/2': page(posting('C'))}
+    assert titles(scrape_urls(tmp_path, site, '/1', '/2')[0]) == ['A', 'B']
+    assert [site.paths().count(path) for path in ('/robots.txt', '/1', '/2')] == [1, 2, 1]
+
+
+def test_a_full_disk_is_said_and_the_same_command_goes_on(site, tmp_path, monkeypatch):
+    site.pages = {f'/{n}': page(posting(f'Job {n}')) for n in range(4)}
+    synced = []
+
+    def full_later(file):
+        synced.append(file)
+        if len(synced) > 3:
+            raise OSError(28, 'No space left on device')
+
+    with monkeypatch.context() as patched:
+        patched.setattr('data_prep.scrape.journal.os.fsync', full_later)
+        with pytest.raises(DataError, match=r'journal\.jsonl: cannot be written \(No space left on device\)'):
+            scrape_urls(tmp_path, site, *(f'/{n}' for n in range(4)))
+    assert titles(scrape_urls(tmp_path, site, *(f'/{n}' for n in range(4)))[0]) == [f'Job {n}' for n in range(4)]
+
+
+def test_a_journal_belongs_to_one_process_and_one_set_of_flags(tmp_path):
+    path = tmp_path / 'journal.jsonl'
+    journal = Journal(path, {'urls': 'a', 'max_bytes': 5})
+    with pytest.raises(DataError, match='another process is at it'):
+        Journal(path, {'urls': 'a', 'max_bytes': 5})
+    journal.add({'page': 'http://a/', 'heard': True})
+    journal.close()
+    with pytest.raises(DataError, match='begun with --max_bytes=5, now 6; give the same to go on'):
+        Journal(path, {'urls': 'a', 'max_bytes': 6})
+    path.write_bytes(path.read_bytes() + b'nonsense\n{"page": "http://b/", "heard": true}\n')
+    with pytest.raises(DataError, match=r'journal\.jsonl, line 3: not JSON'):
+        Journal(path, {'urls': 'a', 'max_bytes': 5})
+
+
+# What is refused.
+
+CONTACT = '--contact=a@b.example'
+REFUSED = {
+    'nothing to read': ([], 'nothing to read: give --warc, --html, --urls or --sitemap'),
+    'no contact': (['--urls=urls.txt'], 'give --contact, so that a host can reach you'),
+    'a contact with a line break': (
+        ['--urls=urls.txt', '--contact=a@b.example\r\nX: y'],
+        r'--contact=.*expected a mail',
+    ),
+    'a contact that reaches nobody': (['--urls=urls.txt', '--contact=me'], r"--contact='me': expected a mail address"),
+    'a glob that matches nothing': (['--warc=none/*.gz'], r'--warc=none/\*\.gz: matches no file'),
+    'a directory of pages': (['--html=.'], r'--html=\.: matches no file'),
+    'no archive': (['--warc=urls.txt'], r'urls\.txt: .*expected WARC'),
+    'an empty archive': (['--warc=empty'], r'empty: no record in it; expected WARC'),
+    'a missing list': (['--urls=none', CONTACT], r'none: cannot be read \(No such file'),
+    'an empty list': (['--urls=empty', CONTACT], r'empty: empty, it has no address'),
+    'a list with a line that is no address': (
+        ['--urls=bad.txt', CONTACT],
+        r"bad\.txt, line 2: 'example\.org/1', expec",
+    ),
+    'a list that is not UTF-8': (['--urls=latin.txt', CONTACT], r'latin\.txt: byte 0xe4 is not UTF-8'),
+    'a missing sitemap': (['--sitemap=none.xml', CONTACT], r'--sitemap=none\.xml: cannot be read'),
+    'no sitemap': (['--sitemap=page.html', CONTACT], r"--sitemap=page\.html: not a sitemap \(its root is 'html'"),
+    'a private sitemap': (
+        ['--sitemap=http://127.0.0.1:1/s', CONTACT],
+        r'1/s: no page found \(sitemap: private address\)',
+    ),
+    'a rate of none': (['--html=page.html', '--rate=0'], r'--rate=0\.0: expected more than 0'),
+    'a time that is no number': (['--html=page.html', '--max_seconds=nan'], r'--max_seconds=nan: expected more than 0'),
+    'redirects below none': (['--html=page.html', '--max_redirects=-1'], r'--max_redirects=-1: expected 0 or more'),
+    'an allowed name': (
+        ['--html=page.html', '--allow_host=localhost:1'],
+        r'--allow_host=localhost:1: expected an addr',
+    ),
+    'an output that is there': (['--html=page.html', '--output=empty'], r'empty: already there; choose another'),
+    'an output below a file': (['--html=page.html', '--output=empty/o'], r'o: cannot be written \(Not a directory\)'),
+}
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_refused_in_one_line_and_no_output_is_left(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'empty').touch()
+    (tmp_path / 'urls.txt').write_text('http://127.0.0.1:1/\n')
+    (tmp_path / 'bad.txt').write_text('https://example.org/\nexample.org/1\n')
+    (tmp_path / 'latin.txt').write_bytes('https://a.example/ä'.encode('latin-1'))
+    (tmp_path / 'page.html').write_text('<html></html>')
+    flags, message = REFUSED[name]
+    with pytest.raises(DataError, match=message) as caught:
+        command.run(parsed(['--output=out.jsonl', *flags]), '')
+    assert '\n' not in str(caught.value)
+    assert not (tmp_path / 'out.jsonl').exists()
+
+
+def test_without_its_libraries_the_command_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'data_prep.scrape.recipe', None)
+    with pytest.raises(DataError, match=r"pip install 'uwe_jax\[scrape\]'"):
+        command.run(parsed([f'--output={tmp_path}/o', '--html=x']), '')
