@@ -1,0 +1,101 @@
+"""From the text that a model answered to the job titles in it that can be used."""
+
+import collections
+import dataclasses
+import json
+import unicodedata
+from collections.abc import Collection
+
+from data_prep.esco import Concept
+from uwe_jax.data.text import match_key, normalise
+
+MOST_CHARACTERS = 100  # of a title; the longest of ESCO 1.2.0 has 97
+MOST_WORDS = 15  # the most in a title of ESCO 1.2.0 are 13
+MOST_TITLES = 100  # of one answer
+
+
+class UnusableError(ValueError):
+    """An answer came, whole, but holds nothing to keep. The message is a short reason, without the answer's text."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Titles:
+    """What one answer brought.
+
+    Attributes:
+      usable: normalised, distinct, in the answer's order.
+      dropped: how many were not usable, by reason.
+    """
+
+    usable: list[str]
+    dropped: dict[str, int]
+
+
+def read_titles(content: str, skill: Concept, known: Collection[str]) -> Titles:
+    """Checks an answer against the schema, and every title in it.
+
+    Args:
+      content: the text of the answer, expected to be JSON of the schema in prompt.py.
+      skill: whose own names are no job titles.
+      known: titles that the skill has, or that were proposed before.
+
+    Raises:
+      UnusableError: it is empty, not JSON, of another schema, or without any usable title.
+    """
+    if not content.strip():
+        raise UnusableError('empty')
+    try:
+        answer = json.loads(content)
+    except (ValueError, RecursionError):
+        raise UnusableError('not JSON') from None
+    if not isinstance(answer, dict) or set(answer) != {'titles'} or not isinstance(answer['titles'], list):
+        raise UnusableError('not of the schema')
+    if not all(isinstance(title, str) for title in answer['titles']):
+        raise UnusableError('not of the schema')
+    names = {match_key(name) for name in (skill.label, *skill.alternatives)}
+    taken = {match_key(title) for title in known}
+    usable: list[str] = []
+    dropped: collections.Counter[str] = collections.Counter()
+    for raw in answer['titles']:
+        # Nothing is done with a text of any length but to measure it.
+        title = normalise(raw) if len(raw) <= 4 * MOST_CHARACTERS else raw
+        key = match_key(title) if len(title) <= MOST_CHARACTERS else ''
+        if len(usable) == MOST_TITLES:
+            reason = 'too many'
+        elif reason := _fault(title):
+            pass
+        elif key in names:
+            reason = "the skill's own name"
+        elif key in taken:
+            reason = 'repeated'
+        else:
+            taken.add(key)
+            usable.append(title)
+            continue
+        dropped[reason] += 1
+    if not usable:
+        raise UnusableError('no usable title')
+    return Titles(usable, dict(sorted(dropped.items())))
+
+
+def _fault(title: str) -> str | None:
+    """Why a title cannot be used whatever the skill, or None."""
+    if not title:
+        return 'blank'
+    if len(title) > MOST_CHARACTERS or len(title.split()) > MOST_WORDS:
+        return 'too long'
+    if any(unicodedata.category(character).startswith('C') for character in title):
+        return 'invisible characters'
+    return None if in_latin_letters(title) else 'not in Latin letters'
+
+
+def in_latin_letters(text: str) -> bool:
+    """Whether a text has letters and all of them are Latin ones.
+
+    This is what can be told of a title's language without a model of languages. It sees Russian, Greek, Arabic, Hindi,
+    Chinese or Japanese, and single foreign letters among Latin ones. It cannot see German, French, Spanish, Vietnamese
+    or any other language in Latin letters: titles are too short for that to be told reliably, and English ones hold
+    words of them (chef de partie, maître d'hôtel).
+    """
+    letters = [character for character in text if character.isalpha()]
+    return bool(letters) and all('LATIN' in unicodedata.name(letter, '') for letter in letters)

@@ -1,0 +1,50 @@
+"""What enrichment leaves: titles, the skills that stayed below, and the manifest, each by a rename when it is whole."""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from data_prep.tables import DataError
+from uwe_jax.data.graph import MANIFEST, sha256
+
+JOURNAL = 'journal.jsonl'
+TITLES = 'titles.jsonl'
+BELOW = 'below.jsonl'
+
+
+def write_outputs(
+    directory: pathlib.Path,
+    titles: Iterable[Mapping[str, Any]],
+    below: Iterable[Mapping[str, Any]],
+    manifest: Mapping[str, Any],
+) -> None:
+    """Writes titles.jsonl and below.jsonl, then manifest.json with their checksums.
+
+    An older manifest goes first: where there is one, the files beside it are those that it describes.
+
+    Raises:
+      DataError: something cannot be written.
+    """
+    try:
+        (directory / MANIFEST).unlink(missing_ok=True)
+        for name, lines in ((TITLES, titles), (BELOW, below)):
+            _replace(directory / name, ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines))
+        files = {
+            name: {'bytes': (directory / name).stat().st_size, 'sha256': sha256(directory / name)}
+            for name in (TITLES, BELOW)
+        }
+        content = json.dumps({**manifest, 'files': files}, indent=2, ensure_ascii=False) + '\n'
+        _replace(directory / MANIFEST, content)
+    except OSError as error:
+        raise DataError(f'{directory}: cannot be written ({error.strerror}); {JOURNAL} is whole') from error
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+    partial = path.with_name(path.name + '.partial')
+    with open(partial, 'w', encoding='utf-8') as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)

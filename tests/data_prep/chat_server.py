@@ -1,0 +1,227 @@
+"""A local HTTP server that speaks the chat-completions protocol, and misbehaves on purpose by a seeded schedule.
+
+The answer that it gives in the end is a pure function of the request, so that a client which bears every fault ends
+with what a client of a faultless server has. How often, and with which faults, a request is spoiled before depends on
+the seed, the request and how often it has come.
+"""
+
+import contextlib
+import dataclasses
+import email.utils
+import hashlib
+import http.server
+import json
+import random
+import re
+import threading
+import time
+
+GOOD = 'good'
+DUPLICATES = (
+    'duplicates'  # the good titles again in other case, and ones that the skill has: as useful as a good answer
+)
+# Nothing whole arrives, or nothing that is a chat completion.
+UNANSWERED = ('429', '429 with Retry-After', '429 until a date', '500', 'slow', 'cut', 'no JSON')
+# A whole chat completion arrives that is of no use.
+USELESS = ('malformed JSON', 'wrong schema', 'empty', 'refusal', 'another language', '10 MB', 'cut off', 'null content')
+FAULTS = (*UNANSWERED, *USELESS)
+RETRY_AFTER = 0.05  # s
+
+
+@dataclasses.dataclass
+class Asked:
+    """One request.
+
+    Attributes:
+      skill: the name in it.
+      request: a checksum of its body.
+      kind: what it was answered with.
+      time: when it came, s.
+      answered: whether a useful answer was handed to the network whole.
+      authorization: the header.
+    """
+
+    skill: str
+    request: str
+    kind: str
+    time: float
+    answered: bool
+    authorization: str
+
+
+class ChatServer:
+    """Runs until the block ends.
+
+    Args:
+      vocabulary: the titles that it proposes.
+      seed: of titles and faults.
+      most_faults: in a row for one request.
+      faults: of which kinds.
+      spoil: overrides the schedule: is given a skill's name and how often this request has come, returns a kind.
+      delay: s; good answers take up to so long.
+
+    Attributes:
+      url: the base URL.
+      log: every request, in the order of arrival.
+    """
+
+    def __init__(self, vocabulary, seed=0, most_faults=0, faults=FAULTS, spoil=None, delay=0.0):
+        self.log: list[Asked] = []
+        self._vocabulary = sorted(vocabulary)
+        self._seed, self._most_faults, self._faults, self._spoil, self._delay = seed, most_faults, faults, spoil, delay
+        self._lock = threading.Lock()
+        outer = self
+
+        class Handler(_Handler):
+            server_of = outer
+
+        self._http = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        self._http.daemon_threads = True
+        self.url = f'http://127.0.0.1:{self._http.server_port}/v1'
+
+    def __enter__(self):
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._http.shutdown()
+        self._http.server_close()
+
+    def receive(self, body: bytes, authorization: str) -> Asked:
+        """Logs a request and decides what it is answered with."""
+        request = hashlib.sha256(body).hexdigest()
+        [skill] = re.findall(r'^Skill: (.*)$', json.loads(body)['messages'][1]['content'], re.MULTILINE)
+        with self._lock:
+            before = sum(asked.request == request for asked in self.log)
+            kind = self._spoil(skill, before) if self._spoil else self._scheduled(request, before)
+            asked = Asked(skill, request, kind, time.monotonic(), False, authorization)
+            self.log.append(asked)
+        return asked
+
+    def _scheduled(self, request: str, before: int) -> str:
+        rng = random.Random(f'{self._seed} {request}')
+        kinds = rng.choices(self._faults, k=rng.randint(0, self._most_faults)) if self._most_faults else []
+        return kinds[before] if before < len(kinds) else rng.choice((GOOD, DUPLICATES)) if self._most_faults else GOOD
+
+    def titles(self, user: str) -> list[str]:
+        """The titles that answer a request, fewer than asked for."""
+        rng = random.Random(f'{self._seed} {user}')
+        [count] = re.findall(r'Propose (\d+) further', user)
+        return rng.sample(self._vocabulary, rng.randint(1, int(count)))
+
+    def pause(self, request: str) -> None:
+        """A good answer takes its time."""
+        time.sleep(random.Random(request).random() * self._delay)
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    server_of: ChatServer
+
+    def handle(self):
+        with contextlib.suppress(ConnectionResetError):  # a killed client's
+            super().handle()
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers['content-length']))
+        asked = self.server_of.receive(body, self.headers['authorization'])
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.answer(asked, body)
+
+    def answer(self, asked, body):
+        user = json.loads(body)['messages'][1]['content']
+        titles = self.server_of.titles(user)
+        match asked.kind:
+            case 'good':
+                self.server_of.pause(asked.request)
+                self.complete(body, json.dumps({'titles': titles}))
+                asked.answered = True
+            case 'duplicates':
+                known = re.findall(r'^- (.*)$', user, re.MULTILINE)
+                again = [f' {title.upper()}  ' for title in titles]
+                self.complete(body, json.dumps({'titles': [*known, *titles, *again]}))
+                asked.answered = True
+            case '429':
+                self.fail(429, 'Rate limit reached.')
+            case '429 with Retry-After':
+                self.fail(429, 'Rate limit reached.', {'Retry-After': str(RETRY_AFTER)})
+            case '429 until a date':
+                self.fail(429, 'Rate limit reached.', {'Retry-After': email.utils.formatdate(usegmt=True)})
+            case '429 for an hour':
+                self.fail(429, 'Rate limit reached.', {'Retry-After': '3600'})
+            case '400':
+                self.fail(400, 'The prompt was filtered.')
+            case '401':
+                self.fail(401, f'Incorrect API key provided: {asked.authorization.removeprefix("Bearer ")}.')
+            case '404':
+                self.fail(404, 'The model does not exist.')
+            case '500':
+                self.fail(500, 'x' * 100_000)
+            case 'endless 500':
+                self.head(500, 10**9)
+                while True:
+                    self.wfile.write(b'x' * 1000)
+                    time.sleep(0.01)
+            case 'slow':
+                self.head(200, 1000)
+                for _ in range(100):
+                    self.wfile.write(b' ')
+                    time.sleep(0.02)
+                self.close_connection = True
+            case 'cut':
+                self.head(200, 1000)
+                self.wfile.write(b'{"choices": [{"mess')
+                self.close_connection = True
+            case 'no JSON':
+                self.send(200, b'<html>Welcome</html>')
+            case 'malformed JSON':
+                self.complete(body, json.dumps({'titles': titles})[:-3])
+            case 'wrong schema':
+                self.complete(body, json.dumps({'titles': [{'title': title} for title in titles]}))
+            case 'empty':
+                self.complete(body, json.dumps({'titles': []}))
+            case 'null content':
+                self.complete(body, None)
+            case 'refusal':
+                self.complete(body, None, refusal='I cannot help with that.')
+            case 'another language':
+                self.complete(body, json.dumps({'titles': ['пекарь', '看護師', 'μηχανικός']}))
+            case '10 MB':
+                self.complete(body, json.dumps({'titles': ['baker ' * 1_700_000]}))
+            case 'cut off':
+                self.complete(body, json.dumps({'titles': titles})[:20], finish_reason='length')
+            case 'the key':
+                self.complete(body, json.dumps({'titles': [asked.authorization]}))
+            case kind:
+                raise ValueError(kind)
+
+    def complete(self, body, content, refusal=None, finish_reason='stop'):
+        message = {'role': 'assistant', 'content': content, 'refusal': refusal}
+        completion = {
+            'id': 'chatcmpl-1',
+            'object': 'chat.completion',
+            'created': 0,
+            'model': json.loads(body)['model'] + '-2026',
+            'choices': [{'index': 0, 'message': message, 'finish_reason': finish_reason, 'logprobs': None}],
+            'usage': {'prompt_tokens': 100, 'completion_tokens': 10, 'total_tokens': 110},
+        }
+        self.send(200, json.dumps(completion).encode())
+
+    def fail(self, status, message, headers=None):
+        self.send(status, json.dumps({'error': {'message': message, 'type': 'error'}}).encode(), headers)
+
+    def send(self, status, body, headers=None):
+        self.head(status, len(body), headers)
+        self.wfile.write(body)
+
+    def head(self, status, length, headers=None):
+        self.send_response(status)
+        for name, value in (
+            {'Content-Type': 'application/json', 'Content-Length': str(length)} | (headers or {})
+        ).items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, format, *args):
+        """The log is kept by the server."""

@@ -1,0 +1,193 @@
+"""Kills `python -m data_prep enrich` at random moments while the server misbehaves, and counts what was asked twice.
+
+    python -m tests.data_prep.soak_enrich --kills=20 --seed=0
+
+An answer is kept when it stands in the journal. One that the server has sent, but that was still under way or not yet
+on disk when the process was killed, cannot be known to the next process: it is asked for again. There is at most one
+such answer for each of the `--concurrency` workers and each kill; both numbers are printed.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import time
+
+from tests.conftest import ROOT, SAMPLE, read_rows
+from tests.data_prep.chat_server import FAULTS, Asked, ChatServer
+from uwe_jax import hub
+
+COMMAND = [sys.executable, '-m', 'data_prep', 'enrich']
+KEY = 'sk-test-0123456789abcdefghijklmnop'
+CONCURRENCY = 3
+SKILLS = 12
+VOCABULARY = sorted({row['preferredLabel'] for row in read_rows(SAMPLE / 'occupations_en.csv')})
+
+
+@dataclasses.dataclass
+class Report:
+    """What a run with kills did.
+
+    Attributes:
+      kills: how many processes were killed.
+      log: the server's, of every request.
+      asked_again: requests that came again after they had been answered with something of use.
+      asked_again_though_kept: of those, the ones whose answer stood in the journal when they came again.
+      most_per_kill: of those asked again, the most that one kill caused.
+      output: what all processes printed.
+    """
+
+    kills: int
+    log: list[Asked]
+    asked_again: int
+    asked_again_though_kept: int
+    most_per_kill: int
+    output: str
+
+
+def few_skills(directory: pathlib.Path, skills: int = SKILLS) -> pathlib.Path:
+    """An ESCO release of the first skills of the sample that have few titles."""
+    relations = read_rows(SAMPLE / 'occupationSkillRelations_en.csv')
+    degree: dict[str, int] = {}
+    for row in relations:
+        degree[row['skillUri']] = degree.get(row['skillUri'], 0) + 1
+    chosen = [row for row in read_rows(SAMPLE / 'skills_en.csv') if degree.get(row['conceptUri']) == 1][:skills]
+    uris = {row['conceptUri'] for row in chosen}
+    own = [row for row in relations if row['skillUri'] in uris]
+    jobs = {row['occupationUri'] for row in own}
+    occupations = [row for row in read_rows(SAMPLE / 'occupations_en.csv') if row['conceptUri'] in jobs]
+    for row in occupations:
+        row['altLabels'] = '\n'.join(row['altLabels'].splitlines()[:2])
+    esco = directory / 'esco'
+    esco.mkdir()
+    for name, rows in (
+        ('skills_en.csv', chosen),
+        ('occupations_en.csv', occupations),
+        ('occupationSkillRelations_en.csv', own),
+    ):
+        with open(esco / name, 'w', newline='', encoding='utf-8') as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return esco
+
+
+def flags(esco: pathlib.Path, output: pathlib.Path, url: str, encoder: pathlib.Path | str) -> list[str]:
+    """The flags, for the server's faults and for little patience."""
+    return [
+        *(f'--esco={esco}', f'--output={output}', f'--base_url={url}', f'--encoder={encoder}', '--model=tiny'),
+        *('--titles=6', f'--concurrency={CONCURRENCY}', '--max_wait=0.05', '--timeout=0.5'),
+    ]
+
+
+def stored(output: pathlib.Path) -> set[tuple[str, int]]:
+    """The skill and round of every answer that is kept."""
+    path = output / 'journal.jsonl'
+    if not path.exists():
+        return set()
+    whole = [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b'\n')]
+    return {(record['skill'], record['round']) for record in whole if record['kind'] == 'answer'}
+
+
+def run_with_kills(esco: pathlib.Path, output: pathlib.Path, encoder: pathlib.Path, kills: int, seed: int) -> Report:
+    """Runs the command, kills it `kills` times, and lets it end.
+
+    Half of the kills come some requests after the first one, so that they hit asking; the others at any time from the
+    start of the process on.
+    """
+    rng = random.Random(seed)
+    uris = {row['preferredLabel']: row['conceptUri'] for row in read_rows(esco / 'skills_en.csv')}
+    environment = os.environ | {'OPENAI_API_KEY': KEY}
+    with ChatServer(VOCABULARY, most_faults=3, delay=0.1, faults=FAULTS) as server:
+        url = f'{server.url}?token=hidden-0123'
+        line = [*COMMAND, *flags(esco, output, url, encoder)]
+        kept: list[tuple[int, set[tuple[str, int]]]] = []
+        printed = []
+        done = 0
+        while True:
+            process = subprocess.Popen(
+                line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            if done < kills:
+                begun = len(server.log)
+                if done % 2 == 0:
+                    wait_for = begun + rng.randint(1, 8)
+                    while len(server.log) < wait_for and process.poll() is None:
+                        time.sleep(0.002)
+                    time.sleep(rng.random() * 0.1)
+                else:
+                    time.sleep(rng.random() * 6)
+                process.kill()
+            printed.append(process.communicate()[0])
+            if process.returncode == 0:
+                break
+            if process.returncode != -9:
+                raise RuntimeError(printed[-1])
+            done += 1
+            kept.append((len(server.log), stored(output)))
+        log = list(server.log)
+    return _report(done, log, kept, uris, ''.join(printed))
+
+
+def _report(kills, log, kept, uris, output) -> Report:
+    rounds: dict[str, list[str]] = {}
+    answered: set[str] = set()
+    again, though_kept = [], 0
+    for place, asked in enumerate(log):
+        own = rounds.setdefault(asked.skill, [])
+        if asked.request not in own:
+            own.append(asked.request)
+        key = uris[asked.skill], own.index(asked.request) + 1
+        before = [(number, keys) for number, (length, keys) in enumerate(kept) if length <= place]
+        if asked.request in answered:
+            again.append(before[-1][0] if before else None)  # the kill before
+        though_kept += any(key in keys for _, keys in before)
+        if asked.answered:
+            answered.add(asked.request)
+    per_kill = [again.count(kill) for kill in range(kills)]
+    return Report(kills, log, len(again), though_kept + again.count(None), max(per_kill, default=0), output)
+
+
+def main() -> None:
+    """Prints the report, and compares with a run without faults."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--kills', type=int, default=20)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--skills', type=int, default=40)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = pathlib.Path(scratch)
+        esco = few_skills(directory, arguments.skills)
+        encoder = hub.fetch(hub.BASE_MODEL)
+        with ChatServer(VOCABULARY) as server:
+            line = [*COMMAND, *flags(esco, directory / 'faultless', server.url, encoder)]
+            subprocess.run(line, cwd=ROOT, env=os.environ | {'OPENAI_API_KEY': KEY}, check=True, capture_output=True)
+            faultless = len(server.log)
+        report = run_with_kills(esco, directory / 'faults', encoder, arguments.kills, arguments.seed)
+        same = all(
+            (directory / 'faults' / name).read_bytes() == (directory / 'faultless' / name).read_bytes()
+            for name in ('titles.jsonl', 'below.jsonl')
+        )
+        written = ''.join(path.read_text() for path in (directory / 'faults').rglob('*') if path.is_file())
+        spent = json.loads((directory / 'faults' / 'manifest.json').read_text())['spent']
+    kinds = sorted({asked.kind for asked in report.log})
+    print(f'skills {arguments.skills}, calls without faults {faultless}, kills {report.kills}')
+    print('requests by what they were answered with:')
+    for kind in kinds:
+        print(f'  {kind:22} {sum(asked.kind == kind for asked in report.log):5}')
+    print(f'the same titles as without faults: {same}')
+    print(f'answers kept in the journal: {spent["accepted"]}')
+    print(f'asked again although kept: {report.asked_again_though_kept}')
+    print(f'asked again because a kill came before they were kept: {report.asked_again}')
+    print(f'  most for one kill: {report.most_per_kill}, workers: {CONCURRENCY}')
+    print(f'the key in anything written or printed: {any(KEY[:12] in text for text in (written, report.output))}')
+
+
+if __name__ == '__main__':
+    main()

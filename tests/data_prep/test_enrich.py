@@ -1,0 +1,548 @@
+"""Titles for skills that have few: what is asked, kept, merged and written, against a server that misbehaves."""
+
+import argparse
+import json
+import resource
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.enrich import add_flags, run
+from data_prep.enrich.answers import MOST_CHARACTERS, UnusableError, read_titles
+from data_prep.enrich.ask import Asker, Limits
+from data_prep.enrich.endpoint import Endpoint
+from data_prep.enrich.estimate import Prices, estimate
+from data_prep.enrich.journal import Journal, read_journal
+from data_prep.enrich.merge import TOO_SIMILAR, Vectors, merge
+from data_prep.enrich.prompt import ANSWER, Prompt
+from data_prep.enrich.recipe import Options, enrich
+from data_prep.enrich.redact import Secrets
+from data_prep.enrich.skills import real_titles
+from data_prep.enrich.state import SkillTitles, count
+from data_prep.esco import Concept, read_esco
+from data_prep.tables import DataError, Repairs
+from tests.conftest import ROOT, read_rows
+from tests.data_prep import soak_enrich
+from tests.data_prep.chat_server import FAULTS, RETRY_AFTER, UNANSWERED, USELESS, ChatServer
+from tests.data_prep.soak_enrich import KEY, VOCABULARY, few_skills, flags, run_with_kills
+from uwe_jax.data.graph import sha256
+from uwe_jax.data.text import match_key
+from uwe_jax.ranking import Ranker
+
+BREAD = Concept('http://esco/skill/bake', 'bake bread', ('make loaves',), 'Make dough and bake it.')
+
+
+@pytest.fixture(scope='module')
+def esco(tmp_path_factory):
+    return few_skills(tmp_path_factory.mktemp('few'))
+
+
+def options(esco, output, url, encoder, **changes):
+    given = {
+        'esco': esco,
+        'output': output,
+        'titles': 6,
+        'rounds': 3,
+        'base_url': url,
+        'model': 'tiny',
+        'key': KEY,
+        'concurrency': 3,
+        'attempts': 6,
+        'max_wait': 0.02,
+        'seed': 0,
+        'timeout': 5.0,
+        'limit': None,
+        'skills': None,
+        'dry_run': False,
+        'prices': None,
+        'encoder': str(encoder),
+        'command': f'python -m data_prep enrich --base_url={url}',
+    }
+    return Options(**(given | changes))
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def asker(server, attempts=6, max_wait=0.06, timeout=5.0, any_accepted=True, wanted=6):
+    """An asker of its own, with the records that it keeps."""
+    records = []
+    limits = Limits(wanted, concurrency=2, attempts=attempts, max_wait=max_wait, seed=0)
+    endpoint = Endpoint(server.url, KEY, 'tiny', timeout)
+    return Asker(endpoint, Prompt.load(), limits, lambda *new: records.extend(new), any_accepted), records
+
+
+def spoiled(*kinds):
+    """A schedule: these faults, then good answers."""
+    return lambda _, before: kinds[before] if before < len(kinds) else 'good'
+
+
+# Titles that are alike.
+
+
+units = st.lists(st.floats(0.1, 1), min_size=3, max_size=3).map(lambda v: np.array(v) * [1, -1, 1] / np.linalg.norm(v))
+some_titles = st.dictionaries(st.text('abc', min_size=1, max_size=4), st.tuples(st.booleans(), units), max_size=12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(some_titles, st.randoms())
+def test_of_titles_that_are_alike_the_shortest_real_one_stays_in_whatever_order_they_come(titles, rng):
+    real = {title for title, (is_real, _) in titles.items() if is_real}
+    vectors = {title: vector for title, (_, vector) in titles.items()}
+
+    def kept_of(order):
+        return merge(order, real, np.array([vectors[title] for title in order]).reshape(-1, 3))
+
+    def rank(title):
+        return title not in real, len(title), title
+
+    kept = kept_of(list(titles))
+    shuffled = list(titles)
+    rng.shuffle(shuffled)
+    assert kept_of(shuffled) == kept == sorted(kept, key=rank)
+    assert all(vectors[a] @ vectors[b] <= TOO_SIMILAR for a in kept for b in kept if a != b)
+    for title in titles.keys() - set(kept):
+        assert any(vectors[title] @ vectors[other] > TOO_SIMILAR and rank(other) < rank(title) for other in kept)
+
+
+def test_two_names_of_one_job_are_merged_and_two_jobs_are_not(base_model):
+    titles = ['baker', 'bakery worker', 'bread baker', 'civil engineer', 'nurse']
+    kept = merge(titles, {'bread baker', 'nurse'}, Vectors(base_model)(titles))
+    assert kept == ['nurse', 'bread baker', 'civil engineer']
+
+
+def test_vectors_are_those_of_the_mean_pooled_ranker_and_do_not_depend_on_their_neighbours(cut_model):
+    titles = ['baker', 'head of the regional fire safety department', 'nurse', 'chef']
+    embedded = Vectors(cut_model)
+    vectors = embedded(titles)
+    scores = Ranker.from_pretrained(cut_model, pooling='mean').score(titles, titles)
+    np.testing.assert_allclose(vectors @ vectors.T, scores, atol=1e-5)
+    again = Vectors(cut_model)(['one more', *titles[::-1], 'and another'])[4:0:-1]
+    np.testing.assert_array_equal(vectors, again)
+
+
+# The prompt.
+
+
+def test_the_prompt_holds_all_that_is_known_of_the_skill_whatever_the_order_of_its_titles():
+    prompt = Prompt.load()
+    system, user = prompt.messages(BREAD, ['pastry cook', 'baker'], 7)
+    assert system['role'] == 'system'
+    for text in ('bake bread', 'make loaves', 'Make dough and bake it.', '- baker\n- pastry cook', 'Propose 7 '):
+        assert text in user['content']
+    assert prompt.messages(BREAD, ['baker', 'pastry cook'], 7) == [system, user]
+    assert '$' not in user['content']
+
+
+def test_the_prompts_version_is_the_checksum_of_its_file():
+    path = ROOT / 'data_prep' / 'enrich' / 'prompts' / 'titles-v1.md'
+    assert Prompt.load().version == {'name': 'titles-v1', 'sha256': sha256(path)}
+
+
+# What is kept of an answer.
+
+
+def test_of_an_answer_the_new_titles_are_kept_and_the_others_counted():
+    titles = [' Pastry  cook', 'PASTRY COOK', 'baker', 'Bake Bread', 'make loaves', '', '看護師', 'baкer', '--- 1']
+    titles += ['x' * (MOST_CHARACTERS + 1), 'a ' * 40, 'bak\u200ber', 'b\ud800', 'maître d’hôtel', 'y' * 10**6]
+    read = read_titles(json.dumps({'titles': titles}), BREAD, ['Baker'])
+    assert read.usable == ['Pastry cook', 'maître d’hôtel']
+    assert read.dropped == {
+        'blank': 1,
+        'invisible characters': 2,
+        'not in Latin letters': 3,
+        'repeated': 2,
+        "the skill's own name": 2,
+        'too long': 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        ('', 'empty'),
+        ('{"titles": ["bak', 'not JSON'),
+        ('[' * 100_000, 'not JSON'),
+        ('["baker"]', 'not of the schema'),
+        ('{"jobs": ["baker"]}', 'not of the schema'),
+        ('{"titles": ["baker"], "note": ""}', 'not of the schema'),
+        ('{"titles": ["baker", 7]}', 'not of the schema'),
+        ('{"titles": []}', 'no usable title'),
+        ('{"titles": ["Bake bread", "пекарь"]}', 'no usable title'),
+    ],
+)
+def test_an_answer_without_a_title_is_unusable(content, reason):
+    with pytest.raises(UnusableError, match=f'^{reason}$'):
+        read_titles(content, BREAD, [])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.recursive(st.none() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
+def test_any_answer_is_either_unusable_or_new_short_titles(value):
+    for answer in (value, {'titles': value}):
+        try:
+            read = read_titles(json.dumps(answer), BREAD, ['baker'])
+        except UnusableError:
+            continue
+        keys = [match_key(title) for title in read.usable]
+        assert keys
+        assert len(set(keys)) == len(keys)
+        assert not {'baker', 'bake bread', 'make loaves'} & set(keys)
+        assert all(0 < len(title) <= MOST_CHARACTERS for title in read.usable)
+        ''.join(read.usable).encode()
+
+
+# The journal.
+
+
+def test_what_a_journal_was_given_it_holds_after_a_crash_in_the_middle_of_a_line(tmp_path):
+    path = tmp_path / 'journal.jsonl'
+    journal = Journal(path, {'model': 'a'})
+    journal.append({'kind': 'x', 'n': 1}, {'kind': 'x', 'n': 2})
+    journal.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"kind": "x", "n"')
+    assert [record['n'] for record in read_journal(path, {'model': 'a'})] == [1, 2]
+    again = Journal(path, {'model': 'a'})
+    assert [record['n'] for record in again.records] == [1, 2]
+    again.append({'kind': 'x', 'n': 3})
+    again.close()
+    assert path.read_bytes() == whole + b'{"kind": "x", "n": 3}\n'
+
+
+def test_a_full_disk_is_said_and_leaves_whole_lines(tmp_path):
+    path = tmp_path / 'journal.jsonl'
+    journal = Journal(path, {'model': 'a'})
+    journal.append({'kind': 'x', 'n': 1})
+    whole = path.read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, before[1]))
+    try:
+        with pytest.raises(DataError, match=r'journal\.jsonl: cannot be written \(File too large\)'):
+            journal.append({'kind': 'x', 'n': 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == whole
+    journal.append({'kind': 'x', 'n': 3})
+    journal.close()
+    assert [record['n'] for record in read_journal(path, {'model': 'a'})] == [1, 3]
+
+
+def test_a_journal_of_other_settings_a_damaged_one_and_one_in_use_are_refused(tmp_path):
+    path = tmp_path / 'journal.jsonl'
+    journal = Journal(path, {'model': 'a'})
+    with pytest.raises(DataError, match=r'journal\.jsonl: another process is at work'):
+        Journal(path, {'model': 'a'})
+    journal.append({'kind': 'x'})
+    journal.close()
+    with pytest.raises(DataError, match=r"journal\.jsonl: begun with model 'a', now 'b'"):
+        Journal(path, {'model': 'b'})
+    with open(path, 'a') as file:
+        file.write('{"kind":\n{"kind": "x"}\n')
+    with pytest.raises(DataError, match=r'journal\.jsonl, line 3: damaged'):
+        Journal(path, {'model': 'a'})
+
+
+# One call after another.
+
+
+@pytest.mark.parametrize('kind', FAULTS)
+def test_every_fault_is_borne_and_counted(kind):
+    with ChatServer(VOCABULARY) as faultless, ChatServer(VOCABULARY, spoil=spoiled(kind, kind)) as server:
+        expected, skill = SkillTitles(BREAD, ['baker']), SkillTitles(BREAD, ['baker'])
+        asker(faultless)[0].ask([expected])
+        own, records = asker(server, timeout=0.15 if kind == 'slow' else 5.0)
+        own.ask([skill])
+    assert skill.answers == expected.answers
+    assert len(skill.answers[1]) == len(set(skill.answers[1])) >= 5
+    assert [asked.kind for asked in server.log] == [kind, kind, 'good']
+    assert len({asked.request for asked in server.log}) == 1
+    spent = count(records)
+    assert spent['accepted'] == 1
+    assert sum(spent['retries'].values()) == 2 * (kind in UNANSWERED)
+    assert sum(spent['unusable'].values()) == 2 * (kind in USELESS)
+    assert spent['refusals'] == 2 * (kind == 'refusal')
+    without_usage = 2 * (kind == '10 MB')
+    answers = spent['calls'] - without_usage
+    assert spent['tokens'] == {'input': 100 * answers, 'output': 10 * answers, 'answers_without_usage': without_usage}
+    assert len(json.dumps(records)) < 3000
+
+
+def test_repeated_and_known_titles_of_an_answer_change_nothing():
+    with ChatServer(VOCABULARY) as plain, ChatServer(VOCABULARY, spoil=spoiled('duplicates')) as repeating:
+        skills = [SkillTitles(BREAD, ['baker']) for _ in range(2)]
+        for server, skill in zip((plain, repeating), skills, strict=True):
+            asker(server)[0].ask([skill])
+    assert [asked.kind for asked in repeating.log] == ['duplicates']
+    assert skills[0].answers == skills[1].answers
+
+
+def test_waits_are_those_that_the_server_asks_for():
+    with ChatServer(VOCABULARY, spoil=spoiled(*['429 with Retry-After'] * 3)) as server:
+        asker(server, max_wait=60)[0].ask([SkillTitles(BREAD, [])])
+    gaps = np.diff([asked.time for asked in server.log])
+    assert (gaps >= RETRY_AFTER).all()
+    assert gaps.max() < 0.5 / 2  # the shortest wait of our own
+
+
+def test_own_waits_double_up_to_the_cap_and_depend_on_the_seed_alone():
+    gaps = []
+    for _ in range(2):
+        with ChatServer(VOCABULARY, spoil=spoiled(*['500'] * 4)) as server:
+            asker(server, max_wait=0.2)[0].ask([SkillTitles(BREAD, [])])
+        gaps.append(np.diff([asked.time for asked in server.log]))
+    np.testing.assert_allclose(*gaps, atol=0.08)
+    assert ((gaps[0] >= 0.1) & (gaps[0] < 0.28)).all()
+
+
+@pytest.mark.parametrize(
+    ('kind', 'message', 'calls'),
+    [
+        ('401', r'status 401 Incorrect API key provided: \[secret\]', 1),
+        ('404', 'status 404 The model does not exist', 1),
+        ('429 for an hour', r'asks to wait 3600 s, longer than --max_wait=0\.06', 1),
+        ('500', 'status 500 .*; 4 calls in a row failed: what was answered is kept', 4),
+        ('endless 500', 'status 500 x+; 4 calls in a row failed', 4),
+        ('cut', '4 calls in a row failed', 4),
+        ('the key', 'the answer holds the key; 4 calls in a row failed', 4),
+    ],
+)
+def test_an_endpoint_that_fails_for_good_ends_the_run_and_never_shows_the_key(kind, message, calls):
+    with ChatServer(VOCABULARY, spoil=lambda *_: kind) as server:
+        own, records = asker(server, attempts=4)
+        with pytest.raises(DataError, match=message) as caught:
+            own.ask([SkillTitles(BREAD, [])])
+    assert len(server.log) == calls
+    assert server.log[0].authorization == f'Bearer {KEY}'
+    assert KEY not in f'{caught.value!r} {records}'
+    assert '\n' not in str(caught.value)
+
+
+def test_where_nobody_listens_the_error_says_so():
+    with ChatServer(VOCABULARY) as server:
+        pass
+    with pytest.raises(DataError, match=r'refused; 2 calls in a row failed'):
+        asker(server, attempts=2)[0].ask([SkillTitles(BREAD, [])])
+
+
+def test_a_skill_about_which_the_model_says_nothing_is_given_up_but_a_model_that_never_does_ends_the_run():
+    refused = SkillTitles(BREAD, ['baker'])
+    with ChatServer(VOCABULARY, spoil=lambda *_: 'refusal') as server:
+        own, records = asker(server, attempts=3)
+        own.ask([refused])
+        assert len(server.log) == count(records)['refusals'] == 3
+        assert refused.given_up(3)
+        assert not refused.open(wanted=6, rounds=3, attempts=3)
+        with pytest.raises(DataError, match=r"3 answers about 'bake bread' were unusable \(refusal\), and none before"):
+            asker(server, attempts=3, any_accepted=False)[0].ask([SkillTitles(BREAD, ['baker'])])
+    with ChatServer(VOCABULARY, spoil=lambda *_: '400') as server:
+        own, records = asker(server, attempts=2)
+        own.ask([SkillTitles(BREAD, ['baker'])])
+    assert count(records)['unusable'] == {'status 400': 2}
+
+
+def test_no_more_calls_are_under_way_than_allowed_and_none_is_asked_before_an_answer_is_kept():
+    skills = [SkillTitles(Concept(f'u{n}', f'skill {n}', (), ''), []) for n in range(8)]
+    kept = []
+    with ChatServer(VOCABULARY, delay=0.05) as server:
+        own, _ = asker(server)
+
+        def keep(record):
+            kept.append(len(server.log))
+            time.sleep(0.01)
+            records.append(record)
+
+        records = []
+        own._keep = keep
+        own.ask(skills)
+    assert len(records) == len(server.log) == 8
+    # When the n-th answer is being kept, its worker has asked nothing further: at most one call a worker is ahead.
+    assert all(asked <= n + 2 for n, asked in enumerate(kept))
+
+
+# The whole command.
+
+
+@pytest.fixture(scope='module')
+def faultless(tmp_path_factory, esco, cut_model):
+    """What a server without faults leads to."""
+    output = tmp_path_factory.mktemp('faultless') / 'out'
+    with ChatServer(VOCABULARY) as server:
+        enrich(options(esco, output, server.url, cut_model, prices=Prices(0.5, 2)))
+    return output, server.log
+
+
+def test_every_skill_gets_its_titles_and_what_stayed_below_is_listed(faultless, esco):
+    output, _ = faultless
+    manifest = json.loads((output / 'manifest.json').read_text())
+    real = real_titles(read_esco(esco, Repairs()), {})
+    titles = {}
+    for line in lines(output / 'titles.jsonl'):
+        titles.setdefault(line['skill'], []).append(line)
+    below = {line['skill']: line for line in lines(output / 'below.jsonl')}
+    assert set(titles) == {uri for uri, own in real.items() if len(own) < 6}
+    assert 0 < manifest['counts']['skills_below'] == len(below) < len(titles)
+    for uri, own in titles.items():
+        assert len({match_key(line['title']) for line in own}) == len(own)
+        assert (len(own) < 6) == (uri in below)
+        for line in own:
+            assert (line['source'] == 'real') == (line['title'] in real[uri])
+            assert (line['round'], line['model']) == (0, None) if line['source'] == 'real' else line['round'] > 0
+            assert line['model'] in (None, 'tiny-2026')
+    for line in below.values():
+        assert line['titles'] == len(titles[line['skill']])
+        assert (line['rounds'], line['reason']) == (3, 'rounds spent')
+
+
+def test_the_manifest_says_what_was_asked_and_what_it_cost(faultless):
+    output, log = faultless
+    manifest = json.loads((output / 'manifest.json').read_text())
+    assert manifest['prompt'] == Prompt.load().version
+    assert manifest['model'] == 'tiny'
+    assert manifest['endpoint'].startswith('http://127.0.0.1:')
+    spent = manifest['spent']
+    assert spent['calls'] == spent['accepted'] == len(log)
+    assert spent['tokens'] == {'input': 100 * len(log), 'output': 10 * len(log), 'answers_without_usage': 0}
+    assert spent['dollars'] == pytest.approx((100 * 0.5 + 10 * 2) * len(log) / 1e6, abs=1e-5)
+    counts = manifest['counts']
+    assert sum(counts['titles'].values()) == len(lines(output / 'titles.jsonl'))
+    for name, file in manifest['files'].items():
+        assert file == {'bytes': (output / name).stat().st_size, 'sha256': sha256(output / name)}
+    assert sorted(path.name for path in output.iterdir()) == sorted(
+        [*manifest['files'], 'journal.jsonl', 'manifest.json']
+    )
+
+
+def test_a_first_look_at_a_few_skills_is_part_of_the_whole_and_no_answer_is_asked_for_twice(
+    faultless, esco, cut_model, tmp_path
+):
+    output, log = faultless
+    named = tmp_path / 'skills.txt'
+    rows = read_rows(esco / 'skills_en.csv')
+    named.write_text(f'{rows[3]["preferredLabel"]}\n\n{rows[1]["conceptUri"]}\n')
+    own = tmp_path / 'out'
+    with ChatServer(VOCABULARY) as server:
+        enrich(options(esco, own, server.url, cut_model, skills=named))
+        assert {line['skill'] for line in lines(own / 'titles.jsonl')} == {rows[n]['conceptUri'] for n in (1, 3)}
+        enrich(options(esco, own, server.url, cut_model))
+        asked = [asked.request for asked in server.log]
+        enrich(options(esco, own, server.url, cut_model))
+    assert len(set(asked)) == len(asked) == len(server.log)
+    assert sorted(asked) == sorted(asked.request for asked in log)
+    for name in ('titles.jsonl', 'below.jsonl'):
+        assert (own / name).read_bytes() == (output / name).read_bytes()
+
+
+def test_titles_of_other_sources_count_as_real(esco):
+    release = read_esco(esco, Repairs())
+    uri = next(iter(release.skills))
+    without = real_titles(release, {})[uri]
+    also = {uri: ['Quality  inspector', 'quality inspector', without[0].upper(), ' ']}
+    assert real_titles(release, also)[uri] == sorted([*without, 'Quality inspector'])
+    with pytest.raises(DataError, match="unknown skill 'x'"):
+        real_titles(release, {'x': ['baker']})
+
+
+def run_command(*given):
+    """The command as typed, in this process."""
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    run(parser.parse_args(given), 'test')
+
+
+def test_a_dry_run_asks_nothing_needs_no_key_and_tells_the_cost_by_its_rule(esco, tmp_path, monkeypatch, caplog):
+    monkeypatch.delenv('OPENAI_API_KEY', raising=False)
+    caplog.set_level('INFO', 'absl')
+    own = flags(esco, tmp_path / 'out', 'http://127.0.0.1:9/v1?token=hidden', 'none')
+    run_command(*own, '--dry_run', '--limit=1', '--rounds=1', '--input_price=1000', '--output_price=10000')
+    release = read_esco(esco, Repairs())
+    real = real_titles(release, {})
+    uri = next(uri for uri, own in real.items() if len(own) < 6)
+    asked = max(5, -(-3 * (6 - len(real[uri])) // 2))
+    messages = Prompt.load().messages(release.skills[uri], real[uri], asked)
+    sent = -(-(sum(len(m['content'].encode()) for m in messages) + len(str(ANSWER))) // 4)
+    dollars = sent / 1000 + asked * 10 / 100
+    assert f'one round: 1 calls, {sent} tokens in, {asked * 10} out, ${dollars:.2f}' in caplog.text
+    assert 'hidden' not in caplog.text
+    assert not (tmp_path / 'out').exists()
+
+
+def test_an_estimate_counts_later_rounds_with_the_answers_before_them():
+    skill = SkillTitles(BREAD, ['baker'])
+    one, two = (estimate([skill], Prompt.load(), wanted=5, rounds=rounds, attempts=3) for rounds in (1, 2))
+    assert two.calls == 2 * one.calls == 2
+    assert two.input_tokens == 2 * one.input_tokens + 6 * 40 / 4
+    skill.apply({'kind': 'answer', 'round': 1, 'titles': list('abcd'), 'model': None})
+    assert estimate([skill], Prompt.load(), wanted=5, rounds=2, attempts=3).calls == 0
+
+
+REFUSED = {
+    'no skill with few titles': ({'titles': 1}, 'fewer than 1 titles: nothing to do'),
+    'a number below one': ({'limit': 0}, r'--limit=0: expected at least 1'),
+    'no time': ({'timeout': 0.0}, r'--timeout=0\.0: expected seconds'),
+    'a user in the URL': ({'base_url': 'http://me:secret@host/v1'}, '--base_url: a user or password in it'),
+    'a URL without a host': ({'base_url': 'user:secret@host'}, r'--base_url: not the URL of an endpoint'),
+    'a key with a line break': ({'key': 'sk-1\nsecret'}, 'the key: expected visible ASCII'),
+    'an output below a file': ({'output': 'skills_en.csv/out'}, 'cannot be written'),
+    'a skill that is unknown': ({'skills': 'juggle\n'}, r"named\.txt, line 1: 'juggle' is unknown"),
+    'a file of skills that is missing': ({'skills': None}, r'named\.txt: cannot be read'),
+}
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_refused_before_anything_is_asked(name, esco, cut_model, tmp_path):
+    changes, message = REFUSED[name]
+    if 'skills' in changes:
+        named = tmp_path / 'named.txt'
+        if changes['skills']:
+            named.write_text(changes['skills'])
+        changes = {'skills': named}
+    if 'output' in changes:
+        changes = {'output': esco / changes['output']}
+    with ChatServer(VOCABULARY) as server:
+        given = {'output': tmp_path / 'out', 'base_url': server.url} | changes
+        with pytest.raises(DataError, match=message) as caught:
+            enrich(options(esco, given.pop('output'), given.pop('base_url'), cut_model, **given))
+    assert server.log == []
+    assert 'secret' not in str(caught.value)
+
+
+def test_without_a_key_the_command_says_where_it_is_looked_for(esco, tmp_path):
+    own = flags(esco, tmp_path / 'out', 'http://127.0.0.1:9/v1', 'none')
+    with pytest.raises(DataError, match='no key: the environment variable MY_KEY is empty'):
+        run_command(*own, '--key_variable=MY_KEY')
+    with pytest.raises(DataError, match=r'expected the name of an environment variable$'):
+        run_command(*own, f'--key_variable={KEY}')
+    with pytest.raises(DataError, match='--input_price and --output_price: expected both or neither'):
+        run_command(*own, '--input_price=1')
+
+
+def test_tokens_in_a_url_and_beginnings_of_the_key_are_not_shown():
+    secrets = Secrets(KEY, 'https://host:8/v1?token=abcdef1234#x')
+    assert secrets.endpoint == 'https://host:8/v1'
+    shown = secrets.redact(f'--base_url=https://host:8/v1?token=abcdef1234#x {KEY} {KEY[:12]}***1 abcdef123')
+    assert shown == '--base_url=https://host:8/v1 [secret] [secret] [secret]'
+
+
+def test_killed_again_and_again_it_ends_as_without_faults_and_repeats_no_answer_that_was_kept(
+    faultless, esco, cut_model, tmp_path
+):
+    report = run_with_kills(esco, tmp_path / 'out', cut_model, kills=3, seed=1)
+    assert report.kills == 3
+    assert report.asked_again_though_kept == 0
+    assert report.asked_again <= 3 * soak_enrich.CONCURRENCY
+    assert {asked.kind for asked in report.log} >= {'good', 'duplicates'}
+    assert sum(asked.kind in FAULTS for asked in report.log) > 10
+    for name in ('titles.jsonl', 'below.jsonl'):
+        assert (tmp_path / 'out' / name).read_bytes() == (faultless[0] / name).read_bytes()
+    spent = json.loads((tmp_path / 'out' / 'manifest.json').read_text())['spent']
+    assert spent['accepted'] == len(faultless[1])
+    # The key went to the server, and nowhere else.
+    assert {asked.authorization for asked in report.log} == {f'Bearer {KEY}'}
+    written = [path.read_text() for path in tmp_path.rglob('*') if path.is_file()]
+    assert len(written) == 4
+    assert all(secret not in text for text in (*written, report.output) for secret in (KEY, KEY[:12], 'hidden'))
