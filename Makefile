@@ -26,7 +26,7 @@ $(VENV)/installed.%: pyproject.toml constraints.txt
 quickstart: $(VENV)/installed.test
 	@rm -rf $(RUN)
 	@echo '== 1/5 data: an excerpt of ESCO becomes shards of pairs'
-	$(BIN)/python -m data_prep build --esco=data_prep/sample --sentences=data_prep/sample/sentences.csv \
+	$(BIN)/python -m data_prep build --esco=data_prep/sample --vacancies=data_prep/sample/sentences.csv \
 	  --held_out_occupations=0.2 --output=$(RUN)/data
 	@echo '== 2/5 training, with an evaluation before and after'
 	$(BIN)/python -m uwe_jax.main --config=configs/uwe.py:quickstart --config.data.dir=$(RUN)/data \

@@ -1,7 +1,6 @@
-"""Command line: python -m data_prep build --esco=DIR --output=DIR [--sentences=FILE]."""
+"""Command line: python -m data_prep build | check | report | scrape | tag | enrich; each tells its flags by --help."""
 
 import argparse
-import pathlib
 import shlex
 import signal
 import sys
@@ -9,10 +8,12 @@ from typing import NoReturn
 
 from absl import flags, logging
 
-from data_prep.build import Options, build
+from data_prep import build, check, enrich, report, scrape, tag
 from data_prep.tables import DataError
-from uwe_jax.hub import BASE_MODEL, FetchError
+from uwe_jax.hub import FetchError
 from uwe_jax.logs import own_lines_only
+
+COMMANDS = {'scrape': scrape, 'tag': tag, 'enrich': enrich, 'build': build, 'check': check, 'report': report}
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,10 +31,9 @@ def main() -> int:
     logging.set_verbosity(logging.INFO)
     own_lines_only()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is removed
-    arguments = vars(parser().parse_args())
-    del arguments['what']
+    arguments = parser().parse_args()
     try:
-        build(Options(**arguments, command=shlex.join(['python', '-m', 'data_prep', *sys.argv[1:]])))
+        COMMANDS[arguments.what].run(arguments, shlex.join(['python', '-m', 'data_prep', *sys.argv[1:]]))
     except (DataError, FetchError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
@@ -44,15 +44,8 @@ def parser() -> argparse.ArgumentParser:
     """The commands and their flags."""
     whole = Parser(prog='python -m data_prep', description=__doc__)
     commands = whole.add_subparsers(dest='what', required=True)
-    own = commands.add_parser('build', help='ESCO and sentences to shards of pairs')
-    own.add_argument('--esco', type=pathlib.Path, required=True, help="the folder of an ESCO release's CSV files")
-    own.add_argument('--output', type=pathlib.Path, required=True, help='the directory to make')
-    own.add_argument('--sentences', type=pathlib.Path, help='CSV or JSONL of sentences with their skills')
-    own.add_argument('--relations', choices=('all', 'essential'), default='all', help='which skills an occupation has')
-    own.add_argument('--held_out_occupations', type=float, default=0.05, help='share kept for evaluation')
-    own.add_argument('--held_out_alternatives', type=float, default=0.05, help='share kept for evaluation')
-    own.add_argument('--seed', type=int, default=0, help='of what is held out')
-    own.add_argument('--tokenizer', default=BASE_MODEL, help='a directory or a Hub name')
+    for name, command in COMMANDS.items():
+        command.add_flags(commands.add_parser(name, help=command.HELP, description=command.HELP))
     return whole
 
 

@@ -1,31 +1,49 @@
-"""The recipe: read, choose what is held out, tokenise, write shards, describe them."""
+"""The recipe: read, choose what is held out, look for leaks, tokenise, write shards, describe them."""
 
+import argparse
 import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
+from data_prep import check
 from data_prep.esco import Concept, Esco, read_esco, titles
 from data_prep.lengths import choose_lengths, joined_with_distractors, summary
-from data_prep.pairs import Nodes, Pairs, add_id, numbers
-from data_prep.sentences import Row, read_sentences, sentences_of_descriptions
+from data_prep.pairs import Nodes, Pairs, PairsBuilder, add_id, numbers
+from data_prep.sentences import sentences_of_descriptions
 from data_prep.shards import node_parts, write_metadata, write_shards
 from data_prep.split import HeldOut, hold_out
 from data_prep.tables import DataError, Repairs
+from data_prep.vacancies import (
+    SYNTHETIC,
+    VACANCY,
+    Columns,
+    SkillNames,
+    check_tables,
+    files_of,
+    synthetic_edges,
+    vacancy_edges,
+)
 from uwe_jax import hub
 from uwe_jax.data.graph import GRAPHS, MANIFEST, MAX_TOKENS, NAME, BipartiteGraph, sha256
 from uwe_jax.data.text import match_key
 
+HELP = 'ESCO, vacancies and synthetic titles to shards of pairs'
 ATTRIBUTION = 'This service uses the ESCO classification of the European Commission.'
+UNMATCHED = 'unmatched_skills.jsonl'  # skill names in the vacancies that are no skill's, or several skills'
+TEXTS_PER_CALL = 10_000  # tokenised at a time: the tokenizer's own results are many times the size of the ids
+
+Row = tuple[str, str, list[int]]  # a text, the id that it bears, and the skill nodes that it is joined to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +53,11 @@ class Options:
     Attributes:
       esco: the folder of an ESCO release.
       output: the directory to make.
-      sentences: a CSV or JSONL file of sentences with their skills; None takes the skills' descriptions.
+      vacancies: globs of vacancies or sentences, as `vacancy_edges` reads them; where none has sentences, the skills'
+        own descriptions stand in for them.
+      columns: what the vacancies' columns are called.
+      synthetic: globs of what `enrich` wrote.
+      evaluations: outside sets to look for in the pairs, as `check --eval` takes them.
       relations: `all`, or `essential` ones alone.
       held_out_occupations, held_out_alternatives: shares, from 0 to below 1.
       seed: of what is held out.
@@ -45,13 +67,16 @@ class Options:
 
     esco: pathlib.Path
     output: pathlib.Path
-    sentences: pathlib.Path | None
     relations: str
     held_out_occupations: float
     held_out_alternatives: float
     seed: int
     tokenizer: str
     command: str
+    vacancies: Sequence[str] = ()
+    columns: Columns = dataclasses.field(default_factory=Columns)
+    synthetic: Sequence[str] = ()
+    evaluations: Sequence[str] = ()
 
     def __post_init__(self):
         for name in ('held_out_occupations', 'held_out_alternatives'):
@@ -59,115 +84,276 @@ class Options:
                 raise DataError(f'--{name}={getattr(self, name)}: expected a share, from 0 to below 1')
 
 
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    many: dict[str, Any] = {'action': 'append', 'default': []}
+    parser.add_argument('--esco', type=pathlib.Path, required=True, help="the folder of an ESCO release's CSV files")
+    parser.add_argument('--output', type=pathlib.Path, required=True, help='the directory to make')
+    parser.add_argument(
+        '--vacancies', **many, metavar='GLOB', help='CSV, JSONL or Parquet of vacancies, or of sentences, with skills'
+    )
+    for field in dataclasses.fields(Columns):
+        help_text = f'in --vacancies; by default {field.name}'
+        parser.add_argument(f'--{field.name}_column', metavar='NAME', help=help_text)
+    parser.add_argument('--synthetic', **many, metavar='GLOB', help='JSONL of titles that enrich wrote')
+    parser.add_argument('--eval', **many, metavar='FILE[:QUERY[:TARGET]]', help=check.EVAL_HELP)
+    parser.add_argument(
+        '--relations', choices=('all', 'essential'), default='all', help='which skills an occupation has'
+    )
+    parser.add_argument('--held_out_occupations', type=float, default=0.05, help='share kept for evaluation')
+    parser.add_argument('--held_out_alternatives', type=float, default=0.05, help='share kept for evaluation')
+    parser.add_argument('--seed', type=int, default=0, help='of what is held out')
+    parser.add_argument('--tokenizer', default=hub.BASE_MODEL, help='a directory or a Hub name')
+
+
+def run(arguments: argparse.Namespace, command: str) -> None:
+    """Makes a dataset; errors as `build` raises them."""
+    given = vars(arguments)
+    columns = Columns(**{field.name: given[f'{field.name}_column'] for field in dataclasses.fields(Columns)})
+    same = [field.name for field in dataclasses.fields(Options) if field.name in given]
+    own = {name: given[name] for name in same} | {'evaluations': arguments.eval}
+    build(Options(**own, columns=columns, command=command))
+
+
 def build(options: Options) -> None:
     """Makes a dataset; it appears under its name when it is complete.
 
     Raises:
-      DataError: an input cannot be used, or the output cannot be written; nothing is left behind.
+      DataError: an input cannot be used, an evaluation set reaches training, or the output cannot be written; nothing
+        is left behind.
     """
     start = time.perf_counter()
     if options.output.exists():
         raise DataError(f'{options.output}: already there; choose another --output or remove it')
+    with _appearing_when_complete(options.output) as directory:
+        _build(options, directory, start)
+    logging.info('%s is complete, %.0f s', options.output, _since(start))
+
+
+def _build(options: Options, directory: pathlib.Path, start: float) -> None:
     repairs = Repairs()
+    outside = [check.read_evaluation(argument) for argument in options.evaluations]
+    read = _read(options, repairs)
+    logging.info(
+        'read %d skills and %d occupations, %.0f s', len(read.skills), len(read.esco.occupations), _since(start)
+    )
+    held_out = hold_out(
+        {uri: list(titles(occupation)) for uri, occupation in read.esco.occupations.items()},
+        [name for skill in read.esco.skills.values() for name in skill.alternatives],
+        read.skills,
+        options.held_out_occupations,
+        options.held_out_alternatives,
+        options.seed,
+    )
+    graphs = {name: pairs.without(filter(held_out.forbids, pairs.targets)) for name, pairs in read.pairs.items()}
+    for name in ('job', 'sentence'):
+        if not len(graphs[name].skill):
+            raise DataError(f'the {name} graph has no pair left; hold less out, or give more data')
+    evaluations = {
+        'job': _held_out_jobs(read.esco, numbers(read.skills), options.relations, held_out),
+        'alternative': _held_out_alternatives(read.pairs['alternative'], held_out),
+    }
+    leaks = _look_for_leaks(read.skills, graphs, evaluations, outside)
+
+    tokenizer = hub.Tokenizer.from_pretrained(hub.fetch(options.tokenizer))
+    shards, tokens = _write_graphs(directory, read.skills, graphs, tokenizer, start)
+    sides = {'skill': read.skills} | {name: pairs.targets for name, pairs in graphs.items()}
+    for side, nodes in sides.items():
+        _write_lines(directory / 'nodes' / f'{side}.jsonl', ({'text': t, 'ids': i} for t, i in nodes.items()))
+    for name, lines in evaluations.items():
+        _write_lines(directory / 'eval' / f'{name}.jsonl', lines)
+    if unmatched := read.names.unmatched():
+        _write_lines(directory / UNMATCHED, unmatched)
+
+    lengths = choose_lengths(tokens)
+    likelihood = {side: np.bincount(count, minlength=1) for side, count in tokens.items()}
+    likelihood['sentence'] = joined_with_distractors(tokens['sentence'])
+    manifest = {
+        'format': 1,
+        'name': NAME,
+        'counts': {
+            'skills': len(read.skills),
+            **{
+                name: {
+                    'pairs': len(pairs.skill),
+                    'targets': len(pairs.targets),
+                    'shards': len(shards[name]),
+                    'repeated_pairs': read.repeated[name],
+                }
+                for name, pairs in graphs.items()
+            },
+        },
+        'lengths': lengths,
+        'tokens': {side: summary(likelihood[side], length) for side, length in lengths.items() if len(sides[side])},
+        'tokenizer': {'name': options.tokenizer, 'fingerprint': tokenizer.fingerprint},
+        'sources': _sources(options, read),
+        'attribution': ATTRIBUTION,
+        'relations': options.relations,
+        'held_out': {
+            'seed': options.seed,
+            'occupations': {'share': options.held_out_occupations, 'count': len(held_out.occupations)},
+            'alternatives': {'share': options.held_out_alternatives, 'count': len(held_out.alternatives)},
+            'queries': {name: len(lines) for name, lines in evaluations.items()},
+            'pairs_dropped': {name: len(read.pairs[name].skill) - len(graphs[name].skill) for name in GRAPHS},
+        },
+        'leaks': check.summary(leaks),
+        'skill_names': {
+            'matched': read.names.matched,
+            'unknown': _tally(unmatched, ambiguous=False),
+            'ambiguous': _tally(unmatched, ambiguous=True),
+        },
+        'repairs': repairs.summary(),
+        'command': options.command,
+    }
+    _write_manifest(directory, manifest)
+    for kind, repair in manifest['repairs'].items():
+        logging.info('%s: %d', kind, repair['count'])
+    for kind in ('unknown', 'ambiguous'):
+        if count := manifest['skill_names'][kind]['count']:
+            logging.info('%s skill names: %d, see %s', kind, count, UNMATCHED)
+
+
+class _Read(NamedTuple):
+    """All that was read.
+
+    Attributes:
+      esco: the release.
+      skills: the skill nodes.
+      names: what skill names of vacancies and synthetic titles meant.
+      pairs: by graph, what is to be held out included.
+      repeated: by graph, how many pairs were given again.
+      vacancies, synthetic: the files.
+      stand_in: whether the skills' descriptions stand in for sentences.
+    """
+
+    esco: Esco
+    skills: Nodes
+    names: SkillNames
+    pairs: dict[str, Pairs]
+    repeated: dict[str, int]
+    vacancies: list[pathlib.Path]
+    synthetic: list[pathlib.Path]
+    stand_in: bool
+
+
+def _read(options: Options, repairs: Repairs) -> _Read:
+    """Reads the release, the vacancies and the synthetic titles, in this order."""
+    vacancies = files_of(options.vacancies, '--vacancies')
+    synthetic = files_of(options.synthetic, '--synthetic')
+    check_tables(vacancies, options.columns)
     esco = read_esco(options.esco, repairs)
     skills: Nodes = {}
     for skill in esco.skills.values():
         add_id(skills, skill.label, skill.uri)
     number = numbers(skills)
-    everything = {
-        'job': Pairs.from_rows(_job_rows(esco, number, options.relations)),
-        'sentence': Pairs.from_rows(_sentence_rows(options, esco, number, repairs)),
-        'alternative': Pairs.from_rows(_alternative_rows(esco.skills, number, repairs)),
-    }
-    held_out = hold_out(
-        {uri: list(titles(occupation)) for uri, occupation in esco.occupations.items()},
-        [name for skill in esco.skills.values() for name in skill.alternatives],
-        skills,
-        options.held_out_occupations,
-        options.held_out_alternatives,
-        options.seed,
-    )
-    graphs = {name: pairs.without(filter(held_out.forbids, pairs.targets)) for name, pairs in everything.items()}
-    for name in ('job', 'sentence'):
-        if not len(graphs[name].skill):
-            raise DataError(f'the {name} graph has no pair left; hold less out, or give more data')
-    evaluations = {
-        'job': _held_out_jobs(esco, number, options.relations, held_out),
-        'alternative': _held_out_alternatives(everything['alternative'], held_out),
-    }
+    names = SkillNames(esco.skills, number)
+    graphs = {name: PairsBuilder() for name in GRAPHS}
+    for row in _job_rows(esco, number, options.relations):
+        graphs['job'].add(*row)
+    for name, text, nodes in vacancy_edges(vacancies, options.columns, names, repairs):
+        graphs[name].add(text, VACANCY, nodes)
+    for title, nodes in synthetic_edges(synthetic, names, repairs):
+        graphs['job'].add(title, SYNTHETIC, nodes)
+    if (vacancies or synthetic) and not names.matched:
+        raise DataError(_nothing_matched(options, names))
+    stand_in = not graphs['sentence'].given
+    for row in _stand_in_rows(esco, number) if stand_in else ():
+        graphs['sentence'].add(*row)
+    for row in _alternative_rows(esco.skills, number, repairs):
+        graphs['alternative'].add(*row)
+    pairs = {name: graph.pairs() for name, graph in graphs.items()}
+    repeated = {name: graph.given - len(pairs[name].skill) for name, graph in graphs.items()}
+    return _Read(esco, skills, names, pairs, repeated, vacancies, synthetic, stand_in)
+
+
+def _look_for_leaks(
+    skills: Nodes,
+    graphs: Mapping[str, Pairs],
+    held_out: Mapping[str, list[dict[str, Any]]],
+    outside: Sequence[check.Evaluation],
+) -> list[check.Leaks]:
+    """Looks for what is held out, and for the outside sets, among the pairs; logs the report.
+
+    Raises:
+      DataError: a set reaches training.
+    """
     sides = {'skill': skills} | {name: pairs.targets for name, pairs in graphs.items()}
-    logging.info('read %d skills and %d occupations, %.0f s', len(skills), len(esco.occupations), _since(start))
-
-    tokenizer = hub.Tokenizer.from_pretrained(hub.fetch(options.tokenizer))
-    with _appearing_when_complete(options.output) as directory:
-        ids = {side: tokenizer.encode(list(nodes), MAX_TOKENS) for side, nodes in sides.items()}
-        tokens = {side: np.array([len(text) for text in own], np.int32) for side, own in ids.items()}
-        logging.info('tokenised %d texts, %.0f s', sum(map(len, ids.values())), _since(start))
-
-        skill_parts = node_parts('skill', list(skills), ids['skill'])
-        shard_lengths = {}
-        for name, pairs in graphs.items():
-            target_parts = node_parts('target', list(pairs.targets), ids[name])
-            shard_lengths[name] = write_shards(directory, name, pairs, skill_parts, target_parts)
-            graph = BipartiteGraph.from_edges(pairs.skill, pairs.target, len(skills), tokens[name])
-            graph.save(directory / 'graph' / name)
-            logging.info('wrote %d pairs of the %s graph, %.0f s', graph.edges, name, _since(start))
-        (directory / 'graph' / 'skill').mkdir()
-        np.save(directory / 'graph' / 'skill' / 'length.npy', tokens['skill'])
-        write_metadata(
-            directory, shard_lengths, f'Skills joined to job titles, sentences and other names. {ATTRIBUTION}'
-        )
-        for side, nodes in sides.items():
-            _write_lines(directory / 'nodes' / f'{side}.jsonl', ({'text': t, 'ids': i} for t, i in nodes.items()))
-        for name, lines in evaluations.items():
-            _write_lines(directory / 'eval' / f'{name}.jsonl', lines)
-
-        lengths = choose_lengths(tokens)
-        likelihood = {side: np.bincount(count, minlength=1) for side, count in tokens.items()}
-        likelihood['sentence'] = joined_with_distractors(tokens['sentence'])
-        manifest = {
-            'format': 1,
-            'name': NAME,
-            'counts': {
-                'skills': len(skills),
-                **{
-                    name: {'pairs': len(pairs.skill), 'targets': len(pairs.targets), 'shards': len(shard_lengths[name])}
-                    for name, pairs in graphs.items()
-                },
-            },
-            'lengths': lengths,
-            'tokens': {side: summary(likelihood[side], length) for side, length in lengths.items() if len(sides[side])},
-            'tokenizer': {'name': options.tokenizer, 'fingerprint': tokenizer.fingerprint},
-            'sources': _sources(options, esco),
-            'attribution': ATTRIBUTION,
-            'relations': options.relations,
-            'held_out': {
-                'seed': options.seed,
-                'occupations': {'share': options.held_out_occupations, 'count': len(held_out.occupations)},
-                'alternatives': {'share': options.held_out_alternatives, 'count': len(held_out.alternatives)},
-                'queries': {name: len(lines) for name, lines in evaluations.items()},
-                'pairs_dropped': {name: len(everything[name].skill) - len(graphs[name].skill) for name in GRAPHS},
-            },
-            'repairs': repairs.summary(),
-            'command': options.command,
-        }
-        _write_manifest(directory, manifest)
-    for kind, repair in manifest['repairs'].items():
-        logging.info('%s: %d', kind, repair['count'])
-    logging.info('%s is complete, %.0f s', options.output, _since(start))
+    edges = {name: (pairs.skill, pairs.target) for name, pairs in graphs.items()}
+    own = [check.held_out_evaluation(name, lines, list(skills)) for name, lines in held_out.items() if lines]
+    leaks = check.find_leaks(sides, edges, [*own, *outside])
+    for line in check.report_text(leaks).splitlines():
+        logging.info('%s', line)
+    check.refuse_leaks(leaks)
+    return leaks
 
 
-def _sentence_rows(options: Options, esco: Esco, number: Mapping[str, int], repairs: Repairs) -> list[Row]:
-    """The given sentences, or what stands in for them."""
-    if options.sentences:
-        return list(read_sentences(options.sentences, esco.skills, number, repairs))
-    logging.info("no --sentences: the sentences of the skills' own descriptions stand in")
-    rows = list(sentences_of_descriptions(esco.skills, number))
-    if not rows:
+def _write_graphs(
+    directory: pathlib.Path, skills: Nodes, graphs: Mapping[str, Pairs], tokenizer: hub.Tokenizer, start: float
+) -> tuple[dict[str, list[int]], dict[str, np.ndarray]]:
+    """Writes shards, their metadata and the CSR arrays, one graph after the other.
+
+    Returns:
+      The records of each shard by graph, and the tokens of each text by side.
+    """
+    ids = _encoded(tokenizer, list(skills))
+    skill_parts = node_parts('skill', list(skills), ids)
+    tokens, shards = {'skill': _lengths(ids)}, {}
+    for name, pairs in graphs.items():
+        ids = _encoded(tokenizer, list(pairs.targets))
+        tokens[name] = _lengths(ids)
+        target_parts = node_parts('target', list(pairs.targets), ids)
+        del ids  # which are in the parts too
+        logging.info('tokenised %d texts of the %s graph, %.0f s', len(target_parts), name, _since(start))
+        shards[name] = write_shards(directory, name, pairs, skill_parts, target_parts)
+        graph = BipartiteGraph.from_edges(pairs.skill, pairs.target, len(skills), tokens[name])
+        graph.save(directory / 'graph' / name)
+        logging.info('wrote %d pairs of the %s graph, %.0f s', graph.edges, name, _since(start))
+    (directory / 'graph' / 'skill').mkdir()
+    np.save(directory / 'graph' / 'skill' / 'length.npy', tokens['skill'])
+    write_metadata(directory, shards, f'Skills joined to job titles, sentences and other names. {ATTRIBUTION}')
+    return shards, tokens
+
+
+def _encoded(tokenizer: hub.Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+    """Token ids of each text, a part of them at a time."""
+    parts = (texts[first : first + TEXTS_PER_CALL] for first in range(0, len(texts), TEXTS_PER_CALL))
+    return [ids for part in parts for ids in tokenizer.encode(part, MAX_TOKENS)]
+
+
+def _lengths(ids: Sequence[np.ndarray]) -> np.ndarray:
+    return np.array([len(text) for text in ids], np.int32)
+
+
+def _stand_in_rows(esco: Esco, number: Mapping[str, int]) -> Iterator[Row]:
+    """The sentences of the skills' own descriptions."""
+    logging.info("no sentences in --vacancies: those of the skills' own descriptions stand in")
+    rows = sentences_of_descriptions(esco.skills, number)
+    first = next(rows, None)
+    if first is None:
         raise DataError(
-            'no sentences: skills_en.csv has no descriptions to stand in for them; give some by --sentences'
+            'no sentences: skills_en.csv has no descriptions to stand in for them; give some by --vacancies'
         )
-    return rows
+    yield first
+    yield from rows
+
+
+def _nothing_matched(options: Options, names: SkillNames) -> str:
+    """Says that no skill of the vacancies is known."""
+    given = ', '.join([*options.vacancies, *options.synthetic])
+    examples = ', '.join(repr(miss['name']) for miss in names.unmatched()[:3])
+    if not examples:
+        return f'{given}: no row has a skill; give them skills with: python -m data_prep tag'
+    return f'{given}: no skill is known, for example {examples}; expected URIs or labels of the release {options.esco}'
+
+
+def _tally(unmatched: Sequence[Mapping[str, Any]], ambiguous: bool) -> dict[str, Any]:
+    """How often names without a skill, or with several, were met; with the most frequent ones."""
+    own = [miss for miss in unmatched if bool(miss['could_mean']) == ambiguous]
+    return {
+        'count': sum(miss['count'] for miss in own),
+        'distinct': len(own),
+        'examples': [miss['name'] for miss in own[: check.EXAMPLES]],
+    }
 
 
 def _job_rows(esco: Esco, number: Mapping[str, int], relations: str) -> Iterator[Row]:
@@ -216,18 +402,29 @@ def _held_out_alternatives(pairs: Pairs, held_out: HeldOut) -> list[dict[str, An
     return [{'text': texts[target], 'skills': own} for target, own in sorted(skills.items())]
 
 
-def _sources(options: Options, esco: Esco) -> list[dict[str, Any]]:
-    files = {path.name: sha256(path) for path in esco.files}
+def _sources(options: Options, read: _Read) -> list[dict[str, Any]]:
     version = re.search(r'\d+\.\d+(\.\d+)?', options.esco.name)  # the portal's files do not say it
     sources: list[dict[str, Any]] = [
-        {'name': 'ESCO', 'version': version[0] if version else 'unknown', 'language': 'en', 'files': files}
+        {
+            'name': 'ESCO',
+            'version': version[0] if version else 'unknown',
+            'language': 'en',
+            'files': _checksums(read.esco.files),
+        }
     ]
-    if options.sentences:
-        path = options.sentences
-        sources.append({'name': 'sentences', 'file': path.name, 'files': {path.name: sha256(path)}})
-    else:
+    if read.stand_in:
         sources.append({'name': 'sentences', 'from': "the skills' own descriptions, for want of vacancy sentences"})
+    if read.vacancies:
+        sources.append({'name': 'vacancies', 'columns': options.columns.names(), 'files': _checksums(read.vacancies)})
+    if read.synthetic:
+        sources.append({'name': 'synthetic titles', 'files': _checksums(read.synthetic)})
     return sources
+
+
+def _checksums(files: Sequence[pathlib.Path]) -> dict[str, str]:
+    """The files' checksums by name, which has as much of the path as tells them apart."""
+    root = os.path.commonpath([path.resolve().parent for path in files])
+    return {path.resolve().relative_to(root).as_posix(): sha256(path) for path in files}
 
 
 def _write_lines(path: pathlib.Path, lines) -> None:
@@ -262,7 +459,10 @@ def _appearing_when_complete(output: pathlib.Path) -> Iterator[pathlib.Path]:
             yield partial
             partial.rename(output)
     except OSError as error:
-        raise DataError(f'{output}: cannot be written ({error.strerror}); choose another --output') from error
+        reason = error.strerror or error
+        raise DataError(
+            f'{output}: cannot be written ({reason}); free some space or choose another --output'
+        ) from error
 
 
 def _since(start: float) -> float:

@@ -127,7 +127,10 @@ def _read_relations(
         occupation, kind, skill = (row[column].strip() for column in ('occupationUri', 'relationType', 'skillUri'))
         for uri, known, name in ((occupation, occupations, 'occupation'), (skill, skills, 'skill')):
             if uri not in known:
-                raise DataError(f'{path}, line {line}: unknown {name} {uri!r}; expected one of {name}s_en.csv')
+                raise DataError(
+                    f'{path}, line {line}: unknown {name} {uri!r}; expected one of {name}s_en.csv; '
+                    'are all files of one release?'
+                )
         if kind not in RELATIONS:
             raise DataError(f'{path}, line {line}: relationType {kind!r}, expected {" or ".join(RELATIONS)}')
         of_occupation = relations.setdefault(occupation, {})

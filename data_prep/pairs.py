@@ -1,11 +1,12 @@
 """One graph on its way to disk: texts, the ids that bear them, and the skills they are joined to."""
 
+import array
 import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-Nodes = dict[str, list[str]]  # text -> the ids that bear it; a node's number is its place in the dict
+Nodes = dict[str, tuple[str, ...]]  # text -> the ids that bear it; a node's number is its place in the dict
 
 
 def numbers(nodes: Nodes) -> dict[str, int]:
@@ -15,9 +16,9 @@ def numbers(nodes: Nodes) -> dict[str, int]:
 
 def add_id(nodes: Nodes, text: str, identifier: str) -> None:
     """Lets a text be borne by one id more; a new text becomes the last node."""
-    ids = nodes.setdefault(text, [])
+    ids = nodes.get(text, ())
     if identifier not in ids:
-        ids.append(identifier)
+        nodes[text] = (*ids, identifier)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,19 +36,12 @@ class Pairs:
     target: np.ndarray
 
     @classmethod
-    def from_rows(cls, rows: Iterable[tuple[str, str, Sequence[int] | np.ndarray]]) -> 'Pairs':
+    def from_rows(cls, rows: Iterable[tuple[str, str, Sequence[int]]]) -> 'Pairs':
         """Joins, for every (text, id, skills), that text's node to those skills; without any it is left out."""
-        targets: Nodes = {}
-        number: dict[str, int] = {}
-        skill, degree, target = [np.empty(0, np.int32)], [], []
-        for text, identifier, skills in rows:
-            if len(skills):
-                add_id(targets, text, identifier)
-                skill.append(np.asarray(skills, np.int32))
-                degree.append(len(skills))
-                target.append(number.setdefault(text, len(number)))
-        edges = np.stack([np.concatenate(skill), np.repeat(np.asarray(target, np.int32), degree)])
-        return cls(targets, *_distinct(edges))
+        collected = PairsBuilder()
+        for row in rows:
+            collected.add(*row)
+        return collected.pairs()
 
     def without(self, texts: Iterable[str]) -> 'Pairs':
         """Returns the graph without some of its targets and their edges; the others keep their order."""
@@ -62,8 +56,42 @@ class Pairs:
         )
 
 
-def _distinct(edges: np.ndarray) -> np.ndarray:
-    """[2, E] int32 -> [2, distinct] int32, sorted by the first row, then the second."""
-    skill, target = edges
-    keys = np.unique(skill.astype(np.int64) << 32 | target)
-    return np.stack([keys >> 32, keys & 0xFFFFFFFF]).astype(np.int32)
+class PairsBuilder:
+    """Collects pairs row by row, in four bytes a skill and eight a row beside the texts themselves."""
+
+    def __init__(self) -> None:
+        self._targets: Nodes = {}
+        self._number: dict[str, int] = {}
+        self._skill, self._degree, self._target = array.array('i'), array.array('i'), array.array('i')
+
+    def add(self, text: str, identifier: str, skills: Sequence[int]) -> None:
+        """Joins a text's node to some skills; without any nothing is added."""
+        if not skills:
+            return
+        add_id(self._targets, text, identifier)
+        self._skill.extend(skills)
+        self._degree.append(len(skills))
+        self._target.append(self._number.setdefault(text, len(self._number)))
+
+    @property
+    def given(self) -> int:
+        """How many pairs were given, repeated ones included."""
+        return len(self._skill)
+
+    def pairs(self) -> Pairs:
+        """The distinct pairs."""
+        target = np.repeat(_int32(self._target), _int32(self._degree))
+        return Pairs(self._targets, *_distinct(_int32(self._skill), target))
+
+
+def _int32(numbers: array.array) -> np.ndarray:
+    return np.frombuffer(numbers, np.int32) if numbers else np.empty(0, np.int32)
+
+
+def _distinct(skill: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[E], [E] int32 -> the distinct pairs, [distinct] int32 each, sorted by the first, then the second."""
+    keys = skill.astype(np.int64) << 32
+    keys |= target
+    keys.sort()
+    keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if len(keys) else keys
+    return (keys >> 32).astype(np.int32), (keys & 0xFFFFFFFF).astype(np.int32)

@@ -1,67 +1,77 @@
-"""Vacancy sentences with the skills they ask for; or, where there are none, the skills' own descriptions."""
+"""Sentences: cut out of longer texts, and the skills that one names."""
 
-import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import sentencex
 
 from data_prep.esco import Concept
-from data_prep.tables import DataError, Repairs, read_csv, read_jsonl
 from uwe_jax.data.text import normalise
 
-# The end of a sentence: a mark, and after the space a capital letter or a digit.
-_END = re.compile(r'(?<=[.!?])\s+(?=[A-Z0-9])')
+LANGUAGE = 'en'
+# What parts words in a name; + and # do not, which keeps C, C++ and C# apart.
+_BETWEEN_WORDS = re.compile(r'[^\w+#]+')
 
-Row = tuple[str, str, list[int]]  # a sentence, where it comes from, and the skill nodes that it asks for
 
+def split_sentences(text: str, language: str = LANGUAGE) -> Iterator[str]:
+    """Yields the sentences of a text, normalised, without blank ones.
 
-def read_sentences(
-    path: pathlib.Path, skills: Mapping[str, Concept], number: Mapping[str, int], repairs: Repairs
-) -> Iterator[Row]:
-    """Reads sentences from a CSV or JSONL file with `sentence` and `skills`.
-
-    In CSV the skills of a sentence stand one a line within the cell, in JSONL as a list; each is a URI or a preferred
-    label. Sentences without skills are counted and left out.
+    A line break ends a sentence, because the lines of a vacancy are items of lists and headings more often than not.
 
     Args:
-      path: ends in .csv or .jsonl.
-      skills: by URI.
-      number: the node of each skill's label.
-      repairs: counts what was left out.
-
-    Raises:
-      DataError: the file is not as said, or names an unknown skill.
+      text: plain text.
+      language: its ISO 639-1 code, whose abbreviations do not end a sentence; an unknown one does no harm.
     """
-    if path.suffix not in ('.csv', '.jsonl'):
-        raise DataError(f'{path}: expected a file that ends in .csv or .jsonl')
-    rows = read_csv if path.suffix == '.csv' else read_jsonl
-    for line, row in rows(path, ('sentence', 'skills'), repairs):
-        where = f'{path}, line {line}'
-        if not isinstance(row['sentence'], str):
-            raise DataError(f'{where}: sentence is {type(row["sentence"]).__name__}, expected text')
-        names = row['skills'].splitlines() if isinstance(row['skills'], str) else row['skills']
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DataError(f'{where}: skills is {row["skills"]!r}, expected URIs or labels')
-        sentence = normalise(row['sentence'])
-        nodes = [_node(name, where, skills, number) for name in names if name.strip()]
-        if not sentence:
-            repairs.add('blank sentence, dropped', f'{path.name}, line {line}')
-        elif not nodes:
-            repairs.add('sentence without skills, dropped', f'{path.name}, line {line}: {sentence[:60]}')
-        else:
-            yield sentence, f'{path.name}:{line}', nodes
+    for line in text.splitlines():
+        for sentence in sentencex.segment(language, line):  # pyright: ignore[reportAttributeAccessIssue]
+            if sentence := normalise(sentence):
+                yield sentence
 
 
-def _node(name: str, where: str, skills: Mapping[str, Concept], number: Mapping[str, int]) -> int:
-    name = normalise(name)
-    label = skills[name].label if name in skills else name
-    if label not in number:
-        raise DataError(f'{where}: unknown skill {name!r}; expected a URI or a preferred label of skills_en.csv')
-    return number[label]
-
-
-def sentences_of_descriptions(skills: Mapping[str, Concept], number: Mapping[str, int]) -> Iterator[Row]:
-    """The sentences of each skill's own description, joined to that skill."""
+def sentences_of_descriptions(
+    skills: Mapping[str, Concept], number: Mapping[str, int]
+) -> Iterator[tuple[str, str, list[int]]]:
+    """The sentences of each skill's own description, joined to that skill: (sentence, URI, [node])."""
     for uri, skill in skills.items():
-        for part in _END.split(skill.description):
-            if sentence := normalise(part):
-                yield sentence, uri, [number[skill.label]]
+        for sentence in split_sentences(skill.description):
+            yield sentence, uri, [number[skill.label]]
+
+
+class Names:
+    """Finds which skills a sentence names, by any of their labels as whole words.
+
+    A label in capitals ('IT', 'C++') must stand as it is; the case of others does not matter.
+
+    Args:
+      labels: of each skill, by its node.
+    """
+
+    def __init__(self, labels: Mapping[int, Iterable[str]]):
+        self._labels = {node: [_words(label) for label in own] for node, own in labels.items()}
+
+    def joined(self, description: str, language: str, nodes: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
+        """Yields the sentences of a description with those of the given skills that each names, be they none.
+
+        Args:
+          description: of a vacancy.
+          language: its ISO 639-1 code.
+          nodes: the vacancy's skills.
+        """
+        whole = _words(description)
+        candidates = [
+            (node, label) for node in nodes for label in self._labels.get(node, ()) if _stands_in(label, whole)
+        ]
+        for sentence in split_sentences(description, language):
+            words = _words(sentence) if candidates else ('', '')
+            yield sentence, list(dict.fromkeys(node for node, label in candidates if _stands_in(label, words)))
+
+
+def _words(text: str) -> tuple[str, str]:
+    """The words of a text with one space before, between and after, as they are and case-folded."""
+    words = f' {_BETWEEN_WORDS.sub(" ", normalise(text)).strip()} '
+    return words, words.casefold()
+
+
+def _stands_in(label: tuple[str, str], text: tuple[str, str]) -> bool:
+    written, folded = label
+    return written in text[0] if written.upper() == written else folded in text[1]

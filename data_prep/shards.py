@@ -2,7 +2,7 @@
 
 import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import etils.epath
 import numpy as np
@@ -37,6 +37,9 @@ def write_shards(
 
     Returns:
       How many records each shard holds; none for a graph without pairs.
+
+    Raises:
+      OSError: a shard cannot be written.
     """
     edges = len(pairs.skill)
     shards = -(-edges // RECORDS_PER_SHARD)
@@ -44,11 +47,16 @@ def write_shards(
         return []
     bounds = [edges * shard // shards for shard in range(shards + 1)]
     for shard, (first, last) in enumerate(itertools.pairwise(bounds)):
+        own = zip(
+            edge_parts(first, last), pairs.skill[first:last].tolist(), pairs.target[first:last].tolist(), strict=True
+        )
         writer = ArrayRecordWriter(str(directory / f'{NAME}-{graph}.array_record-{shard:05d}-of-{shards:05d}'), OPTIONS)
-        own = zip(range(first, last), pairs.skill[first:last].tolist(), pairs.target[first:last].tolist(), strict=True)
-        for edge, skill, target in own:
-            writer.write(_serialised({'edge': [edge]}, {}) + skill_parts[skill] + target_parts[target])
-        writer.close()
+        try:
+            for edge, skill, target in own:
+                writer.write(edge + skill_parts[skill] + target_parts[target])
+            writer.close()
+        except RuntimeError as error:  # all that ArrayRecord knows, a full disk included
+            raise OSError(str(error)) from error
     return np.diff(bounds).tolist()
 
 
@@ -63,6 +71,19 @@ def node_parts(side: str, texts: Sequence[str], ids: Sequence[np.ndarray]) -> li
         _serialised({side: [node], f'{side}_ids': own.tolist()}, {f'{side}_text': text.encode()})
         for node, (text, own) in enumerate(zip(texts, ids, strict=True))
     ]
+
+
+def edge_parts(first: int, last: int) -> Iterator[bytes]:
+    """What each edge from `first` to before `last` contributes to its record: its number.
+
+    One message serves them all, since to make one takes several times as long as to serialise it.
+    """
+    example = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue]
+    number = example.features.feature['edge'].int64_list.value
+    number.append(first)
+    for edge in range(first, last):
+        number[0] = edge
+        yield example.SerializeToString()
 
 
 def _serialised(integers: Mapping[str, Sequence[int]], texts: Mapping[str, bytes]) -> bytes:

@@ -1,10 +1,12 @@
 """What is held out for evaluation, so that none of its texts can reach training.
 
 Two sets, each a share chosen by a seed:
-- occupations. None of their titles is a target in any graph, whichever other occupation bears the title too.
-- alternative names. They stand on neither side of any pair; so one that is also a skill's label is never chosen.
+- occupations. None of their titles is a target in any graph, whichever other occupation or vacancy bears the title too.
+- alternative names of skills.
 
-Texts are compared with `match_key`, which ignores case as well as spacing.
+A skill's label stands in every one of its pairs, so what bears the text of a label is never chosen: neither an
+alternative name that is one, nor an occupation with such a title. Texts are compared with `match_key`, which ignores
+case as well as spacing.
 """
 
 import dataclasses
@@ -48,16 +50,18 @@ def hold_out(
       titles: of every occupation, by its id.
       alternatives: all alternative names of skills.
       labels: all preferred labels of skills; they stay in training.
-      occupation_share: of the occupations.
+      occupation_share: of the occupations none of whose titles is a label.
       alternative_share: of the alternatives that are no label, as distinct match keys.
       seed: another seed, another choice.
     """
-    occupations = _choose(titles, occupation_share, f'occupation {seed}')
-    eligible = {match_key(text) for text in alternatives} - {match_key(text) for text in labels}
+    taken = {match_key(text) for text in labels}
+    keys = {occupation: {match_key(title) for title in own} for occupation, own in titles.items()}
+    free = [occupation for occupation, own in keys.items() if not own & taken]
+    occupations = _choose(free, occupation_share, f'occupation {seed}')
     return HeldOut(
         occupations,
-        frozenset(match_key(title) for occupation in occupations for title in titles[occupation]),
-        _choose(eligible, alternative_share, f'alternative {seed}'),
+        frozenset(key for occupation in occupations for key in keys[occupation]),
+        _choose({match_key(text) for text in alternatives} - taken, alternative_share, f'alternative {seed}'),
     )
 
 

@@ -1,18 +1,29 @@
-"""Rows of CSV and JSONL files with their line numbers; errors for what is unreadable, counts for what was mended."""
+"""Rows of CSV, JSONL and Parquet files with their places; errors for what is unreadable, counts for what was mended."""
 
+import ast
 import collections
 import csv
-import io
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 EXAMPLES = 3  # of each kind of repair, kept for the manifest
+CELL_CHARACTERS = 10_000_000  # more than any description has: a quote left open is found before it fills the memory
+ROWS_PER_READ = 10_000  # of a Parquet file, at a time
+
+Row = dict[str, Any]
 
 
 class DataError(ValueError):
     """An input cannot be used. The message is one line: file, line or field, what was found, what was expected."""
+
+
+class EmptyFileError(DataError):
+    """A file has no rows, which is no harm where others have some."""
 
 
 class Repairs:
@@ -36,8 +47,30 @@ class Repairs:
         return {kind: {'count': n, 'examples': self._examples[kind]} for kind, n in sorted(self._counts.items())}
 
 
+def read_rows(path: pathlib.Path, columns: Sequence[str], repairs: Repairs) -> Iterator[tuple[str, Row]]:
+    """Reads a file as its ending says: .csv, .jsonl or .parquet.
+
+    Args:
+      path: the file.
+      columns: those that every row must have; the others are passed on as they are.
+      repairs: counts the blank rows.
+
+    Yields:
+      Where the row stands, as errors name it ('FILE, line 2'), and its cells by column.
+
+    Raises:
+      DataError: the ending is another, or as the file's own reader says.
+    """
+    readers = {'.csv': read_csv, '.jsonl': read_jsonl, '.parquet': read_parquet}
+    if path.suffix not in readers:
+        raise DataError(f'{path}: expected a file that ends in .csv, .jsonl or .parquet')
+    unit = 'row' if path.suffix == '.parquet' else 'line'
+    for number, row in readers[path.suffix](path, columns, repairs):
+        yield f'{path}, {unit} {number}', row
+
+
 def read_csv(path: pathlib.Path, columns: Sequence[str], repairs: Repairs) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields (line, {column: cell}) of every row that is not blank.
+    """Yields (line, {column: cell}) of every row that is not blank, holding one row at a time.
 
     UTF-8 with or without a byte order mark; cells may be quoted and then hold newlines.
 
@@ -52,13 +85,15 @@ def read_csv(path: pathlib.Path, columns: Sequence[str], repairs: Repairs) -> It
     Raises:
       DataError: the file is missing, empty, not UTF-8 or not CSV, lacks a column, or has a row of another width.
     """
-    reader = csv.reader(io.StringIO(_read_text(path), newline=''), strict=True)
+    csv.field_size_limit(CELL_CHARACTERS)
+    reader = csv.reader(_lines(path, newline=''), strict=True)
     rows = 0
     line = 1
     try:
-        header = next(reader)
-        if missing := [column for column in columns if column not in header]:
-            raise DataError(f'{path}, line 1: no column {missing[0]!r}; found {", ".join(header)}')
+        header = next(reader, [])
+        if not header:
+            raise EmptyFileError(f'{path}: empty')
+        _require(columns, header, f'{path}, line 1: no column')
         line = reader.line_num + 1
         for cells in reader:
             if not any(cell.strip() for cell in cells):
@@ -72,13 +107,13 @@ def read_csv(path: pathlib.Path, columns: Sequence[str], repairs: Repairs) -> It
     except csv.Error as error:
         raise DataError(f'{path}, line {line}: not CSV from here on ({error}); is a quote left open?') from error
     if not rows:
-        raise DataError(f'{path}: empty, it has a header but no rows')
+        raise EmptyFileError(f'{path}: empty, it has a header but no rows')
 
 
-def read_jsonl(path: pathlib.Path, columns: Sequence[str], repairs: Repairs) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(path: pathlib.Path, columns: Sequence[str], repairs: Repairs) -> Iterator[tuple[int, Row]]:
     """Yields (line, object) of every line that is not blank; arguments and errors as for `read_csv`."""
     rows = 0
-    for line, text in enumerate(_read_text(path).split('\n')[:-1], start=1):
+    for line, text in enumerate(_lines(path, newline='\n'), start=1):
         if not text.strip():
             repairs.add('blank row', f'{path.name}, line {line}')
             continue
@@ -87,28 +122,97 @@ def read_jsonl(path: pathlib.Path, columns: Sequence[str], repairs: Repairs) -> 
         except ValueError as error:
             raise DataError(f'{path}, line {line}: not JSON ({error})') from error
         if not isinstance(row, dict):
-            raise DataError(f'{path}, line {line}: expected an object with {", ".join(columns)}, found {text[:60]}')
-        if missing := [column for column in columns if column not in row]:
-            raise DataError(f'{path}, line {line}: no field {missing[0]!r}; found {", ".join(row)}')
+            raise DataError(
+                f'{path}, line {line}: expected an object with {", ".join(columns)}, found {text.strip()[:60]}'
+            )
+        _require(columns, row, f'{path}, line {line}: no field')
         rows += 1
         yield line, row
     if not rows:
-        raise DataError(f'{path}: empty, it has no rows')
+        raise EmptyFileError(f'{path}: empty, it has no rows')
 
 
-def _read_text(path: pathlib.Path) -> str:
-    """Reads a whole file, ending in a newline."""
+def read_parquet(path: pathlib.Path, columns: Sequence[str], repairs: Repairs) -> Iterator[tuple[int, Row]]:
+    """Yields (row, {column: cell}), rows counted from 1; arguments and errors as for `read_csv`."""
+    del repairs  # a blank row of a Parquet file would be one of nulls, which the caller judges
     try:
-        data = path.read_bytes()
+        with pq.ParquetFile(path) as file:
+            _require(columns, file.schema_arrow.names, f'{path}: no column')
+            if not file.metadata.num_rows:
+                raise EmptyFileError(f'{path}: empty, it has no rows')
+            rows = (row for batch in file.iter_batches(ROWS_PER_READ) for row in batch.to_pylist())
+            yield from enumerate(rows, start=1)
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f'{path}: not a Parquet file that can be read ({reason})') from error
+    except OSError as error:
+        raise DataError(f'{path}: cannot be read ({error.strerror or str(error).splitlines()[0]})') from error
+
+
+def names_in(value: Any, where: str, column: str) -> list[str]:
+    """The names that a cell lists: a list, or text with one name a line or written as a list (`['a', 'b']`).
+
+    Raises:
+      DataError: the cell is neither.
+    """
+    names = value
+    if value is None:
+        names = []
+    elif isinstance(value, str):
+        names = value.splitlines()
+        if value.startswith('[') and value.endswith(']'):
+            try:
+                names = ast.literal_eval(value)
+            except (ValueError, SyntaxError) as error:
+                raise DataError(f'{where}: {column} is {value[:60]!r}, which starts like a list but is none') from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f'{where}: {column} is {_short(value)}, expected URIs or labels')
+    return [name for name in names if name.strip()]
+
+
+def text_in(value: Any, where: str, column: str) -> str:
+    """The text of a cell; '' if there is none.
+
+    Raises:
+      DataError: the cell is a number, a list or an object.
+    """
+    if value is None:
+        return ''
+    if not isinstance(value, str):
+        raise DataError(f'{where}: {column} is {_short(value)}, expected text')
+    return value
+
+
+def _short(value: Any) -> str:
+    return f'{str(value)[:60]!r} ({type(value).__name__})'
+
+
+def _require(columns: Sequence[str], found, message: str) -> None:
+    if missing := [column for column in columns if column not in found]:
+        raise DataError(f'{message} {missing[0]!r}; found {", ".join(map(str, found))[:300]}')
+
+
+def _lines(path: pathlib.Path, newline: str) -> Iterator[str]:
+    """The lines of a text file, one in memory at a time."""
+    try:
+        with open(path, encoding='utf-8-sig', newline=newline) as file:
+            for number, line in enumerate(file, start=1):
+                if '\0' in line:
+                    raise DataError(f'{path}, line {number}: a NUL byte; expected text in UTF-8, not UTF-16 or binary')
+                yield line
     except OSError as error:
         raise DataError(f'{path}: cannot be read ({error.strerror})') from error
-    try:
-        text = data.decode('utf-8-sig')
     except UnicodeDecodeError as error:
-        line = data.count(b'\n', 0, error.start) + 1
-        raise DataError(
-            f'{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8'
-        ) from error
-    if not text.strip():
-        raise DataError(f'{path}: empty')
-    return text if text.endswith('\n') else text + '\n'
+        raise DataError(_where_not_utf8(path)) from error
+
+
+def _where_not_utf8(path: pathlib.Path) -> str:
+    """Says on which line a file stops being UTF-8, which a reader of blocks does not know."""
+    with open(path, 'rb') as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                byte = f'0x{line[error.start]:02x}'
+                return f'{path}, line {number}: byte {byte} is not UTF-8; save the file as UTF-8'
+    return f'{path}: not UTF-8; save the file as UTF-8'

@@ -1,6 +1,8 @@
 """What tests share: eight simulated devices, the real base model, and the sample as a dataset."""
 
 import csv
+import dataclasses
+import json
 import os
 import pathlib
 import subprocess
@@ -8,6 +10,7 @@ import sys
 
 import jax
 import pytest
+from flax import nnx
 
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 8)
@@ -18,6 +21,7 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 from configs.uwe import get_config  # noqa: E402 (the devices must be set before anything else uses jax)
 from uwe_jax import hub  # noqa: E402
 from uwe_jax.data.graph import open_dataset  # noqa: E402
+from uwe_jax.interaction import Score  # noqa: E402
 from uwe_jax.train import train  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -28,6 +32,26 @@ SAMPLE = ROOT / 'data_prep' / 'sample'
 def base_model():
     """The directory of the real all-mpnet-base-v2."""
     return hub.fetch('all-mpnet-base-v2')
+
+
+@pytest.fixture(scope='session')
+def cut_model(tmp_path_factory, base_model):
+    """An export of the base model cut to one layer, with the paper's score."""
+    _, like = nnx.split(hub.abstract_encoder(base_model, dtype='float32', layers=1))
+    output = tmp_path_factory.mktemp('cut') / 'model'
+    settings = {'score': dataclasses.asdict(Score()), 'max_tokens': 64}
+    hub.save_pretrained(output, base=base_model, params=hub.load_params(base_model, like), settings=settings, card='')
+    return output
+
+
+def without_weights(model, output, score):
+    """A copy of an export with another score, whose weights cannot be read: what is done before, works."""
+    output.mkdir()
+    for name in ('config.json', 'tokenizer.json'):
+        (output / name).symlink_to(model / name)
+    (output / 'model.safetensors').touch()
+    (output / 'uwe.json').write_text(json.dumps({'score': dataclasses.asdict(score)}))
+    return output
 
 
 @pytest.fixture(scope='session')
@@ -82,7 +106,7 @@ def read_rows(path):
 
 
 def build_dataset(esco, output, base_model):
-    command = [sys.executable, '-m', 'data_prep', 'build', f'--esco={esco}', f'--sentences={esco / "sentences.csv"}']
+    command = [sys.executable, '-m', 'data_prep', 'build', f'--esco={esco}', f'--vacancies={esco / "sentences.csv"}']
     command += ['--held_out_occupations=0.1', f'--tokenizer={base_model}', f'--output={output}']
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 

@@ -1,17 +1,21 @@
 """The loader: from records to padded, sharded rows."""
 
 import collections
+import concurrent.futures
+import itertools
+import pickle
 import re
 
 import jax
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uwe_jax import hub, mesh
 from uwe_jax.data.graph import GRAPHS, SIDES, DatasetError, open_dataset
-from uwe_jax.data.loader import PAD, StepReader, batches, choose_lengths, join_distractor, local_rows, pad
+from uwe_jax.data.loader import PAD, Records, StepReader, batches, choose_lengths, join_distractor, local_rows, pad
 from uwe_jax.data.plan import EMPTY, Plan
 
 BOS, EOS = 0, 2
@@ -51,6 +55,32 @@ def test_texts_are_padded_to_one_length_and_longer_ones_keep_their_end():
 def test_only_the_distractor_is_cut_to_fit(first, tokens, expected):
     joined = join_distractor(text(5, 6), text(7, 8, 9), first, tokens)
     np.testing.assert_array_equal(joined, expected)
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Records '0' to '99' in three shards."""
+    bounds = [0, 7, 8, 100]
+    for first, last in itertools.pairwise(bounds):
+        writer = ArrayRecordWriter(str(tmp_path / f'{first:03d}'), 'group_size:1,uncompressed')
+        for number in range(first, last):
+            writer.write(b'%d' % number)
+        writer.close()
+    return Records(sorted(map(str, tmp_path.iterdir())))
+
+
+def test_records_of_several_shards_come_in_the_order_asked_for(records):
+    numbers = np.array([99, 0, 7, 6, 8, 7, 42], np.int32)
+    for reader in (records, pickle.loads(pickle.dumps(records))):
+        assert reader(numbers) == [b'99', b'0', b'7', b'6', b'8', b'7', b'42']
+        assert reader(numbers[:0]) == []
+
+
+def test_threads_that_read_at_once_do_not_disturb_each_other(records):
+    orders = [np.random.default_rng(seed).permutation(100) for seed in range(50)]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for order, read in zip(orders, pool.map(records, orders), strict=True):
+            assert read == [b'%d' % number for number in order]
 
 
 def test_every_row_holds_the_texts_that_the_plan_names(dataset, plan, base_model):

@@ -134,3 +134,9 @@ def test_a_batch_without_skills_is_refused(size):
 def test_more_skills_a_batch_than_the_graph_has_are_refused():
     with pytest.raises(ValueError, match=r'data\.batch_size: 41 skills a batch, but only \d+ skills have an edge'):
         Plan(make_graphs(0), batch_size=41, seed=0, distractor_probability=0.8)
+
+
+def test_more_edges_than_int32_can_number_are_refused():
+    many = np.broadcast_to(np.int32(0), 2**31)  # in no memory
+    with pytest.raises(ValueError, match='2147483648 edges, expected at most 2147483647'):
+        BipartiteGraph.from_edges(many, many, 1, np.full(1, 8, np.int32))

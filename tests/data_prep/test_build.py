@@ -1,6 +1,5 @@
 """From ESCO's CSV files to a dataset: what is kept, what is repaired, what is refused, and that nothing leaks."""
 
-import csv
 import json
 import subprocess
 import sys
@@ -10,86 +9,20 @@ import pytest
 import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensorflow_datasets.proto import tf_example_pb2
 
-from data_prep.build import Options, build
+from data_prep.build import build
 from data_prep.lengths import choose_lengths
 from data_prep.pairs import Pairs
+from data_prep.shards import edge_parts
 from data_prep.split import hold_out
 from data_prep.tables import DataError
 from tests.conftest import ROOT, SAMPLE, read_rows
+from tests.data_prep.conftest import JOB, JOBS, SKILL, SKILLS, options, pairs_by_text, write_csv
 from uwe_jax.data.graph import GRAPHS, SIDES, open_dataset
 from uwe_jax.data.loader import StepReader
 from uwe_jax.data.plan import Plan
 from uwe_jax.data.text import match_key
-
-SKILL, JOB = 'http://esco/skill/', 'http://esco/occupation/'
-SKILLS = [
-    {'conceptUri': SKILL + uri, 'preferredLabel': label, 'altLabels': others, 'description': description}
-    for uri, label, others, description in [
-        ('sql', 'SQL', 'SQL\nquery languages\nstructured query', 'To ask a database.'),
-        ('db', 'query  languages', 'QL\n\nQL', 'Languages. They query.'),
-        ('bake', 'bake bread', 'make  loaves\nmake loaves', ''),
-        ('alone', 'juggle', '', ''),
-    ]
-]
-JOBS = [
-    {'conceptUri': JOB + 'engineer', 'preferredLabel': 'data engineer', 'altLabels': 'engineer of data\nexpert'},
-    {'conceptUri': JOB + 'baker', 'preferredLabel': 'baker', 'altLabels': 'expert'},
-]
-RELATIONS = [
-    (JOB + 'engineer', 'optional', SKILL + 'sql'),
-    (JOB + 'engineer', 'essential', SKILL + 'sql'),
-    (JOB + 'engineer', 'optional', SKILL + 'db'),
-    (JOB + 'baker', 'essential', SKILL + 'bake'),
-]
-SENTENCES = [
-    ('You write SQL.', SKILL + 'sql'),
-    ('You bake and query.', 'bake bread\nquery languages'),
-    ('Call us.', ''),
-]
-
-
-def write_csv(path, rows, encoding='utf-8'):
-    with open(path, 'w', encoding=encoding, newline='') as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-@pytest.fixture
-def esco(tmp_path):
-    """A release small enough to draw."""
-    directory = tmp_path / 'esco'
-    directory.mkdir()
-    write_csv(directory / 'skills_en.csv', SKILLS)
-    write_csv(directory / 'occupations_en.csv', JOBS)
-    columns = ('occupationUri', 'relationType', 'skillUri')
-    write_csv(directory / 'occupationSkillRelations_en.csv', [dict(zip(columns, r, strict=True)) for r in RELATIONS])
-    write_csv(directory / 'sentences.csv', [{'sentence': s, 'skills': k} for s, k in SENTENCES])
-    return directory
-
-
-def options(esco, base_model, **changes):
-    given = {
-        'esco': esco,
-        'output': esco.parent / 'out' / 'data',
-        'sentences': esco / 'sentences.csv',
-        'relations': 'all',
-        'held_out_occupations': 0.0,
-        'held_out_alternatives': 0.0,
-        'seed': 0,
-        'tokenizer': str(base_model),
-        'command': 'test',
-    }
-    return Options(**(given | changes))
-
-
-def pairs_by_text(dataset):
-    texts = {side: [node['text'] for node in dataset.nodes(side)] for side in SIDES}
-    return {
-        name: {(texts['skill'][s], texts[name][t]) for s, t in zip(g.edge_skill, g.edge_target, strict=True)}
-        for name, g in dataset.graphs.items()
-    }
 
 
 def test_the_three_graphs_hold_what_the_files_say(esco, base_model):
@@ -127,10 +60,12 @@ def test_what_was_repaired_is_counted_and_shown(esco, base_model):
         'label that differs from another only in spaces, dropped': 1,
         'repeated label in a cell, dropped': 1,
         'repeated relation, essential wins': 1,
-        'sentence without skills, dropped': 1,
         'skill: its own label among its alternatives, dropped': 1,
+        'vacancy or sentence without a known skill, dropped': 1,
     }
-    assert repairs['sentence without skills, dropped']['examples'] == ['sentences.csv, line 5: Call us.']
+    assert repairs['vacancy or sentence without a known skill, dropped']['examples'] == [
+        'sentences.csv, line 5: Call us.'
+    ]
 
 
 def test_essential_wins_over_optional_and_can_be_asked_for_alone(esco, base_model):
@@ -140,7 +75,7 @@ def test_essential_wins_over_optional_and_can_be_asked_for_alone(esco, base_mode
 
 
 def test_without_sentences_the_skills_descriptions_stand_in_and_the_manifest_says_so(esco, base_model):
-    build(options(esco, base_model, sentences=None))
+    build(options(esco, base_model, vacancies=[]))
     dataset = open_dataset(esco.parent / 'out' / 'data')
     expected = {('SQL', 'To ask a database.'), ('query languages', 'Languages.'), ('query languages', 'They query.')}
     assert pairs_by_text(dataset)['sentence'] == expected
@@ -178,15 +113,6 @@ def test_older_releases_with_a_byte_order_mark_and_other_file_names_read_the_sam
     assert one.fingerprint == other.fingerprint
 
 
-def test_sentences_may_be_jsonl(esco, base_model):
-    lines = [{'sentence': s, 'skills': k.split('\n')} for s, k in SENTENCES]
-    (esco / 'sentences.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
-    build(options(esco, base_model))
-    build(options(esco, base_model, sentences=esco / 'sentences.jsonl', output=esco.parent / 'jsonl'))
-    one, other = (pairs_by_text(open_dataset(esco.parent / name)) for name in ('out/data', 'jsonl'))
-    assert one == other
-
-
 def test_the_same_input_and_seed_give_the_same_bytes(esco, base_model):
     for name in ('one', 'other'):
         build(options(esco, base_model, output=esco.parent / name, held_out_alternatives=0.3))
@@ -211,6 +137,26 @@ def test_tensorflow_datasets_opens_the_directory_and_record_numbers_are_edge_num
             assert len(record['skill_ids']) == dataset.skill_length[skill]
             assert len(record['target_ids']) == graph.target_length[target]
         assert (np.diff(graph.edge_skill) >= 0).all()
+
+
+def test_every_record_of_every_split_reads_back_with_its_types_without_tensorflow(dataset):
+    expected = dict.fromkeys(('edge', 'skill', 'target'), (np.int64, 0))
+    expected |= dict.fromkeys(('skill_ids', 'target_ids'), (np.int64, 1))
+    for name, source in tfds.builder_from_directory(str(dataset.directory)).as_data_source().items():
+        step = max(1, len(source) // 2000)  # of the larger splits a share
+        for record in source.__getitems__(range(0, len(source), step)):
+            assert all(isinstance(record.pop(text), bytes) for text in ('skill_text', 'target_text'))
+            found = {key: (np.asarray(value).dtype, np.ndim(value)) for key, value in record.items()}
+            assert found == expected, name
+    assert 'tensorflow' not in sys.modules
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10), st.sampled_from([0, 127, 128, 16383, 2097151, 268435455]))
+def test_the_numbers_of_edges_read_back(edges, start):
+    read = [tf_example_pb2.Example.FromString(part).features.feature for part in edge_parts(start, start + edges)]
+    assert [list(feature) for feature in read] == [['edge']] * edges
+    assert [list(feature['edge'].int64_list.value) for feature in read] == [[start + n] for n in range(edges)]
 
 
 def test_no_held_out_text_reaches_training_on_the_sample(dataset):
@@ -252,9 +198,13 @@ words = st.text('abAB ', min_size=1, max_size=4).filter(str.strip)
 )
 def test_what_is_held_out_is_the_asked_share_and_never_a_label(titles, alternatives, labels, share, seed):
     held_out = hold_out(titles, alternatives, labels, share, share, seed)
-    assert len(held_out.occupations) == round(share * len(titles))
-    keys = {match_key(text) for text in alternatives}
-    assert held_out.alternatives <= keys - {match_key(label) for label in labels}
+    taken = {match_key(label) for label in labels}
+    free = {uri for uri, own in titles.items() if not taken & {match_key(title) for title in own}}
+    assert held_out.occupations <= free
+    assert len(held_out.occupations) == round(share * len(free))
+    keys = {match_key(text) for text in alternatives} - taken
+    assert held_out.alternatives <= keys
+    assert len(held_out.alternatives) == round(share * len(keys))
     assert all(held_out.forbids(title.upper()) for uri in held_out.occupations for title in titles[uri])
     assert held_out == hold_out(dict(reversed(titles.items())), alternatives[::-1], labels, share, share, seed)
 
@@ -303,7 +253,11 @@ def setting(row, column, value):
 
 RELATIONS_FILE = 'occupationSkillRelations_en.csv'
 REFUSED = {
-    'a missing folder': (lambda esco: esco.rename(esco.with_name('gone')), {}, r'esco: no such directory'),
+    'a missing folder': (
+        lambda esco: esco.rename(esco.with_name('gone')),
+        {'vacancies': []},
+        r'esco: no such directory',
+    ),
     'a missing file': (lambda esco: (esco / 'skills_en.csv').unlink(), {}, r'skills_en\.csv: missing'),
     'a missing relations file': (lambda esco: (esco / RELATIONS_FILE).unlink(), {}, r'Relations_en\.csv: missing'),
     'a missing column': (
@@ -368,16 +322,9 @@ REFUSED = {
         {},
         r'skills_en\.csv, line 2: empty conceptUri',
     ),
-    'a sentence with an unknown skill': (
-        edit('sentences.csv', setting(1, 'skills', 'fly')),
-        {},
-        r"sentences\.csv, line 3: unknown skill 'fly'",
-    ),
-    'sentences of another kind': (lambda esco: None, {'sentences': 'esco/sentences.xlsx'}, r'ends in \.csv or \.jsonl'),
-    'missing sentences': (lambda esco: None, {'sentences': 'none.csv'}, r'none\.csv: cannot be read'),
     'no sentences and no descriptions': (
         edit('skills_en.csv', drop('description')),
-        {'sentences': None},
+        {'vacancies': []},
         r'no sentences: ',
     ),
     'too much held out': (
@@ -395,8 +342,6 @@ REFUSED = {
 def test_refused_by_name_and_nothing_is_left_behind(name, esco, base_model):
     damage, changes, message = REFUSED[name]
     damage(esco)
-    if changes.get('sentences'):
-        changes = changes | {'sentences': esco.parent / changes['sentences']}
     before = sorted(esco.parent.rglob('*'))
     with pytest.raises(DataError, match=message) as caught:
         build(options(esco, base_model, **changes))

@@ -7,8 +7,10 @@ One directory holds one dataset, `uwe_pairs`. It is written by `data_prep` and r
     uwe_pairs-GRAPH.array_record-*      the pairs, one tf.train.Example a record, sorted by skill
     graph/skill/length.npy              tokens of every skill
     graph/GRAPH/*.npy                   the CSR of one graph in both directions (see `BipartiteGraph`)
-    nodes/SIDE.jsonl                    {"text", "ids"} of every node, one a line; line number = node
+    nodes/SIDE.jsonl                    {"text", "ids"} of every node, one a line; line number = node. An id is a URI of
+                                        ESCO's, or `vacancy` or `synthetic` for where else the text comes from
     eval/GRAPH.jsonl                    {"text", "skills"}: held-out texts and the skill nodes joined to them
+    unmatched_skills.jsonl              names in the vacancies that are no skill's or several skills', if there are any
 """
 
 import dataclasses
@@ -56,7 +58,13 @@ class BipartiteGraph:
     def from_edges(
         cls, skill: np.ndarray, target: np.ndarray, skills: int, target_length: np.ndarray
     ) -> 'BipartiteGraph':
-        """Builds the graph from edges [E], [E] in any order and without repetition."""
+        """Builds the graph from edges [E], [E] in any order and without repetition.
+
+        Raises:
+          ValueError: there are more edges than int32 can number.
+        """
+        if len(skill) > np.iinfo(np.int32).max:
+            raise ValueError(f'{len(skill)} edges, expected at most {np.iinfo(np.int32).max}: their numbers are int32')
         order = np.lexsort((target, skill))
         skill, target = skill[order], target[order]
         targets = len(target_length)
@@ -97,7 +105,8 @@ class BipartiteGraph:
     @classmethod
     def load(cls, directory: pathlib.Path) -> 'BipartiteGraph':
         """Maps the arrays into memory; nothing is read until it is used."""
-        return cls(**{f.name: np.load(directory / f'{f.name}.npy', mmap_mode='r') for f in dataclasses.fields(cls)})
+        mapped = {f.name: np.load(directory / f'{f.name}.npy', mmap_mode='r') for f in dataclasses.fields(cls)}
+        return cls(**{name: np.asarray(array) for name, array in mapped.items()})  # indexing a memmap is slow
 
 
 def _indptr(node: np.ndarray, nodes: int) -> np.ndarray:

@@ -4,19 +4,21 @@ One Grain element is one step, so that a batch is read in one call a graph and t
 how many workers read it.
 """
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import grain
 import jax
 import numpy as np
-from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordReader
 from tensorflow_datasets.proto import tf_example_pb2
 
 from uwe_jax.data.graph import GRAPHS, MAX_TOKENS, Dataset
 from uwe_jax.data.plan import EMPTY, BatchPlan, Plan
 
 PAD = 1  # <pad> in MPNet's vocabulary; which positions are padding is told by the lengths alone
+_NOTHING = np.zeros(0, np.int32)  # the ids of an empty slot
 
 
 Array: TypeAlias = Any  # numpy within a process, jax once it is global
@@ -46,25 +48,57 @@ class Batch(NamedTuple):
     edges: Mapping[str, Array]
 
 
+class Records:
+    """The records of one graph, by number, from all of its shards; picklable, for Grain.
+
+    ArrayRecord's own data source takes several times as long for a batch of records at random
+    (`python -m tests.benchmarks.data`): its parallel reads set up anew what one open reader keeps between seeks.
+
+    Args:
+      shards: ArrayRecord files, in the order of their records.
+    """
+
+    def __init__(self, shards: Sequence[str]):
+        self._shards = shards
+        self._readers = [
+            ArrayRecordReader(shard, options='readahead_buffer_size:0,max_parallelism:0') for shard in shards
+        ]
+        self._ends = np.cumsum([reader.num_records() for reader in self._readers])
+        self._lock = threading.Lock()  # a reader has one position, and Grain reads steps in several threads
+
+    def __reduce__(self):
+        return Records, (self._shards,)
+
+    def __call__(self, numbers: np.ndarray) -> list[bytes]:
+        """The records of these numbers, in this order."""
+        shard = np.searchsorted(self._ends, numbers, side='right')
+        position = numbers - np.concatenate([[0], self._ends])[shard]
+        records = []
+        with self._lock:
+            for reader, place in zip(map(self._readers.__getitem__, shard), position.tolist(), strict=True):
+                reader.seek(place)
+                records.append(reader.read())
+        return records
+
+
 class PairReader:
     """Reads and parses the records of the pairs; picklable, for Grain."""
 
     def __init__(self, dataset: Dataset):
-        shards = {graph: dataset.shards(graph) for graph in GRAPHS}
-        self._sources = {graph: ArrayRecordDataSource(paths) for graph, paths in shards.items() if paths}
+        self._records = {graph: Records(dataset.shards(graph)) for graph in GRAPHS}
 
-    def ids(self, graph: str, edges: np.ndarray, *features: str) -> list[tuple[np.ndarray, ...]]:
-        """The named id features (`skill_ids`, `target_ids`) of each edge, as int32 arrays."""
-        if not len(edges):  # which ArrayRecord refuses to read
-            return []
-        return [
-            tuple(np.array(example[name].int64_list.value, np.int32) for name in features)
-            for example in map(_parse, self._sources[graph].__getitems__(list(map(int, edges))))
-        ]
+    def __call__(self, graph: str, edges: np.ndarray) -> list[Mapping[str, Any]]:
+        """The features of each edge's record, by name."""
+        return [_parse(record) for record in self._records[graph](edges)]
 
 
 def _parse(record: bytes) -> Mapping[str, Any]:
     return tf_example_pb2.Example.FromString(record).features.feature  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _ids(features: Mapping[str, Any], name: str) -> np.ndarray:
+    """One list of ids as [n] int32; through a list, in a third of the time of an array straight away."""
+    return np.array(features[name].int64_list.value[:], np.int32)
 
 
 class StepReader:
@@ -88,7 +122,7 @@ class StepReader:
         """The rows of one step, in numpy."""
         plan = self._plan(int(step))
         read = {graph: self._read(graph, plan.targets[graph].edge[self._rows]) for graph in GRAPHS}
-        texts = {graph: [ids for _, ids in read[graph]] for graph in GRAPHS}
+        texts = {graph: [_ids(row, 'target_ids') if row else _NOTHING for row in read[graph]] for graph in GRAPHS}
         texts['sentence'] = self._join_distractors(texts['sentence'], plan)
         texts['skill'] = self._skills(plan.skill[self._rows], read)
         return Batch(
@@ -96,32 +130,32 @@ class StepReader:
             edges={graph: plan.targets[graph].positive[self._rows] for graph in GRAPHS},
         )
 
-    def _read(self, graph: str, edges: np.ndarray) -> list[tuple[np.ndarray, ...]]:
-        """Skill and target ids of each edge; empty ones where the slot is empty."""
-        nothing = np.zeros(0, np.int32)
+    def _read(self, graph: str, edges: np.ndarray) -> list[Mapping[str, Any] | None]:
+        """The features of each edge's record; None where the slot is empty."""
         filled = edges != EMPTY
-        records = iter(self._reader.ids(graph, edges[filled], 'skill_ids', 'target_ids'))
-        return [next(records) if full else (nothing, nothing) for full in filled]
+        records = iter(self._reader(graph, edges[filled]))
+        return [next(records) if full else None for full in filled]
 
-    def _skills(self, skills: np.ndarray, read: Mapping[str, list[tuple[np.ndarray, ...]]]) -> list[np.ndarray]:
+    def _skills(self, skills: np.ndarray, read: Mapping[str, list[Mapping[str, Any] | None]]) -> list[np.ndarray]:
         """The skills' ids, which stand in the records of any of their edges."""
-        found = [next((ids for ids, _ in row if len(ids)), None) for row in zip(*read.values(), strict=True)]
-        return [self._any_record(skill) if ids is None else ids for skill, ids in zip(skills, found, strict=True)]
+        found = [next(filter(None, row), None) for row in zip(*read.values(), strict=True)]
+        return [_ids(row or self._any_record(skill), 'skill_ids') for skill, row in zip(skills, found, strict=True)]
 
-    def _any_record(self, skill: int) -> np.ndarray:
-        """The ids of a skill none of whose targets is in the batch."""
+    def _any_record(self, skill: int) -> Mapping[str, Any]:
+        """The features of a record of a skill none of whose targets is in the batch."""
         for name, graph in self._graphs.items():
             if graph.skill_degree[skill]:
-                [(ids,)] = self._reader.ids(name, graph.skill_indptr[[skill]], 'skill_ids')
-                return ids
+                [record] = self._reader(name, graph.skill_indptr[[skill]])
+                return record
         raise ValueError(f'skill {skill} has no edge, so that no record holds its tokens')
 
     def _join_distractors(self, sentences: list[np.ndarray], plan: BatchPlan) -> list[np.ndarray]:
         edges, first = plan.distractors.edge[self._rows], plan.distractors.first[self._rows]
         chosen = np.flatnonzero(edges != EMPTY)
         joined = list(sentences)
-        for row, (ids,) in zip(chosen, self._reader.ids('sentence', edges[chosen], 'target_ids'), strict=True):
-            joined[row] = join_distractor(sentences[row], ids, first[row], self._lengths['sentence'])
+        for row, record in zip(chosen, self._reader('sentence', edges[chosen]), strict=True):
+            distractor = _ids(record, 'target_ids')
+            joined[row] = join_distractor(sentences[row], distractor, first[row], self._lengths['sentence'])
         return joined
 
 

@@ -177,17 +177,16 @@ def _draw_targets(graph: BipartiteGraph, skill: np.ndarray, rng: np.random.Gener
     start, degree = graph.skill_indptr[skill], graph.skill_degree[skill]
     drawn = start + (rng.random(len(skill)) * degree).astype(np.int32)
     edges, nodes = np.full((2, len(skill)), EMPTY, np.int32)
-    taken = set()
+    taken = np.zeros(graph.targets, bool)
     for slot in np.flatnonzero(degree):
         edge = drawn[slot]
-        if graph.edge_target[edge] in taken:  # among those left, a second draw is as uniform as a first one
-            own = np.arange(start[slot], start[slot] + degree[slot])
-            free = own[[target not in taken for target in graph.edge_target[own]]]
+        if taken[graph.edge_target[edge]]:  # among those left, a second draw is as uniform as a first one
+            free = np.flatnonzero(~taken[graph.edge_target[start[slot] : start[slot] + degree[slot]]])
             if not len(free):
                 continue
-            edge = rng.choice(free)
+            edge = start[slot] + rng.choice(free)
         edges[slot], nodes[slot] = edge, graph.edge_target[edge]
-        taken.add(graph.edge_target[edge])
+        taken[nodes[slot]] = True
     return edges, nodes
 
 

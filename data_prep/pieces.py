@@ -1,0 +1,216 @@
+"""Long work over many rows, cut into pieces: each appears whole, says what made it, and is not done twice."""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from data_prep.tables import DataError
+from uwe_jax.data.graph import MANIFEST
+
+
+class Piece(NamedTuple):
+    """Rows that follow one another in the input.
+
+    Attributes:
+      number: its place among the pieces, from 0.
+      file, row: where it begins: which of the files, and which of that file's rows, both from 0.
+      rows: how many.
+      sha256: of the rows.
+    """
+
+    number: int
+    file: int
+    row: int
+    rows: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """What its files are called, but for their suffix."""
+        return f'piece-{self.number:05d}'
+
+
+class Input:
+    """Files of rows, cut into pieces of so many rows; a piece may go on in the next file.
+
+    Where a piece begins depends on the files, their order and the number of rows alone: every process, and every later
+    run, cuts alike.
+
+    Args:
+      paths: the files, in order.
+      read: yields a file's rows, tuples of JSON values, and raises DataError for a bad one.
+      rows: of a piece.
+
+    Attributes:
+      pieces: all of them. Making them reads the input once, so that a bad row is refused before any work.
+    """
+
+    def __init__(self, paths: Sequence[pathlib.Path], read: Callable[[pathlib.Path], Iterator[Any]], rows: int):
+        self._paths, self._read, self._rows = paths, read, rows
+        self.pieces = []
+        for number, chunk in enumerate(_chunks(self._stream(0), rows)):
+            _, file, row = chunk[0]
+            sha256 = _sha256(content for content, _, _ in chunk)
+            self.pieces.append(Piece(number, file, row, len(chunk), sha256))
+
+    def rows_of(self, pieces: Collection[Piece]) -> Iterator[tuple[Piece, list[Any]]]:
+        """Reads pieces, in the order of their numbers, in one pass.
+
+        Raises:
+          DataError: the input is no longer the one that was cut.
+        """
+        if not pieces:
+            return
+        wanted = {piece.number: piece for piece in pieces}
+        first = wanted[min(wanted)]
+        stream = itertools.islice(self._stream(first.file), first.row, None)
+        for number, chunk in enumerate(_chunks(stream, self._rows), start=first.number):
+            if number not in wanted:
+                continue
+            rows = [content for content, _, _ in chunk]
+            piece = wanted.pop(number)
+            if _sha256(rows) != piece.sha256:
+                break
+            yield piece, rows
+            if not wanted:
+                return
+        raise DataError(f'{self._paths[first.file]}: changed while it was being read; start again')
+
+    def _stream(self, file: int) -> Iterator[tuple[Any, int, int]]:
+        """The rows from one file on, each with its file and its place in it."""
+        for n, path in enumerate(self._paths[file:], start=file):
+            for row, content in enumerate(self._read(path)):
+                yield content, n, row
+
+
+class Output:
+    """A directory that fills with pieces: `piece-00017.jsonl`, and `piece-00017.json`, which says what made it.
+
+    The latter is written first, so that a piece that is there has it. Processes may write different pieces, or even
+    the same one, at the same time.
+
+    Args:
+      directory: need not exist.
+      settings: all that the pieces' content depends on besides their rows: JSON values by name.
+
+    Raises:
+      DataError: the directory is a file.
+    """
+
+    def __init__(self, directory: pathlib.Path, settings: Mapping[str, Any]):
+        if directory.exists() and not directory.is_dir():
+            raise DataError(f'{directory}: is a file, expected a directory')
+        self.directory, self._settings = directory, settings
+
+    def missing(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """The pieces that are still to be made.
+
+        Raises:
+          DataError: one was made with other settings or from other rows, is damaged, or does not belong to the input.
+        """
+        missing = [piece for piece in pieces if not self._finished(piece)]
+        known = {piece.name for piece in pieces}
+        for path in sorted(self.directory.glob('piece-*.jsonl')):
+            if path.stem not in known:
+                raise DataError(f'{path}: beyond the {len(pieces)} pieces of this input; choose another --output')
+        return missing
+
+    def _finished(self, piece: Piece) -> bool:
+        path = self._path(piece)
+        if not path.exists():
+            return False
+        made_with, now = self.describe(piece)['made_with'], self._made_with(piece)
+        different = [name for name in {**now, **made_with} if made_with.get(name) != now.get(name)]
+        if different:
+            then, today = (', '.join(f'{name}={values.get(name)}' for name in different) for values in (made_with, now))
+            raise DataError(f'{path}: made with {then}, but now {today}; choose another --output or remove the piece')
+        expected = self.describe(piece)['bytes']
+        if path.stat().st_size != expected:
+            raise DataError(f'{path}: {path.stat().st_size} bytes, but {expected} were written; remove it')
+        return True
+
+    def write(self, piece: Piece, lines: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> None:
+        """Writes a piece, which appears when it is complete.
+
+        Raises:
+          DataError: the directory cannot be written.
+        """
+        content = ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines).encode()
+        description = {
+            'made_with': self._made_with(piece),
+            'counts': counts,
+            'bytes': len(content),
+            'sha256': hashlib.sha256(content).hexdigest(),
+        }
+        _write(self._path(piece).with_suffix('.json'), _pretty(description))
+        _write(self._path(piece), content)
+
+    def describe(self, piece: Piece) -> dict[str, Any]:
+        """What made a finished piece (`made_with`), its `counts`, `bytes` and `sha256`.
+
+        Raises:
+          DataError: nothing says so.
+        """
+        path = self._path(piece).with_suffix('.json')
+        try:
+            return json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise DataError(f'{path}: cannot be read ({error}); remove {self._path(piece).name} too') from error
+
+    def write_manifest(self, pieces: Sequence[Piece], content: Mapping[str, Any]) -> dict[str, int]:
+        """Describes the directory, all of whose pieces are finished; returns the sum of their counts."""
+        descriptions = {self._path(piece).name: self.describe(piece) for piece in pieces}
+        counts = {'pieces': len(pieces), 'rows': sum(piece.rows for piece in pieces)}
+        for description in descriptions.values():
+            for name, count in description['counts'].items():
+                counts[name] = counts.get(name, 0) + count
+        files = {name: {k: description[k] for k in ('bytes', 'sha256')} for name, description in descriptions.items()}
+        manifest = {'format': 1, 'counts': counts, 'made_with': self._settings, **content, 'files': files}
+        _write(self.directory / MANIFEST, _pretty(manifest))
+        return counts
+
+    def _made_with(self, piece: Piece) -> dict[str, Any]:
+        return {**self._settings, 'rows': piece.rows, 'sha256_of_rows': piece.sha256}
+
+    def _path(self, piece: Piece) -> pathlib.Path:
+        return self.directory / f'{piece.name}.jsonl'
+
+
+def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while chunk := list(itertools.islice(items, size)):
+        yield chunk
+
+
+def _sha256(rows) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row).encode() + b'\n')
+    return digest.hexdigest()
+
+
+def _pretty(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + '\n').encode()
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file that appears by rename, under a name of this attempt's own until then."""
+    partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, 'wb') as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # else, after a power cut, the name may be there without the content
+            partial.rename(path)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f'{path}: cannot be written ({error.strerror}); choose another --output') from error

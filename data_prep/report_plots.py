@@ -1,0 +1,160 @@
+"""The plots of the report. Needs matplotlib."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+DPI = 160
+GREY, LIGHT = '#5f6368', '#e8eaed'
+COLOURS = ('#1a73e8', '#e8710a', '#188038')
+NAMES = {'skill': 'skills', 'job': 'job titles', 'sentence': 'sentences', 'alternative': 'alternative names'}
+
+
+def figures(numbers: Mapping[str, Any]) -> dict[str, Figure]:
+    """All plots by name, of what `report` returned."""
+    return {
+        'titles_per_skill': titles_per_skill(numbers['titles_per_skill']),
+        'epoch': epoch(numbers['epoch']),
+        'tokens': tokens(numbers['tokens']),
+        'padding': padding(numbers['padding'], numbers['epoch']['batch_size']),
+    }
+
+
+def titles_per_skill(numbers: Mapping[str, Any]) -> Figure:
+    """How many skills have fewer titles than x: one line for each source of titles with those before it."""
+    figure = _figure(8.0, 4.6)
+    axes = figure.subplots()
+    wanted = numbers['wanted']
+    sources = list(numbers['by_source'].items())
+    largest = max(wanted, *(found['skills'][-1][0] for _, found in sources))
+    for (name, found), colour in zip(sources, COLOURS, strict=False):
+        titles, skills = np.array(found['skills']).T
+        below = np.cumsum(skills)
+        label = name if name == sources[0][0] else f'and {name}'
+        x = np.concatenate([[0.5], np.maximum(titles + 1, 1), [largest * 1.2]])
+        y = np.concatenate([[0], below, below[-1:]])
+        axes.step(x, y, where='post', color=colour, label=f'{label}: {found["fewer"]:,} skills below {wanted}')
+        axes.plot(wanted, found['fewer'], 'o', color=colour, markersize=5)
+    axes.axvline(wanted, color=GREY, linestyle='--', linewidth=1, zorder=0)
+    axes.annotate(f'{wanted} titles', (wanted, 1.0), (4, -4), xycoords=('data', 'axes fraction'),
+                  textcoords='offset points', va='top', color=GREY, fontsize=9)  # fmt: skip
+    axes.set_xscale('log')
+    axes.set_xlim(0.9, largest * 1.2)
+    axes.set_ylim(0, None)
+    axes.set_xlabel('titles, n')
+    axes.set_ylabel('skills with fewer than n titles')
+    axes.legend(loc='lower right', edgecolor='none', framealpha=1, title='titles from', alignment='left')
+    _plain(axes)
+    _thousands(axes, 'xy')
+    axes.set_title('Titles per skill', loc='left')
+    return figure
+
+
+def epoch(numbers: Mapping[str, Any]) -> Figure:
+    """How often a skill is seen in an epoch, by how many targets it has: one panel a graph."""
+    figure = _figure(11.0, 4.2)
+    graphs = {name: rows for name, rows in numbers['skills'].items() if any(row['targets'][1] for row in rows)}
+    panels = figure.subplots(1, len(graphs), sharey=True, squeeze=False)[0]
+    for axes, (name, rows) in zip(panels, graphs.items(), strict=True):
+        own = [row for row in rows if row['targets'][1]]
+        x = [row['mean_targets'] for row in own]
+        for key, label, style in (
+            ('uniform', 'if pairs were drawn uniformly', {'color': GREY, 'linestyle': '--'}),
+            ('positives', 'positives in its batch', {'color': COLOURS[1], 'marker': 'o', 'markersize': 6}),
+            ('drawn', 'a target drawn for it', {'color': COLOURS[0], 'marker': 'o', 'markersize': 3.5}),
+        ):
+            axes.plot(x, [row[key] or np.nan for row in own], label=label, **style)
+        none = sum(row['skills'] for row in rows if not row['targets'][1])
+        axes.set_title(f'{NAMES[name]}; skills without: {none:,}', loc='left', fontsize=10)
+        axes.set_xscale('log')
+        axes.set_yscale('log')
+        axes.set_xlabel(f'{NAMES[name]} of a skill')
+        _plain(axes)
+        _thousands(axes, 'xy')
+    panels[0].set_ylabel('times in an epoch, mean')
+    lines, labels = panels[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc='outside lower center', ncols=3, frameon=False)
+    figure.suptitle(
+        f'How often a skill is seen in an epoch of {numbers["batches"]} batches of {numbers["batch_size"]}; '
+        'each stands in one batch', x=0.01, ha='left', fontsize=11
+    )  # fmt: skip
+    return figure
+
+
+def tokens(numbers: Mapping[str, Any]) -> Figure:
+    """How many tokens texts have, and where they are cut: one panel a side."""
+    figure = _figure(10.0, 6.4)
+    panels = figure.subplots(2, 2).flat
+    for axes, (side, found) in zip(panels, numbers.items(), strict=False):
+        length = found['length']
+        count, texts = np.array(found['texts']).T
+        share = texts / texts.sum()
+        joined = 'joined' in found
+        axes.bar(count, share, width=1.0, color=COLOURS[0], alpha=0.85, label='alone', edgecolor='white', linewidth=0.3)
+        if joined:
+            x, y = np.array(found['joined']).T
+            axes.step(x, y, where='mid', color=COLOURS[1], label='as in training, most with a distractor')
+            axes.legend(edgecolor='none', framealpha=1, fontsize=8, loc='upper right')
+        axes.set_xlim(0, 1.6 * length)
+        axes.axvline(length + 0.5, color=GREY, linestyle='--', linewidth=1)
+        cut = f'{found["cut_texts"]:.2%} of texts,\n{found["cut_tokens"]:.2%} of tokens'
+        if joined:
+            cut += f',\n{found["joined_cut"]:.1%} of distractors'
+        axes.annotate(f'padded to {length};\ncuts {cut}', (length + 0.5, 0.55), (6, 0),
+                      xycoords=('data', 'axes fraction'), textcoords='offset points', color=GREY, fontsize=8,
+                      va='center')  # fmt: skip
+        axes.set_title(f'{NAMES[side]}: {texts.sum():,}', loc='left', fontsize=10)
+        axes.set_xlabel('tokens')
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        _plain(axes)
+    for axes in panels:  # of a side without texts
+        axes.set_visible(False)
+    return figure
+
+
+def padding(numbers: Mapping[str, Any], batch_size: int) -> Figure:
+    """How much of the chosen shapes is real: one bar a side."""
+    figure = _figure(8.0, 3.2)
+    axes = figure.subplots()
+    sides = list(reversed(numbers['sides'].items()))
+    real = np.array([own['real_tokens_a_batch'] for _, own in sides])
+    whole = np.array([own['length'] * batch_size for _, own in sides])
+    labels = [f'{NAMES[side]}, {own["length"]} tokens' for side, own in sides]
+    axes.barh(labels, whole, color=LIGHT, label='padding')
+    axes.barh(labels, real, color=COLOURS[0], label='tokens')
+    for row, (_, own) in enumerate(sides):
+        axes.annotate(f'{own["padding"]:.0%} padding', (whole[row], row), (5, 0), textcoords='offset points',
+                      va='center', color=GREY, fontsize=9)  # fmt: skip
+    axes.set_xlim(0, whole.max() * 1.2)
+    axes.set_xlabel(f'tokens a batch of {batch_size}, mean of an epoch')
+    axes.set_title(
+        f'Padding: {numbers["padding"]:.0%} in all, {numbers["padding_at_64"]:.0%} if all were padded to 64',
+        loc='left', fontsize=11,
+    )  # fmt: skip
+    axes.legend(loc='lower right', frameon=False)
+    _plain(axes)
+    axes.grid(axis='y', visible=False)
+    _thousands(axes, 'x')
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty drawing of so many inches, free of pyplot's global state."""
+    return Figure(figsize=(width, height), layout='constrained')
+
+
+def _plain(axes: Axes) -> None:
+    axes.grid(color=LIGHT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[['top', 'right']].set_visible(False)
+
+
+def _thousands(axes: Axes, which: str) -> None:
+    """Numbers as people write them, on logarithmic axes too."""
+    for name in which:
+        getattr(axes, f'{name}axis').set_major_formatter(FuncFormatter(lambda value, _: f'{value:,.10g}'))

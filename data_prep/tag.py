@@ -1,0 +1,260 @@
+"""Vacancies without skills to sentences with ESCO skills, which a model ranks; one piece of the vacancies at a time."""
+
+import argparse
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+from absl import logging
+
+from data_prep.esco import read_esco
+from data_prep.pieces import Input, Output, Piece
+from data_prep.sentences import split_sentences
+from data_prep.tables import DataError, EmptyFileError, Repairs, names_in, read_rows
+from data_prep.tagger import Tagger, model_fingerprint
+from data_prep.vacancies import NOT_TEXT, Columns, clean, files_of, language_of, texts_of
+from uwe_jax import hub
+from uwe_jax.processes import join_processes
+
+HELP = 'ESCO skills for the sentences of vacancies without skills, from a model'
+
+
+class Vacancy(NamedTuple):
+    """A row of the input: a vacancy, or one of its sentences.
+
+    Attributes:
+      id: the row's `id`, else its `url`, else where it stands.
+      title, sentence, description: '' where there is none.
+      language: the ISO 639 code of the description's.
+      skills: the names of skills that it has already.
+    """
+
+    id: str
+    title: str
+    sentence: str
+    description: str
+    language: str
+    skills: list[str]
+
+    def sentences(self, repairs: Repairs) -> list[str]:
+        """Its sentence, or else the sentences of its description, as `build` would have them."""
+        if sentence := clean(self.sentence, 'sentence', self.id, repairs):
+            return [sentence]
+        parts = split_sentences(NOT_TEXT.sub(' ', self.description), self.language)
+        return [sentence for part in parts if (sentence := clean(part, 'sentence', self.id, repairs))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What can be chosen.
+
+    Attributes:
+      vacancies: globs of CSV, JSONL or Parquet.
+      columns: what their columns are called.
+      esco: the folder of an ESCO release.
+      output: the directory to fill.
+      model: an export or a plain MPNet model, a directory or a Hub name.
+      pooling: `tokens` or `mean`, as `Ranker.from_pretrained` takes it.
+      dtype: of the encoder's products.
+      threshold: the least score of an edge.
+      k: the most edges of a sentence.
+      piece_rows: rows of the input that make a piece.
+    """
+
+    vacancies: Sequence[str]
+    columns: Columns
+    esco: pathlib.Path
+    output: pathlib.Path
+    model: str
+    pooling: str
+    dtype: str
+    threshold: float
+    k: int
+    piece_rows: int
+
+    def __post_init__(self):
+        if not math.isfinite(self.threshold):
+            raise DataError(f'--threshold={self.threshold}: expected a number')
+        for name in ('k', 'piece_rows'):
+            if getattr(self, name) < 1:
+                raise DataError(f'--{name}={getattr(self, name)}: expected 1 or more')
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument(
+        '--vacancies', action='append', required=True, metavar='GLOB', help='CSV, JSONL or Parquet; may be repeated'
+    )
+    for field in dataclasses.fields(Columns):
+        help_text = f'in --vacancies; by default {field.name}'
+        parser.add_argument(f'--{field.name}_column', metavar='NAME', help=help_text)
+    parser.add_argument('--esco', type=pathlib.Path, required=True, help="the folder of an ESCO release's CSV files")
+    parser.add_argument('--output', type=pathlib.Path, required=True, help='the directory to fill with pieces')
+    parser.add_argument('--model', default=hub.BASE_MODEL, help='an export or a plain MPNet model: a directory or name')
+    parser.add_argument('--pooling', choices=('tokens', 'mean'), default='tokens', help='late interaction, or cosines')
+    parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32', help='of the encoder')
+    parser.add_argument('--threshold', type=float, required=True, help='the least score of a skill that is kept')
+    parser.add_argument('--k', type=int, default=10, help='how many skills of a sentence are kept at most')
+    parser.add_argument('--piece_rows', type=int, default=1000, help='rows of the input that make a piece')
+
+
+def options_of(arguments: argparse.Namespace) -> Options:
+    """The options that the flags say."""
+    given = vars(arguments)
+    columns = Columns(**{field.name: given[f'{field.name}_column'] for field in dataclasses.fields(Columns)})
+    own = {field.name: given[field.name] for field in dataclasses.fields(Options) if field.name in given}
+    return Options(**own, columns=columns)
+
+
+def run(arguments: argparse.Namespace, command: str) -> None:
+    """Tags the pieces that are this process's and not there yet; the last process writes the manifest.
+
+    Raises:
+      DataError: an input cannot be used, a piece was made by another run, or the output cannot be written.
+      FetchError: the model cannot be had.
+    """
+    own, processes = _share()
+    job = Job(options_of(arguments))
+    mine = [piece for piece in job.missing() if piece.number % processes == own]
+    logging.info('%d pieces, of which %d are for this process to make', len(job.input.pieces), len(mine))
+    if mine:
+        tagger = job.tagger()
+        for piece, rows in job.input.rows_of(mine):
+            job.do(piece, rows, tagger)
+    job.finish(command)
+
+
+def _share() -> tuple[int, int]:
+    """Which of how many processes this is.
+
+    The processes meet to learn that, and then part: none waits for another at the end, or dies with it.
+    """
+    join_processes()
+    own, processes = jax.process_index(), jax.process_count()
+    logging.info('process %d of %d, devices: %s', own, processes, jax.local_devices())
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+    return own, processes
+
+
+class Job:
+    """The whole of what is to be tagged, and where it goes.
+
+    Attributes:
+      options: what was chosen.
+      input: the vacancies in pieces.
+
+    Raises:
+      DataError: an input cannot be used.
+      FetchError: the model cannot be had.
+    """
+
+    def __init__(self, options: Options):
+        self.options = options
+        files = files_of(options.vacancies, '--vacancies')
+        esco = read_esco(options.esco, Repairs())
+        self.input = Input(files, functools.partial(read_vacancies, columns=options.columns), options.piece_rows)
+        if not self.input.pieces:
+            raise DataError(f'--vacancies={", ".join(options.vacancies)}: no rows in {len(files)} files')
+        skills = json.dumps([[uri, skill.label] for uri, skill in esco.skills.items()])
+        self._settings = {
+            'model': model_fingerprint(hub.fetch(options.model), options.pooling, options.dtype),
+            'pooling': options.pooling,
+            'dtype': options.dtype,
+            'skills': hashlib.sha256(skills.encode()).hexdigest()[:16],
+            'threshold': options.threshold,
+            'k': options.k,
+            'piece_rows': options.piece_rows,
+        }
+        self._output = Output(options.output, self._settings)
+
+    def missing(self) -> list[Piece]:
+        """The pieces that are not there yet; errors as `Output.missing`."""
+        return self._output.missing(self.input.pieces)
+
+    def tagger(self) -> Tagger:
+        """Embeds the skills; errors as `Tagger`."""
+        own = self.options
+        return Tagger(own.esco, own.model, own.pooling, own.dtype, own.threshold, own.k)
+
+    def do(self, piece: Piece, rows: Sequence[Vacancy], tagger: Tagger) -> None:
+        """Tags a piece, which appears when it is complete.
+
+        Raises:
+          DataError: it cannot be written.
+        """
+        start = time.perf_counter()
+        repairs = Repairs()
+        without = [row for row in rows if not tagger.knows_any(row.skills)]
+        titles = [clean(row.title, 'title', row.id, repairs) for row in without]
+        texts = [row.sentences(repairs) for row in without]
+        # Vacancies repeat one another's sentences: each is ranked once.
+        tags = tagger.tag(list(dict.fromkeys(sentence for own in texts for sentence in own)))
+        lines = [
+            {
+                'vacancy': row.id,
+                'title': title,
+                'sentence': sentence,
+                **tags[sentence],
+                'model': self._settings['model'],
+            }
+            for row, title, own in zip(without, titles, texts, strict=True)
+            for sentence in own
+            if sentence in tags
+        ]
+        counts = {
+            'with_skills_of_their_own': len(rows) - len(without),
+            'sentences': sum(map(len, texts)),
+            'tagged_sentences': len(lines),
+            'edges': sum(len(line['skills']) for line in lines),
+            **{kind: repair['count'] for kind, repair in repairs.summary().items()},
+        }
+        self._output.write(piece, lines, counts)
+        seconds = time.perf_counter() - start
+        logging.info(
+            '%s of %d: %d rows, %d sentences, %d edges, %.1f sentences/s',
+            *(piece.name, len(self.input.pieces), len(rows), counts['sentences'], counts['edges']),
+            counts['sentences'] / seconds,
+        )
+
+    def finish(self, command: str) -> None:
+        """Writes the manifest if all pieces are there."""
+        if missing := self.missing():
+            logging.info('%s: %d pieces are still to come, from other processes', self.options.output, len(missing))
+            return
+        content = {'model': self.options.model, 'command': command}
+        counts = self._output.write_manifest(self.input.pieces, content)
+        for kind, count in counts.items():
+            logging.info('%s: %d', kind.replace('_', ' '), count)
+        logging.info('%s is complete', self.options.output)
+
+
+def read_vacancies(path: pathlib.Path, columns: Columns) -> Iterator[Vacancy]:
+    """Reads a table of vacancies or of their sentences; one without rows has none.
+
+    Raises:
+      DataError: the file cannot be read, lacks a column that was asked for or both sentence and description, or holds
+        another type; the message names it and the row.
+    """
+    names = columns.names()
+    asked_for = [names[field] for field in names if getattr(columns, field)]
+    try:
+        for where, row in read_rows(path, asked_for, Repairs()):
+            if not any(names[field] in row for field in ('sentence', 'description')):
+                wanted = f'{names["sentence"]}, {names["description"]}'
+                raise DataError(f'{where}: none of the columns {wanted}; found {", ".join(row)[:300]}')
+            own = next(
+                (row[name] for name in ('id', 'url') if row.get(name) not in (None, '')),
+                f'{path.name}{where[len(str(path)) :]}',
+            )
+            skills = names_in(row.get(names['skills']), where, names['skills'])
+            yield Vacancy(str(own), *texts_of(row, where, names), language_of(row), skills)
+    except EmptyFileError:
+        logging.info('%s: no rows, passed over', path)

@@ -1,0 +1,63 @@
+"""Tags vacancies on Apache Beam: python -m data_prep.tag_beam FLAGS_OF_TAG [OPTIONS_OF_BEAM].
+
+The pieces are those of `python -m data_prep tag`, made by the same function, so that either goes on with what the other
+left. The option --runner says where. The workers must see the vacancies, ESCO and the output under the same paths, as
+on a mounted bucket.
+
+Wants an environment of its own, with the extra `beam`: pip install '.[beam]', without the constraints.
+"""
+
+import argparse
+import shlex
+import sys
+
+import apache_beam as beam  # pyright: ignore[reportMissingImports]
+from absl import flags, logging
+from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]
+from apache_beam.utils.shared import Shared  # pyright: ignore[reportMissingImports]
+
+from data_prep.pieces import Piece
+from data_prep.tables import DataError
+from data_prep.tag import Job, add_flags, options_of
+from uwe_jax.hub import FetchError
+from uwe_jax.logs import own_lines_only
+
+
+class MakePiece(beam.DoFn):
+    """Makes the pieces that it is given; the threads of a worker share one tagger."""
+
+    def __init__(self, job: Job):
+        self._job, self._shared = job, Shared()
+
+    def setup(self):
+        """Embeds the skills, unless another thread has."""
+        self._tagger = self._shared.acquire(self._job.tagger)
+
+    def process(self, piece: Piece):
+        """Makes one piece."""
+        for _, rows in self._job.input.rows_of([piece]):
+            self._job.do(piece, rows, self._tagger)
+
+
+def main() -> int:
+    """Makes the missing pieces, then the manifest; turns what is wrong with the input into one line."""
+    flags.FLAGS.mark_as_parsed()
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    own_lines_only()
+    parser = argparse.ArgumentParser(prog='python -m data_prep.tag_beam', description=__doc__, allow_abbrev=False)
+    add_flags(parser)
+    arguments, of_beam = parser.parse_known_args()
+    try:
+        job = Job(options_of(arguments))
+        with beam.Pipeline(options=PipelineOptions(of_beam)) as pipeline:
+            _ = pipeline | beam.Create(job.missing()) | beam.Reshuffle() | beam.ParDo(MakePiece(job))
+        job.finish(shlex.join(['python', '-m', 'data_prep.tag_beam', *sys.argv[1:]]))
+    except (DataError, FetchError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

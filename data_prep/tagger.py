@@ -1,0 +1,100 @@
+"""Ranks ESCO skills for sentences, and keeps those whose score is high enough."""
+
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from data_prep.esco import read_esco
+from data_prep.tables import DataError, Repairs
+from data_prep.vacancies import SkillNames
+from uwe_jax import hub
+from uwe_jax.data.graph import sha256
+from uwe_jax.interaction import Score
+from uwe_jax.ranking import Embedded, Ranker
+
+SENTENCES_PER_CALL = 2048  # whose scores against all skills are held at a time
+
+
+class Tagger:
+    """Ranks all skills for sentences.
+
+    Making it embeds the skills, which takes long: one is enough for a process.
+
+    Args:
+      esco: the folder of an ESCO release.
+      model: an export or a plain MPNet model, a directory or a Hub name.
+      pooling, dtype: as `Ranker.from_pretrained` takes them.
+      threshold: the least score of an edge.
+      k: the most edges of a sentence.
+
+    Raises:
+      DataError: the model cannot be used.
+    """
+
+    def __init__(self, esco: pathlib.Path, model: str, pooling: str, dtype: str, threshold: float, k: int):
+        skills = read_esco(esco, Repairs()).skills
+        labels = [skill.label for skill in skills.values()]
+        self._names = SkillNames(skills, {label: node for node, label in enumerate(labels)})
+        self._threshold, self._k = threshold, k
+        start = time.perf_counter()
+        try:
+            ranker = Ranker.from_pretrained(model, pooling, dtype)
+        except ValueError as error:
+            raise DataError(f'--model={model}: {error}') from error
+        self._index = ranker.index(labels, list(skills))
+        if ranker.pair_score == Score(kind='mean'):
+            self._index.embedded = pooled(self._index.embedded)
+        logging.info('embedded %d skills, %.0f s', len(labels), time.perf_counter() - start)
+
+    def knows_any(self, names: Sequence[str]) -> bool:
+        """Whether any of the names is a skill's URI or label."""
+        return bool(self._names.nodes(names))
+
+    def tag(self, sentences: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+        """The best skills of each sentence that has any.
+
+        Returns:
+          By sentence: `skills`, their URIs, at most k, best first; and `scores`, none below the threshold.
+        """
+        found = {}
+        for first in range(0, len(sentences), SENTENCES_PER_CALL):
+            block = sentences[first : first + SENTENCES_PER_CALL]
+            for sentence, scores in zip(block, self._index.score(block), strict=True):
+                enough = np.flatnonzero(scores >= self._threshold)
+                best = enough[np.argsort(-scores[enough], kind='stable')[: self._k]]
+                if len(best):
+                    found[sentence] = {
+                        'skills': [self._index.ids[skill] for skill in best],
+                        'scores': [round(score, 6) for score in scores[best].tolist()],
+                    }
+        return found
+
+
+def pooled(texts: Embedded) -> Embedded:
+    """Mean-pooled texts as texts of one token, to which the cosine of means is the same.
+
+    So the skills are pooled once, and not again for every few sentences.
+    """
+    places, means = [], []
+    for own, embeddings, length in texts.groups:
+        weight = np.where(np.arange(embeddings.shape[1]) < length[:, None], 1 / length[:, None], 0).astype(np.float32)
+        places.append(own)
+        means.append(np.einsum('nld,nl->nd', embeddings, weight))
+    order = np.argsort(np.concatenate(places))
+    return Embedded(
+        [(np.concatenate(places)[order], np.concatenate(means)[order][:, None], np.ones(len(order), np.int32))]
+    )
+
+
+def model_fingerprint(directory: pathlib.Path, pooling: str, dtype: str) -> str:
+    """Identifies what scores depend on: a model's files, and how it is used."""
+    files = {name: sha256(directory / name) for name in hub.REQUIRED_FILES}
+    if (directory / hub.SETTINGS).exists():
+        files[hub.SETTINGS] = sha256(directory / hub.SETTINGS)
+    return hashlib.sha256(json.dumps([files, pooling, dtype], sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,287 @@
+"""Data prep and the loader at the paper's scale: how time and memory grow with the number of pairs.
+
+    python -m tests.benchmarks.data [--pairs=330000,3300000,33000000] [--esco=DIR] [--work=DIR]
+
+Vacancies are made from a release's real names by a seeded generator: one vacancy for each distinct title, a real title
+with what advertisements add to it, joined to 6.6 of 14,000 skills on average; how often a skill is asked for falls with
+its rank, by Zipf and Mandelbrot's law. There is a sentence for every 33 pairs. `python -m data_prep build` makes a
+dataset of them and `python -m data_prep check` looks for leaks in it, each in a process of its own on two cores. Then a
+process on one core plans, reads, parses, joins distractors to and pads batches of the paper's size.
+
+One row a number of pairs. s: from start to end of the process, with the imports; cpu: the processor seconds of all its
+threads, which other programs on the machine disturb less; MiB: the most memory that it held. A batch has 512 skills;
+medians of milliseconds to make all of it, of the processor's for that, and of its parts: `plan`; `read`, beside it
+what ArrayRecord's own data source takes for the same records (`source`); and the rest, `parse`. Opening a dataset reads
+all of its files once (`open`). The files are left in --work if it is given.
+"""
+
+import concurrent.futures
+import csv
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from absl import app, flags
+
+from data_prep.esco import Esco, read_esco, titles
+from data_prep.tables import Repairs
+
+PAIRS = flags.DEFINE_list('pairs', '330000,3300000', 'Pairs of titles and skills, beside those of the release.')
+ESCO = flags.DEFINE_string('esco', 'data_prep/sample', "The folder of an ESCO release's CSV files.")
+WORK = flags.DEFINE_string('work', None, 'Where the files are left; by default they are removed.')
+
+SEED = 0
+SKILLS = 14_000
+PAIRS_A_TITLE = 6.6  # half a million titles for the paper's 3.3 million pairs
+PAIRS_A_SENTENCE = 33
+PAIRS_A_RELATION = 300  # so that the release's own occupations add some pairs, and some are held out
+BATCH = 512  # skills, and as many titles, sentences and alternatives (paper)
+DISTRACTOR_PROBABILITY = 0.8  # (paper)
+STEPS = 100
+ROWS = 10_000  # generated at a time
+
+# What advertisements add to a title.
+# fmt: off
+LEVELS = [
+    '', 'senior ', 'junior ', 'lead ', 'principal ', 'assistant ', 'trainee ', 'deputy ', 'interim ', 'chief ',
+    'associate ', 'graduate ',
+]
+TERMS = [
+    '', ' (m/f/d)', ', part-time', ', full-time', ', night shift', ', weekends', ', fixed term', ', remote', ', hybrid',
+]
+PLACES = [
+    'Antwerp', 'Athens', 'Berlin', 'Bratislava', 'Brussels', 'Bucharest', 'Budapest', 'Copenhagen', 'Cork', 'Dublin',
+    'Florence', 'Gdansk', 'Ghent', 'Graz', 'Hamburg', 'Helsinki', 'Krakow', 'Lille', 'Lisbon', 'Ljubljana', 'Lyon',
+    'Madrid', 'Malmo', 'Milan', 'Munich', 'Nicosia', 'Oslo', 'Paris', 'Porto', 'Prague', 'Riga', 'Rome', 'Seville',
+    'Sofia', 'Stockholm', 'Tallinn', 'Turin', 'Utrecht', 'Valletta', 'Vienna', 'Vilnius', 'Warsaw', 'Zagreb', 'Zurich',
+]
+# fmt: on
+STRIDE = 2**31 - 1  # a prime: its multiples, by the number of titles that could be made, do not repeat
+
+
+def main(argv: list[str]) -> None:
+    """Prints the table."""
+    if len(argv) > 1:
+        raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+    esco = read_esco(pathlib.Path(ESCO.value), Repairs())
+    memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    print(f'{processor()}, {os.cpu_count()} cores, {memory / 2**30:.0f} GiB; names of {ESCO.value}')
+    print(f'{"":45} | {"build":^19} | {"check":^19} | one core: {"ms a batch":^21}')
+    columns = ('s', 'cpu', 'MiB') * 2
+    print(
+        f'{"pairs":>10} {"titles":>9} {"sentences":>9} {"skills":>6} {"MB":>7} |',
+        '{:>5} {:>6} {:>6} | {:>5} {:>6} {:>6} |'.format(*columns),
+        f'{"open s":>6} {"plan":>5} {"read":>5} {"source":>6} {"parse":>5} {"all":>5} {"cpu":>5} {"batches/s":>9}',
+        f'{"MiB":>5}',
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        for pairs in map(int, PAIRS.value):
+            directory = pathlib.Path(WORK.value or scratch).absolute() / f'{pairs}'
+            print(row(esco, pairs, directory), flush=True)
+            if not WORK.value:
+                shutil.rmtree(directory)
+
+
+def row(esco: Esco, pairs: int, directory: pathlib.Path) -> str:
+    """Makes the vacancies, builds, checks and reads; the row of the table."""
+    directory.mkdir(parents=True)
+    generate(esco, pairs, directory)
+    output = directory / 'data'
+    build = measured('build', f'--esco={directory}', f'--vacancies={directory}/vacancies.jsonl', f'--output={output}')
+    check = measured('check', f'--shards={output}')
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+        read = pool.submit(read_batches, output).result()
+    counts = json.loads((output / 'manifest.json').read_text())['counts']
+    size = sum(path.stat().st_size for path in output.rglob('*') if path.is_file())
+    return ' '.join(
+        [
+            f'{counts["job"]["pairs"]:>10} {counts["job"]["targets"]:>9} {counts["sentence"]["targets"]:>9}',
+            f'{counts["skills"]:>6} {size / 1e6:>7.0f} |',
+            *(f'{m.seconds:>5.0f} {m.cpu:>6.0f} {m.mebibytes:>6.0f} |' for m in (build, check)),
+            f'{read.open:>6.1f} {read.plan:>5.1f} {read.read:>5.1f} {read.source:>6.1f}',
+            f'{read.all - read.plan - read.read:>5.1f}',
+            f'{read.all:>5.1f} {read.cpu:>5.1f} {1000 / read.all:>9.1f} {read.mebibytes:>5.0f}',
+        ]
+    )
+
+
+def processor() -> str:
+    """The processor's name, where the system says it."""
+    try:
+        lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(': ')[2] for line in lines if line.startswith('model name')), platform.machine())
+
+
+def generate(esco: Esco, pairs: int, directory: pathlib.Path) -> None:
+    """Writes a release of ESCO with 14,000 skills, and the vacancies."""
+    names = [skill.label for skill in esco.skills.values()]
+    names += [name for skill in esco.skills.values() for name in skill.alternatives]
+    labels = list(dict.fromkeys(names))[:SKILLS]  # a small release's alternative names become skills of their own
+    known = set(labels)
+    uris = {skill.label: uri for uri, skill in esco.skills.items()}
+    alternatives = {
+        skill.label: '\n'.join(name for name in skill.alternatives if name not in known)
+        for skill in esco.skills.values()
+    }
+    write_csv(
+        directory / 'skills_en.csv',
+        ('conceptUri', 'preferredLabel', 'altLabels'),
+        ((uris.get(label, f'urn:skill:{n}'), label, alternatives.get(label, '')) for n, label in enumerate(labels)),
+    )
+    write_csv(
+        directory / 'occupations_en.csv',
+        ('conceptUri', 'preferredLabel', 'altLabels'),
+        ((uri, own.label, '\n'.join(own.alternatives)) for uri, own in esco.occupations.items()),
+    )
+    relations = ((occupation, kind, skill) for occupation, own in esco.relations.items() for skill, kind in own.items())
+    write_csv(
+        directory / 'occupationSkillRelations_en.csv',
+        ('occupationUri', 'relationType', 'skillUri'),
+        itertools.islice(relations, pairs // PAIRS_A_RELATION),
+    )
+    rng = np.random.default_rng(SEED)
+    real = list(dict.fromkeys(title for occupation in esco.occupations.values() for title in titles(occupation)))
+    with open(directory / 'vacancies.jsonl', 'w', encoding='utf-8') as file:
+        for title, skills in zip(
+            distinct_titles(real, round(pairs / PAIRS_A_TITLE)), drawn(labels, PAIRS_A_TITLE, rng), strict=False
+        ):
+            file.write(json.dumps({'title': title, 'skills': skills}) + '\n')
+        for first, *others in itertools.islice(drawn(labels, 2.5, rng), pairs // PAIRS_A_SENTENCE):
+            sentence = f'In this role you will {first}' + ''.join(f', and {other}' for other in others) + ' every day.'
+            file.write(json.dumps({'sentence': sentence, 'skills': [first, *others]}) + '\n')
+
+
+def write_csv(path: pathlib.Path, header: Sequence[str], rows) -> None:
+    """A table with its header."""
+    with open(path, 'w', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def distinct_titles(real: Sequence[str], count: int) -> Iterator[str]:
+    """So many titles, in no order, each once."""
+    parts = (LEVELS, real, TERMS, ['', *(f' in {place}' for place in PLACES)])
+    possible = np.prod([len(part) for part in parts], dtype=int)
+    if count > possible:
+        raise app.UsageError(f'--pairs: {count} titles, but only {possible} can be made of {len(real)} real ones')
+    for number in range(count):
+        chosen = np.unravel_index(number * STRIDE % possible, [len(part) for part in parts])
+        yield ''.join(part[index] for part, index in zip(parts, chosen, strict=True))
+
+
+def drawn(labels: Sequence[str], mean: float, rng: np.random.Generator) -> Iterator[list[str]]:
+    """Without end, distinct skills: at least one, `mean` on average; the frequent ones are any of them."""
+    weight = 1 / (5 + rng.permutation(len(labels)))
+    cumulative = np.cumsum(weight / weight.sum())
+    while True:
+        count = 1 + rng.poisson(mean - 1, ROWS)
+        skills = np.searchsorted(cumulative, rng.random((ROWS, 2 * count.max())))
+        for own, n in zip(np.minimum(skills, len(labels) - 1).tolist(), count.tolist(), strict=True):
+            yield [labels[skill] for skill in itertools.islice(dict.fromkeys(own), n)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a process took: wall-clock and processor seconds, and the most memory that it held."""
+
+    seconds: float
+    cpu: float
+    mebibytes: float
+
+
+def measured(*command: str) -> Measured:
+    """Runs a command of data prep on two cores; what it says is shown only if it fails."""
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    start = time.perf_counter()
+    with tempfile.TemporaryFile('w+') as said:
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'data_prep', *command],
+            stdout=said,
+            stderr=said,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            raise SystemExit(f'{" ".join(process.args)} failed:\n{said.read()}')
+    return Measured(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Seconds to open the dataset; medians of milliseconds a batch, all and parts of it; the most memory held."""
+
+    open: float
+    plan: float
+    read: float
+    source: float
+    all: float
+    cpu: float
+    mebibytes: float
+
+
+def read_batches(directory: pathlib.Path) -> Batches:
+    """Reads batches on one core."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    from uwe_jax.data.graph import GRAPHS, open_dataset
+    from uwe_jax.data.loader import Records, StepReader
+    from uwe_jax.data.plan import EMPTY, Plan
+
+    start = time.perf_counter()
+    dataset = open_dataset(directory)
+    opened = time.perf_counter() - start
+    plan = Plan(dataset.graphs, batch_size=BATCH, seed=SEED, distractor_probability=DISTRACTOR_PROBABILITY)
+    step_reader = StepReader(dataset, plan, dataset.manifest['lengths'], np.arange(BATCH))
+    everything, cpu = milliseconds(step_reader, 0)
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    records = {graph: Records(dataset.shards(graph)) for graph in GRAPHS}
+    sources = {graph: ArrayRecordDataSource(dataset.shards(graph)) for graph in GRAPHS}
+    needed = {}
+    for step in range(3 * STEPS):
+        planned = plan(step)
+        edges = [(graph, planned.targets[graph].edge) for graph in GRAPHS]
+        edges.append(('sentence', planned.distractors.edge))
+        needed[step] = [(graph, own[own != EMPTY]) for graph, own in edges]
+    # Each part on steps of its own: what has been read before lies in the memory of the machine.
+    planning, _ = milliseconds(plan, 3 * STEPS)
+    reading, _ = milliseconds(lambda step: [records[graph](edges) for graph, edges in needed[step]], STEPS)
+    source, _ = milliseconds(
+        lambda step: [sources[graph].__getitems__(edges.tolist()) for graph, edges in needed[step]], 2 * STEPS
+    )
+    return Batches(opened, planning, reading, source, everything, cpu, held)
+
+
+def milliseconds(part: Callable[[int], object], first: int) -> tuple[float, float]:
+    """Medians over the steps from `first` on: wall-clock and of the processor."""
+    took = []
+    for step in range(first, first + STEPS):
+        start = time.perf_counter(), time.process_time()
+        part(step)
+        took.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    wall, cpu = (1000 * statistics.median(times) for times in zip(*took, strict=True))
+    return wall, cpu
+
+
+if __name__ == '__main__':
+    app.run(main)

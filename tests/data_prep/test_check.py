@@ -1,0 +1,200 @@
+"""No leak: which evaluation pairs and queries count as known to training, and what a failed check stops."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep import check
+from data_prep.build import build
+from data_prep.check import Evaluation, find_leaks, read_evaluation, report_text
+from data_prep.tables import DataError
+from tests.data_prep.conftest import JOB, options, write_csv, write_jsonl, write_parquet
+from uwe_jax.data.text import match_key
+
+# Two skills; 'baker' and 'pastry cook' are titles of one occupation, 'clerk' of another and of a vacancy.
+SIDES = {
+    'skill': {'bake bread': ('s1',), 'SQL': ('s2',), 'juggle': ('s3',)},
+    'job': {'baker': (JOB + '1',), 'pastry cook': (JOB + '1',), 'clerk': (JOB + '2', 'vacancy'), 'temp': ('vacancy',)},
+    'sentence': {'You bake.': ('vacancy',)},
+    'alternative': {'make loaves': ('s1',)},
+}
+PAIRS = {
+    'job': [(0, 0), (0, 1), (1, 1), (1, 2), (1, 3)],  # SQL only of 'pastry cook': a vacancy's, not the occupation's
+    'sentence': [(0, 0)],
+    'alternative': [(0, 0)],
+}
+EDGES = {name: (np.array(pairs).T[0], np.array(pairs).T[1]) for name, pairs in PAIRS.items()}
+
+
+def leaks_of(*pairs, held_out=False):
+    [leaks] = find_leaks(SIDES, EDGES, [Evaluation('set', held_out, pairs)])
+    return leaks
+
+
+@pytest.mark.parametrize(
+    'pair',
+    [
+        ('baker', 'bake bread'),
+        ('bake bread', 'baker'),
+        ('  BAKER', 'Bake\u00a0 bread'),
+        ('ｂａｋｅｒ', 'bake bread'),
+        ('make loaves', 'bake bread'),
+        ('You bake.', 'bake bread'),
+    ],
+)
+def test_a_training_pair_in_an_evaluation_set_fails_in_either_direction_however_it_is_written(pair):
+    leaks = leaks_of(('unseen', 'bake bread'), pair)
+    assert leaks.same_pair == [pair]
+    assert leaks.failed
+
+
+def test_a_query_alone_is_reported_for_an_outside_set_and_fails_what_was_held_out():
+    pairs = [('Clerk', 'bake bread'), ('clerk', 'juggle'), ('unseen', 'bake bread')]
+    outside, own = leaks_of(*pairs), leaks_of(*pairs, held_out=True)
+    assert outside.query_seen == own.query_seen == ['Clerk']
+    assert (outside.same_pair, outside.failed, own.failed) == ([], False, True)
+    assert (outside.queries, outside.pairs) == (2, 3)
+
+
+def test_a_target_alone_is_no_leak():
+    assert leaks_of(('unseen', 'baker'), ('unseen', '')).kinds() == [
+        ('same pair in training', True, []),
+        ('query seen in training', False, []),
+        ('linked through an occupation', False, []),
+    ]
+
+
+def test_a_skill_without_a_pair_is_not_in_training():
+    assert leaks_of(('juggle', 'x')).query_seen == []
+
+
+def test_two_titles_of_one_occupation_are_linked_unless_they_are_one_text():
+    leaks = leaks_of(
+        ('Baker', 'pastry cook'), ('baker', 'clerk'), ('baker', 'SQL'), ('baker', 'Baker'), ('temp', 'clerk')
+    )
+    assert leaks.linked == [('Baker', 'pastry cook', JOB + '1')]
+    assert not leaks.failed
+
+
+def test_two_skills_are_linked_if_both_are_joined_to_all_titles_of_one_occupation():
+    joined = {'job': (np.array([0, 0, 1, 2, 2]), np.array([0, 1, 1, 0, 1]))}
+    evaluation = Evaluation('set', False, [('bake bread', 'Juggle'), ('bake bread', 'SQL')])
+    [leaks] = find_leaks(SIDES, joined, [evaluation])
+    assert leaks.linked == [('bake bread', 'Juggle', JOB + '1')]
+
+
+texts = st.sampled_from(['a', 'A', ' a', 'b', 'B ', 'c', 'd'])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(texts, min_size=1, unique=True),
+    st.lists(texts, min_size=1, unique=True),
+    st.data(),
+    st.lists(st.tuples(texts, texts), min_size=1),
+)
+def test_the_same_pairs_and_queries_are_found_as_by_comparing_all(skills, titles, data, pairs):
+    joined = data.draw(st.sets(st.tuples(st.integers(0, len(skills) - 1), st.integers(0, len(titles) - 1)), min_size=1))
+    skill, target = np.array(sorted(joined)).T
+    sides = {'skill': dict.fromkeys(skills, ()), 'job': dict.fromkeys(titles, ('vacancy',))}
+    [leaks] = find_leaks(sides, {'job': (skill, target)}, [Evaluation('set', False, pairs)])
+    trained = {frozenset((match_key(skills[s]), match_key(titles[t]))) for s, t in joined}
+    seen = frozenset().union(*trained)
+    assert {tuple(map(match_key, pair)) for pair in leaks.same_pair} == {
+        (match_key(q), match_key(t)) for q, t in pairs if frozenset((match_key(q), match_key(t))) in trained
+    }
+    assert {match_key(query) for query in leaks.query_seen} == {match_key(q) for q, _ in pairs} & seen
+
+
+@pytest.mark.parametrize(
+    ('name', 'write'), [('e.csv', write_csv), ('e.jsonl', write_jsonl), ('e.parquet', write_parquet)]
+)
+def test_a_set_is_pairs_or_queries_in_columns_of_any_name(name, write, tmp_path):
+    path = tmp_path / name
+    write(path, [{'query': 'a', 'target': 'x', 'other': 'u'}, {'query': 'b', 'target': 'y\nz', 'other': "['v', 'w']"}])
+    assert read_evaluation(str(path)).pairs == [('a', 'x'), ('b', 'y'), ('b', 'z')]
+    assert read_evaluation(f'{path}:other').pairs == [('u', 'x'), ("['v', 'w']", 'y'), ("['v', 'w']", 'z')]
+    assert read_evaluation(f'{path}:query:other').pairs == [('a', 'u'), ('b', 'v'), ('b', 'w')]
+    write(path, [{'query': 'a'}, {'query': 'a'}, {'query': ' '}])
+    assert read_evaluation(str(path)).pairs == [('a', '')]
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'message'),
+    [
+        ('', r"e\.csv, line 2: no column 'query'; found title, job; name them: --eval=FILE:QUERY:TARGET"),
+        (':title:skill', r"e\.csv, line 2: no column 'skill'"),
+        (':a:b:c', r'e\.csv:a:b:c: expected FILE, FILE:QUERY or FILE:QUERY:TARGET'),
+        ('.gone.csv', r'gone\.csv: cannot be read'),
+    ],
+)
+def test_a_set_that_cannot_be_read_is_refused(suffix, message, tmp_path):
+    write_csv(tmp_path / 'e.csv', [{'title': 'a', 'job': 'b'}])
+    with pytest.raises(DataError, match=message):
+        read_evaluation(f'{tmp_path / "e.csv"}{suffix}')
+
+
+def run(*flags):
+    parser = argparse.ArgumentParser()
+    check.add_flags(parser)
+    check.run(parser.parse_args([str(flag) for flag in flags]), 'test')
+
+
+@pytest.fixture
+def built(esco, base_model):
+    build(options(esco, base_model, held_out_alternatives=0.3))
+    return esco.parent / 'out' / 'data'
+
+
+def test_the_command_prints_the_report_writes_it_whole_and_fails_where_a_pair_is_known(built, tmp_path, capsys):
+    rows = [{'query': 'Expert', 'target': skill} for skill in ('sql', 'bake bread', 'query languages', 'juggle')]
+    write_csv(tmp_path / 'e.csv', rows)
+    message = r'^evaluation sets reach training \(.*e\.csv: same pair in training 3\); leave these rows out'
+    with pytest.raises(DataError, match=message):
+        run(f'--shards={built}', f'--eval={tmp_path / "e.csv"}', f'--output={tmp_path / "report.json"}')
+    printed = capsys.readouterr().out
+    assert (
+        'eval/alternative.jsonl, held out of the dataset: 1 queries, 1 pairs\n  same pair in training: 0\n' in printed
+    )
+    assert (
+        '/e.csv, an outside set: 1 queries, 4 pairs\n  same pair in training: 3, FAILS\n    Expert | sql\n' in printed
+    )
+    assert printed.endswith('2 sets checked, 1 failed\n')
+    report = json.loads((tmp_path / 'report.json').read_text())['evaluations']
+    assert report[str(tmp_path / 'e.csv')]['same pair in training']['examples'] == [
+        [row['query'], row['target']] for row in rows[:3]
+    ]
+    assert not report['eval/alternative.jsonl']['failed']
+
+
+def test_the_command_passes_where_nothing_is_known_and_refuses_what_is_no_dataset(built, tmp_path, capsys):
+    run(f'--shards={built}')
+    assert capsys.readouterr().out.endswith('1 sets checked, 0 failed\n')
+    with pytest.raises(DataError, match='not a dataset'):
+        run(f'--shards={tmp_path}')
+
+
+def test_a_build_whose_check_fails_leaves_nothing_and_one_that_passes_says_what_it_found(esco, base_model):
+    write_csv(esco / 'e.csv', [{'query': 'EXPERT', 'target': 'juggle'}])
+    build(options(esco, base_model, evaluations=[str(esco / 'e.csv')]))
+    manifest = json.loads((esco.parent / 'out' / 'data' / 'manifest.json').read_text())
+    assert manifest['leaks'][str(esco / 'e.csv')]['query seen in training'] == {'count': 1, 'examples': ['EXPERT']}
+    write_csv(esco / 'e.csv', [{'query': 'EXPERT', 'target': 'Sql'}])
+    with pytest.raises(DataError, match=r'evaluation sets reach training \(.*e\.csv: same pair in training 1\)'):
+        build(options(esco, base_model, evaluations=[str(esco / 'e.csv')], output=esco.parent / 'leaky' / 'data'))
+    assert list((esco.parent / 'leaky').iterdir()) == []
+
+
+def test_the_report_shows_a_few_examples_of_each_kind():
+    known = [('baker', 'bake bread'), ('pastry cook', 'bake bread'), ('pastry cook', 'SQL'), ('clerk', 'SQL')]
+    known += [('temp', 'SQL'), ('You bake.', 'bake bread'), ('make loaves', 'bake bread')]
+    lines = report_text([leaks_of(*known)]).splitlines()
+    assert lines[1:7] == [
+        '  same pair in training: 7, FAILS',
+        *(f'    {query} | {target}' for query, target in known[:5]),
+    ]
+    assert lines[7] == '  query seen in training: 6, reported'

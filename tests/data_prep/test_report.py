@@ -1,0 +1,161 @@
+"""The report: titles by their sources, what an epoch shows, what truncation cuts and what is padding."""
+
+import argparse
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from data_prep import report
+from data_prep.build import build
+from data_prep.report import epoch, padding, run, titles_per_skill, tokens
+from data_prep.tables import DataError
+from tests.data_prep.conftest import SKILL, options, write_jsonl
+from uwe_jax.data.graph import GRAPHS, SIDES, open_dataset
+from uwe_jax.data.loader import StepReader
+from uwe_jax.data.plan import Plan
+
+
+@pytest.fixture
+def enriched(esco, base_model):
+    """ESCO's four skills have 3, 3, 2 and no titles; a vacancy and two synthetic titles add to that."""
+    write_jsonl(esco / 'vacancies.jsonl', [{'title': 'SQL developer', 'skills': ['SQL']}, LONG])
+    synthetic = [('alone', 'juggler'), ('alone', 'data engineer'), ('sql', 'SQL developer')]
+    write_jsonl(
+        esco / 'titles.jsonl', [{'skill': SKILL + s, 'title': title, 'source': 'synthetic'} for s, title in synthetic]
+    )
+    vacancies = [str(esco / name) for name in ('sentences.csv', 'vacancies.jsonl')]
+    build(options(esco, base_model, vacancies=vacancies, synthetic=[str(esco / 'titles.jsonl')]))
+    return open_dataset(esco.parent / 'out' / 'data')
+
+
+LONG = {'sentence': 'time ' * 98, 'skills': ['bake bread']}  # 98 words that are one token each
+
+
+def flags(dataset, **changes):
+    given = {'shards': dataset.directory, 'output': dataset.directory.parent / 'report', 'batch_size': 2, 'seed': 0}
+    return argparse.Namespace(**(given | changes))
+
+
+def test_titles_are_counted_with_those_of_each_further_source_added(enriched):
+    found = titles_per_skill(enriched)['by_source']
+    assert list(found) == ['ESCO', 'vacancies', 'synthetic']
+    # A title that some real source has is real: 'data engineer' joined to 'juggle' counts as ESCO's.
+    assert found['ESCO']['skills'] == [[1, 1], [2, 1], [3, 2]]
+    assert found['vacancies']['skills'] == [[1, 1], [2, 1], [3, 1], [4, 1]]
+    assert found['synthetic']['skills'] == [[2, 2], [3, 1], [4, 1]]
+
+
+def test_skills_with_fewer_than_twenty_titles_are_counted(dataset):
+    found = titles_per_skill(dataset)['by_source']
+    assert list(found) == ['ESCO']
+    degree = dataset.graphs['job'].skill_degree
+    assert found['ESCO']['fewer'] == sum(int(n) < 20 for n in degree)
+    assert sum(skills for _, skills in found['ESCO']['skills']) == dataset.skills
+
+
+def test_the_positives_of_an_epoch_are_the_edges_within_its_batches(small_dataset):
+    found = epoch(small_dataset, 16, seed=3)
+    plan = Plan(small_dataset.graphs, batch_size=16, seed=3, distractor_probability=0.8)
+    with_an_edge = round(16 * plan.steps_per_epoch)
+    for name, graph in small_dataset.graphs.items():
+        edges = set(zip(graph.edge_skill.tolist(), graph.edge_target.tolist(), strict=True))
+        count = dict.fromkeys(range(small_dataset.skills), 0)
+        for number in range(with_an_edge):
+            batch = plan(number // 16)
+            skill = int(batch.skill[number % 16])
+            count[skill] += sum((skill, target) in edges for target in batch.targets[name].node.tolist())
+        times, skills = np.unique(list(count.values()), return_counts=True)
+        assert found['seen'][name] == np.stack([times, skills], axis=1).tolist()
+
+
+def test_an_epoch_draws_at_most_one_target_a_skill_and_graph_however_many_it_has(dataset):
+    found = epoch(dataset, 64, seed=0)
+    for name in GRAPHS:
+        rows = found['skills'][name]
+        assert sum(row['skills'] for row in rows) == dataset.skills
+        assert all(row['drawn'] <= min(row['positives'], 1) for row in rows)
+        assert [row for row in rows if row['targets'] == [0, 0]] == [row for row in rows if not row['drawn']]
+        pairs = sum(row['skills'] * row['mean_targets'] for row in rows)
+        assert pairs == pytest.approx(dataset.graphs[name].edges, rel=1e-3)
+    assert found['skills']['job'][-1]['uniform'] > 2 > found['skills']['job'][1]['uniform']
+
+
+def test_real_tokens_and_padding_are_those_of_the_batches_that_training_reads(small_dataset):
+    found = epoch(small_dataset, 16, seed=0)
+    lengths = small_dataset.manifest['lengths'] | {'sentence': 32}  # so that distractors are cut
+    short = dataclasses.replace(small_dataset, manifest={**small_dataset.manifest, 'lengths': lengths})
+    cut = epoch(short, 16, seed=0)
+    plan = Plan(small_dataset.graphs, batch_size=16, seed=0, distractor_probability=0.8)
+    for of, shown in ((small_dataset, found), (short, cut)):
+        own = of.manifest['lengths']
+        read = map(StepReader(of, plan, own, np.arange(16)), range(shown['batches']))
+        texts = [batch.texts for batch in read]
+        real = {side: sum(int(each[side].length.sum()) for each in texts) for side in SIDES}
+        assert shown['real_tokens'] == real
+        share = padding(shown, own)
+        slots = 16 * shown['batches'] * sum(own.values())
+        assert share['padding'] == pytest.approx(1 - sum(real.values()) / slots, abs=1e-4)
+        assert share['padding'] < share['padding_at_64']
+    assert cut['real_tokens']['sentence'] < found['real_tokens']['sentence']
+
+
+def test_texts_longer_than_what_the_build_kept_are_counted_whole_and_shown(enriched):
+    found = tokens(enriched)['sentence']
+    assert found['length'] == 64
+    assert found['texts'][-1] == [100, 1]  # with <s> and </s>
+    assert found['cut_texts'] == pytest.approx(1 / 3, abs=1e-5)
+    assert found['cut_tokens'] == pytest.approx(36 / sum(n * texts for n, texts in found['texts']), abs=1e-5)
+    assert [text['tokens'] for text in found['longest_cut']] == [100]
+    assert found['longest_cut'][0]['text'].startswith('time time')
+
+
+def test_texts_are_not_counted_with_another_tokenizer_than_the_datasets(enriched):
+    manifest = {**enriched.manifest, 'tokenizer': {**enriched.manifest['tokenizer'], 'fingerprint': 'another'}}
+    with pytest.raises(DataError, match='not the tokenizer that'):
+        tokens(dataclasses.replace(enriched, manifest=manifest))
+
+
+def test_the_command_leaves_plots_and_all_of_their_numbers(enriched):
+    arguments = flags(enriched)
+    run(arguments, 'python -m data_prep report')
+    plots = ('titles_per_skill', 'epoch', 'tokens', 'padding')
+    names = sorted(path.name for path in arguments.output.iterdir())
+    assert names == sorted(['report.json', *(f'{name}.png' for name in plots)])
+    numbers = json.loads((arguments.output / 'report.json').read_text())
+    assert numbers == {'command': 'python -m data_prep report', **report.report(enriched, 2, 0)}
+    for name in plots:
+        assert (arguments.output / f'{name}.png').read_bytes().startswith(b'\x89PNG')
+    assert [path.name for path in arguments.output.parent.iterdir() if path.name.startswith('.')] == []
+
+
+def test_a_dataset_without_alternatives_is_reported_too(esco, base_model):
+    skills = esco / 'skills_en.csv'
+    skills.write_text(skills.read_text().replace('altLabels', 'others'))
+    build(options(esco, base_model))
+    dataset = open_dataset(esco.parent / 'out' / 'data')
+    run(flags(dataset), 'report')
+    numbers = json.loads((dataset.directory.parent / 'report' / 'report.json').read_text())
+    assert set(numbers['tokens']) == {'skill', 'job', 'sentence'}
+    assert numbers['padding']['sides']['alternative']['padding'] == 1.0
+
+
+REFUSED = {
+    'more skills a batch than there are': ({'batch_size': 512}, 'only 4 skills have an edge'),
+    'no skill a batch': ({'batch_size': 0}, 'expected a positive number'),
+    'no dataset': ({'shards': 'nowhere'}, 'not a dataset'),
+    'an output that is there': ({'output': ''}, 'already there'),
+    'an output below a file': ({'output': 'manifest.json/report'}, 'cannot be written'),
+}
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_refused_in_one_line_and_nothing_is_left_behind(name, enriched):
+    changes, message = REFUSED[name]
+    changes = {flag: enriched.directory / value if isinstance(value, str) else value for flag, value in changes.items()}
+    before = sorted(enriched.directory.parent.rglob('*'))
+    with pytest.raises(DataError, match=message) as caught:
+        run(flags(enriched, **changes), 'report')
+    assert '\n' not in str(caught.value)
+    assert sorted(enriched.directory.parent.rglob('*')) == before

@@ -1,0 +1,416 @@
+"""Tagging: which skills a sentence gets, and that pieces appear whole, are made once, and may be shared."""
+
+import argparse
+import csv
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep import tag
+from data_prep.pieces import Input, Piece
+from data_prep.tables import DataError
+from tests.conftest import ROOT
+from uwe_jax.ranking import Ranker
+
+SKILL = 'http://esco/skill/'
+SKILLS = {
+    'sql': 'SQL',
+    'bake': 'bake bread',
+    'care': 'care for patients',
+    'drive': 'drive a bus',
+    'data': 'analyse data',
+}
+SENTENCES = ['You write SQL.', 'You bake bread and cakes.', 'You care for patients at night.', 'You drive our bus.']
+VACANCIES = [
+    {'url': 'https://jobs/1', 'title': 'data  engineer', 'description': 'You write SQL. You bake bread and cakes.'},
+    {'title': 'nurse', 'sentence': 'You care for patients at night.', 'skills': []},
+    {'id': 3, 'title': 'driver', 'description': '• You drive our bus.\n\n• You write SQL.', 'language': 'en-GB'},
+    {'id': 4, 'title': 'baker', 'description': 'You bake.', 'skills': ['BAKE BREAD']},
+    {'id': 5, 'title': 'clerk', 'description': '', 'skills': ['no skill of ESCO']},
+]
+
+
+def write_csv(path, rows):
+    with open(path, 'w', encoding='utf-8', newline='') as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_jsonl(path, rows):
+    path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def read_jsonl(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope='module')
+def esco(tmp_path_factory):
+    directory = tmp_path_factory.mktemp('release') / 'esco'
+    directory.mkdir()
+    skills = [{'conceptUri': SKILL + name, 'preferredLabel': label} for name, label in SKILLS.items()]
+    write_csv(directory / 'skills_en.csv', skills)
+    write_csv(directory / 'occupations_en.csv', [{'conceptUri': 'http://esco/job', 'preferredLabel': 'worker'}])
+    relation = {'occupationUri': 'http://esco/job', 'relationType': 'optional', 'skillUri': SKILL + 'sql'}
+    write_csv(directory / 'occupationSkillRelations_en.csv', [relation])
+    return directory
+
+
+@pytest.fixture
+def flags(tmp_path, esco, cut_model):
+    """The command's flags, with the vacancies above."""
+    return flags_in(tmp_path, esco, cut_model)
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory, esco, cut_model):
+    """A directory with the vacancies above, and what the command makes of them."""
+    directory = tmp_path_factory.mktemp('made')
+    run(flags_in(directory, esco, cut_model))
+    return directory
+
+
+@pytest.fixture
+def tagged(made, flags):
+    """The flags after a run."""
+    shutil.copytree(made / 'tagged', flags['output'])
+    return flags
+
+
+def flags_in(directory, esco, model):
+    write_jsonl(directory / 'vacancies.jsonl', VACANCIES)
+    return {
+        'vacancies': directory / 'vacancies.jsonl',
+        'esco': esco,
+        'model': model,
+        'output': directory / 'tagged',
+        'threshold': -1,
+        'piece_rows': 2,
+    }
+
+
+def as_text(flags):
+    return [f'--{name}={value}' for name, value in flags.items()]
+
+
+def run(flags, **changes):
+    parser = argparse.ArgumentParser()
+    tag.add_flags(parser)
+    tag.run(parser.parse_args(as_text(flags | changes)), 'the command')
+
+
+def lines_of(directory):
+    return [line for path in sorted(directory.glob('piece-*.jsonl')) for line in read_jsonl(path)]
+
+
+def by_name(directory):
+    return {path.name: path.read_bytes() for path in sorted(directory.glob('piece-*'))}
+
+
+def test_every_sentence_without_skills_gets_those_of_the_ranker(made, cut_model):
+    lines = lines_of(made / 'tagged')
+    assert [(line['vacancy'], line['title'], line['sentence']) for line in lines] == [
+        ('https://jobs/1', 'data engineer', 'You write SQL.'),
+        ('https://jobs/1', 'data engineer', 'You bake bread and cakes.'),
+        ('vacancies.jsonl, line 2', 'nurse', 'You care for patients at night.'),
+        ('3', 'driver', '• You drive our bus.'),
+        ('3', 'driver', '• You write SQL.'),
+    ]
+    expected = Ranker.from_pretrained(cut_model).score([line['sentence'] for line in lines], list(SKILLS.values()))
+    uris = [SKILL + name for name in SKILLS]
+    for line, scores in zip(lines, expected, strict=True):
+        order = np.argsort(-scores, kind='stable')
+        assert line['skills'] == [uris[skill] for skill in order]
+        np.testing.assert_allclose(line['scores'], scores[order], atol=1e-5)
+    assert len({line['model'] for line in lines}) == 1
+
+
+def test_mean_pooling_scores_by_the_cosines_of_means(flags, cut_model):
+    run(flags, pooling='mean')
+    lines = lines_of(flags['output'])
+    ranker = Ranker.from_pretrained(cut_model, pooling='mean')
+    expected = ranker.score([line['sentence'] for line in lines], list(SKILLS.values()))
+    for line, scores in zip(lines, expected, strict=True):
+        np.testing.assert_allclose(line['scores'], sorted(scores, reverse=True), atol=1e-5)
+
+
+def test_only_scores_from_the_threshold_on_are_kept_and_at_most_k(tagged):
+    flags, everything = tagged, lines_of(tagged['output'])
+    all_scores = sorted(score for line in everything for score in line['scores'])
+    threshold = (all_scores[-8] + all_scores[-7]) / 2
+    run(flags, threshold=threshold, output=flags['output'].with_name('few'))
+    few = lines_of(flags['output'].with_name('few'))
+    assert sum(len(line['scores']) for line in few) == 7
+    assert min(score for line in few for score in line['scores']) > threshold
+    assert all(line['skills'] for line in few)  # a sentence without skills makes no line
+    run(flags, k=2, output=flags['output'].with_name('two'))
+    best = [(line['skills'][:2], line['scores'][:2]) for line in everything]
+    assert [(line['skills'], line['scores']) for line in lines_of(flags['output'].with_name('two'))] == best
+
+
+def test_the_manifest_says_what_was_made_and_of_what(flags):
+    run(flags, pooling='mean', k=2)
+    manifest = json.loads((flags['output'] / 'manifest.json').read_text())
+    assert manifest['counts'] == {
+        'pieces': 3,
+        'rows': 5,
+        'with_skills_of_their_own': 1,
+        'sentences': 5,
+        'tagged_sentences': 5,
+        'edges': 10,
+    }
+    assert manifest['command'] == 'the command'
+    made_with = manifest['made_with']
+    assert (made_with['pooling'], made_with['threshold'], made_with['k']) == ('mean', -1.0, 2)
+    assert made_with['model'] == lines_of(flags['output'])[0]['model']
+    sizes = {path.name: path.stat().st_size for path in flags['output'].glob('*.jsonl')}
+    assert {name: file['bytes'] for name, file in manifest['files'].items()} == sizes
+
+
+def test_another_use_of_the_model_has_another_fingerprint(tagged):
+    for changes in ({'pooling': 'mean'}, {'dtype': 'bfloat16'}):
+        other = tagged['output'].with_name('_'.join(changes))
+        run(tagged, output=other, **changes)
+    lines = [lines_of(tagged['output'].with_name(name))[0] for name in ('tagged', 'pooling', 'dtype')]
+    assert len({line['model'] for line in lines}) == 3
+    assert len({tuple(line['scores']) for line in lines}) == 3
+
+
+@pytest.mark.parametrize('ending', ['csv', 'parquet'])
+def test_tables_of_other_kinds_with_other_columns_read_the_same(flags, ending):
+    table = flags['vacancies'].with_name(f'table.{ending}')
+    rows = [{'id': str(n), 'name': f'job {n}', 'text': sentence} for n, sentence in enumerate(SENTENCES)]
+    if ending == 'csv':
+        write_csv(table, rows)
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), table)
+    run(flags, vacancies=table, title_column='name', sentence_column='text')
+    found = [(line['vacancy'], line['title'], line['sentence']) for line in lines_of(flags['output'])]
+    assert found == [tuple(row.values()) for row in rows]
+
+
+def test_a_finished_piece_is_not_made_again_and_a_lost_one_is(tagged):
+    flags = tagged
+    before = by_name(flags['output'])
+    times = {path: path.stat().st_mtime_ns for path in flags['output'].glob('piece-*')}
+    lost = flags['output'] / 'piece-00001.jsonl'  # its description stays, as when the run stops between the two
+    lost.unlink()
+    run(flags)
+    assert by_name(flags['output']) == before
+    made = {path.name for path, time in times.items() if path.stat().st_mtime_ns != time}
+    assert made == {'piece-00001.json', 'piece-00001.jsonl'}
+
+
+def shorten(flags):
+    write_jsonl(flags['vacancies'], VACANCIES[:2])
+
+
+def change_a_row(flags):
+    write_jsonl(flags['vacancies'], [*VACANCIES[:4], VACANCIES[4] | {'title': 'porter'}])
+
+
+def cut_off(flags):
+    path = flags['output'] / 'piece-00001.jsonl'
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def lose_the_description(flags):
+    (flags['output'] / 'piece-00000.json').unlink()
+
+
+@pytest.mark.parametrize(
+    ('damage', 'changes', 'message'),
+    [
+        (None, {'threshold': 0.5}, r'piece-00000\.jsonl: made with threshold=-1\.0, but now threshold=0\.5; choose'),
+        (None, {'k': 3, 'pooling': 'mean'}, r'made with model=\w+, pooling=tokens, k=10, but now model=\w+, pooling=m'),
+        (None, {'piece_rows': 3}, r'made with piece_rows=2, rows=2, sha256_of_rows=\w+, but now piece_rows=3, rows=3'),
+        (change_a_row, {}, r'piece-00002\.jsonl: made with sha256_of_rows=\w+, but now sha256_of_rows='),
+        (shorten, {}, r'piece-00001\.jsonl: beyond the 1 pieces of this input'),
+        (cut_off, {}, r'piece-00001\.jsonl: \d+ bytes, but \d+ were written; remove it'),
+        (lose_the_description, {}, r'piece-00000\.json: cannot be read .*; remove piece-00000\.jsonl too'),
+    ],
+)
+def test_a_piece_of_another_run_is_an_error_that_says_what_differs(tagged, damage, changes, message, monkeypatch):
+    flags = tagged
+    monkeypatch.setattr(tag, 'Tagger', None)  # found before the model is read
+    if damage:
+        damage(flags)
+    before = by_name(flags['output'])
+    with pytest.raises(DataError, match=message) as caught:
+        run(flags, **changes)
+    assert '\n' not in str(caught.value)
+    assert by_name(flags['output']) == before
+
+
+REFUSED = {
+    'no file': ({'vacancies': 'nowhere/*.jsonl'}, None, r'--vacancies=nowhere/\*\.jsonl: matches no file'),
+    'no rows': ({}, '', r'vacancies\.jsonl: no rows in 1 files'),
+    'not JSON': ({}, '{"title": "a", "sentence": "b"}\n{"title"\n', r'vacancies\.jsonl, line 2: not JSON'),
+    'no text': (
+        {},
+        '{"title": "a"}\n',
+        r'vacancies\.jsonl, line 1: none of the columns sentence, description; found t',
+    ),
+    'no such column': ({'sentence_column': 'text'}, None, r"vacancies\.jsonl, line 1: no field 'text'; found url"),
+    'a number for text': ({}, '{"sentence": 7}\n', r"line 1: sentence is '7' \(int\), expected text"),
+    'skills that are no names': (
+        {},
+        '{"sentence": "a", "skills": [1]}\n',
+        r"skills is '\[1\]' \(list\), expected URIs",
+    ),
+    'a table of another kind': ({'vacancies': __file__}, None, r'test_tag\.py: expected a file that ends in \.csv'),
+    'no ESCO': ({'esco': 'nowhere'}, None, r'nowhere: no such directory, expected the folder of an ESCO release'),
+    'k of none': ({'k': 0}, None, r'--k=0: expected 1 or more'),
+    'a threshold that is no number': ({'threshold': 'nan'}, None, r'--threshold=nan: expected a number'),
+    'pieces of nothing': ({'piece_rows': 0}, None, r'--piece_rows=0: expected 1 or more'),
+    'an output that is a file': ({'output': __file__}, None, r'test_tag\.py: is a file, expected a directory'),
+}
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_bad_input_is_refused_by_name_before_the_model_is_read(name, flags, monkeypatch):
+    changes, content, message = REFUSED[name]
+    if content is not None:
+        flags['vacancies'].write_text(content)
+    monkeypatch.setattr(tag, 'Tagger', None)
+    with pytest.raises(DataError, match=message) as caught:
+        run(flags, **changes)
+    assert '\n' not in str(caught.value)
+    assert not flags['output'].exists()
+
+
+def test_a_model_that_does_not_fit_is_refused_by_name(flags, cut_model, tmp_path):
+    shutil.copytree(cut_model, tmp_path / 'model')
+    (tmp_path / 'model' / 'uwe.json').write_text('{"score": {"kind": "best"}}')
+    with pytest.raises(DataError, match=r"--model=.*model: score\.kind: 'best', expected one of"):
+        run(flags, model=tmp_path / 'model')
+
+
+@given(counts=st.lists(st.integers(0, 7), min_size=1, max_size=5), size=st.integers(1, 6), data=st.data())
+@settings(deadline=None)
+def test_pieces_are_the_rows_of_all_files_in_order_wherever_files_end(counts, size, data):
+    numbers = itertools.count()
+    with tempfile.TemporaryDirectory() as directory:
+        paths = [pathlib.Path(directory) / f'{n}.txt' for n in range(len(counts))]
+        for path, count in zip(paths, counts, strict=True):
+            path.write_text(''.join(f'{next(numbers)}\n' for _ in range(count)))
+        whole = Input(paths, lambda path: iter(path.read_text().splitlines()), size)
+        rows = [str(n) for n in range(sum(counts))]
+        expected = [rows[first : first + size] for first in range(0, len(rows), size)]
+        assert [piece.rows for piece in whole.pieces] == [len(own) for own in expected]
+        wanted = data.draw(st.sets(st.sampled_from(whole.pieces))) if whole.pieces else set()
+        found = {piece.number: own for piece, own in whole.rows_of(wanted)}
+        assert found == {piece.number: expected[piece.number] for piece in wanted}
+
+
+def test_an_input_that_changes_under_way_is_refused(tmp_path):
+    path = tmp_path / 'rows.txt'
+    path.write_text('a\nb\nc\n')
+    whole = Input([path], lambda path: iter(path.read_text().splitlines()), 2)
+    path.write_text('a\nb\nd\n')
+    assert [rows for _, rows in whole.rows_of(whole.pieces[:1])] == [['a', 'b']]
+    for changed in (whole.pieces[1], Piece(2, 0, 3, 1, '')):
+        with pytest.raises(DataError, match='changed while it was being read; start again'):
+            list(whole.rows_of([changed]))
+
+
+# From here on, whole programs.
+
+
+@pytest.fixture(scope='module')
+def many(tmp_path_factory, esco, cut_model):
+    """The flags for seven pieces, and what one process makes of them."""
+    directory = tmp_path_factory.mktemp('many')
+    write_jsonl(directory / 'v.jsonl', [{'title': f'job {n}', 'sentence': SENTENCES[n % 4]} for n in range(7)])
+    flags = {'vacancies': directory / 'v.jsonl', 'esco': esco, 'model': cut_model, 'threshold': 0.1, 'piece_rows': 1}
+    process = start(flags | {'output': directory / 'alone'})
+    assert process.wait() == 0, process.stderr.read()
+    return flags, by_name(directory / 'alone')
+
+
+def start(flags, **environment):
+    return subprocess.Popen(
+        [sys.executable, '-m', 'data_prep', 'tag', *as_text(flags)],
+        cwd=ROOT,
+        env=os.environ | {'JAX_PLATFORMS': 'cpu'} | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_killed_between_pieces_it_goes_on_with_the_next_one(many, tmp_path):
+    flags, alone = many
+    process = start(flags | {'output': tmp_path})
+    next(line for line in process.stderr if 'piece-00001 of 7' in line)
+    process.kill()
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob('piece-*.jsonl')}
+    assert 2 <= len(kept) < 7
+    assert not (tmp_path / 'manifest.json').exists()
+    again = start(flags | {'output': tmp_path})
+    assert again.wait() == 0, again.stderr.read()
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert by_name(tmp_path) == alone
+    assert json.loads((tmp_path / 'manifest.json').read_text())['counts']['rows'] == 7
+
+
+def test_processes_share_the_pieces_and_one_that_dies_does_not_stop_the_others(many, tmp_path):
+    flags, alone = many
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    together = {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}', 'JAX_NUM_PROCESSES': '2'}
+    first, second = (start(flags | {'output': tmp_path}, **together, JAX_PROCESS_ID=str(i)) for i in range(2))
+    next(line for line in second.stderr if 'piece-00001 of 7' in line)
+    second.kill()
+    second.wait()
+    log = first.communicate()[1]
+    assert first.returncode == 0, log
+    assert [n for n in range(7) if f'piece-{n:05d} of 7' in log] == [0, 2, 4, 6]
+    assert 'still to come, from other processes' in log
+    assert not (tmp_path / 'manifest.json').exists()
+    last = start(flags | {'output': tmp_path})
+    log = last.communicate()[1]
+    assert last.returncode == 0, log
+    assert not [n for n in (0, 1, 2, 4, 6) if f'piece-{n:05d} of 7' in log]
+    assert by_name(tmp_path) == alone
+    assert (tmp_path / 'manifest.json').exists()
+
+
+def test_two_processes_make_what_one_makes(many, tmp_path):
+    flags, alone = many
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    together = {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}', 'JAX_NUM_PROCESSES': '2'}
+    processes = [start(flags | {'output': tmp_path}, **together, JAX_PROCESS_ID=str(i)) for i in range(2)]
+    logs = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], '\n'.join(logs)
+    made = [{n for n in range(7) if f'piece-{n:05d} of 7' in log} for log in logs]
+    assert made == [{0, 2, 4, 6}, {1, 3, 5}]
+    assert by_name(tmp_path) == alone
+    assert json.loads((tmp_path / 'manifest.json').read_text())['counts']['pieces'] == 7
+
+
+def test_beam_makes_what_one_process_makes(many, tmp_path):
+    pytest.importorskip('apache_beam', reason='needs the extra beam, in an environment of its own')
+    flags, alone = many
+    command = [sys.executable, '-m', 'data_prep.tag_beam', *as_text(flags | {'output': tmp_path})]
+    done = subprocess.run([*command, '--runner=DirectRunner'], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert by_name(tmp_path) == alone
+    assert (tmp_path / 'manifest.json').exists()
