@@ -124,7 +124,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             super().handle()
 
     def do_POST(self):
-        body = self.rfile.read(int(self.headers['content-length']))
+        length = int(self.headers['content-length'])
+        body = self.rfile.read(length)
+        if len(body) < length:  # the client was killed while it sent
+            self.close_connection = True
+            return
         asked = self.server_of.receive(body, self.headers['authorization'])
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.answer(asked, body)
@@ -167,7 +171,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.head(200, 1000)
                 for _ in range(100):
                     self.wfile.write(b' ')
-                    time.sleep(0.02)
+                    time.sleep(0.05)
                 self.close_connection = True
             case 'cut':
                 self.head(200, 1000)
