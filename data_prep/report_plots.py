@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
 DPI = 160
 GREY, LIGHT = '#5f6368', '#e8eaed'
@@ -101,10 +101,10 @@ def tokens(numbers: Mapping[str, Any]) -> Figure:
             axes.legend(edgecolor='none', framealpha=1, fontsize=8, loc='upper right')
         axes.set_xlim(0, 1.6 * length)
         axes.axvline(length + 0.5, color=GREY, linestyle='--', linewidth=1)
-        cut = f'{found["cut_texts"]:.2%} of texts,\n{found["cut_tokens"]:.2%} of tokens'
+        cut = f'padded to {length}, which cuts\n{found["cut_texts"]:.2%} of texts,\n{found["cut_tokens"]:.2%} of tokens'
         if joined:
-            cut += f',\n{found["joined_cut"]:.1%} of distractors'
-        axes.annotate(f'padded to {length};\ncuts {cut}', (length + 0.5, 0.55), (6, 0),
+            cut += f'\nand, in training,\n{found["joined_cut"]:.1%} of texts'
+        axes.annotate(cut, (length + 0.5, 0.55), (6, 0),
                       xycoords=('data', 'axes fraction'), textcoords='offset points', color=GREY, fontsize=8,
                       va='center')  # fmt: skip
         axes.set_title(f'{NAMES[side]}: {texts.sum():,}', loc='left', fontsize=10)
@@ -157,4 +157,6 @@ def _plain(axes: Axes) -> None:
 def _thousands(axes: Axes, which: str) -> None:
     """Numbers as people write them, on logarithmic axes too."""
     for name in which:
-        getattr(axes, f'{name}axis').set_major_formatter(FuncFormatter(lambda value, _: f'{value:,.10g}'))
+        axis = getattr(axes, f'{name}axis')
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:,.10g}'))
+        axis.set_minor_formatter(NullFormatter())

@@ -174,7 +174,7 @@ def write_csv(path: pathlib.Path, header: Sequence[str], rows) -> None:
         writer.writerows(rows)
 
 
-def distinct_titles(real: Sequence[str], count: int) -> Iterator[str]:
+def distinct_titles(real: list[str], count: int) -> Iterator[str]:
     """So many titles, in no order, each once."""
     parts = (LEVELS, real, TERMS, ['', *(f' in {place}' for place in PLACES)])
     possible = np.prod([len(part) for part in parts], dtype=int)
@@ -185,7 +185,7 @@ def distinct_titles(real: Sequence[str], count: int) -> Iterator[str]:
         yield ''.join(part[index] for part, index in zip(parts, chosen, strict=True))
 
 
-def drawn(labels: Sequence[str], mean: float, rng: np.random.Generator) -> Iterator[list[str]]:
+def drawn(labels: list[str], mean: float, rng: np.random.Generator) -> Iterator[list[str]]:
     """Without end, distinct skills: at least one, `mean` on average; the frequent ones are any of them."""
     weight = 1 / (5 + rng.permutation(len(labels)))
     cumulative = np.cumsum(weight / weight.sum())
@@ -221,7 +221,7 @@ def measured(*command: str) -> Measured:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             said.seek(0)
-            raise SystemExit(f'{" ".join(process.args)} failed:\n{said.read()}')
+            raise SystemExit(f'{" ".join(command)} failed:\n{said.read()}')
     return Measured(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from data_prep import report
+from data_prep.balance import balance, epoch, padding, titles_per_skill, tokens
 from data_prep.build import build
-from data_prep.report import epoch, padding, run, titles_per_skill, tokens
+from data_prep.report import run
 from data_prep.tables import DataError
 from tests.data_prep.conftest import SKILL, options, write_jsonl
 from uwe_jax.data.graph import GRAPHS, SIDES, open_dataset
@@ -77,8 +77,11 @@ def test_an_epoch_draws_at_most_one_target_a_skill_and_graph_however_many_it_has
         assert sum(row['skills'] for row in rows) == dataset.skills
         assert all(row['drawn'] <= min(row['positives'], 1) for row in rows)
         assert [row for row in rows if row['targets'] == [0, 0]] == [row for row in rows if not row['drawn']]
-        pairs = sum(row['skills'] * row['mean_targets'] for row in rows)
+        pairs, drawn, uniform = (
+            sum(row['skills'] * row[key] for row in rows) for key in ('mean_targets', 'drawn', 'uniform')
+        )
         assert pairs == pytest.approx(dataset.graphs[name].edges, rel=1e-3)
+        assert drawn == pytest.approx(uniform, rel=1e-2)
     assert found['skills']['job'][-1]['uniform'] > 2 > found['skills']['job'][1]['uniform']
 
 
@@ -124,7 +127,7 @@ def test_the_command_leaves_plots_and_all_of_their_numbers(enriched):
     names = sorted(path.name for path in arguments.output.iterdir())
     assert names == sorted(['report.json', *(f'{name}.png' for name in plots)])
     numbers = json.loads((arguments.output / 'report.json').read_text())
-    assert numbers == {'command': 'python -m data_prep report', **report.report(enriched, 2, 0)}
+    assert numbers == {'command': 'python -m data_prep report', **balance(enriched, 2, 0)}
     for name in plots:
         assert (arguments.output / f'{name}.png').read_bytes().startswith(b'\x89PNG')
     assert [path.name for path in arguments.output.parent.iterdir() if path.name.startswith('.')] == []

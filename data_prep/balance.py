@@ -1,0 +1,198 @@
+"""The numbers of the report: what skills have, what an epoch shows of it, and what padding and truncation cost."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from data_prep.lengths import DISTRACTOR_PROBABILITY, joined_with_distractors
+from data_prep.tables import DataError
+from data_prep.vacancies import SYNTHETIC, VACANCY
+from uwe_jax import hub
+from uwe_jax.data.graph import GRAPHS, MAX_TOKENS, SIDES, Dataset
+from uwe_jax.data.plan import EMPTY, Plan
+
+SOURCES = ('ESCO', 'vacancies', 'synthetic')  # of titles, in the order in which one is preferred
+WANTED = 20  # titles that a skill should have (paper)
+EXAMPLES = 5  # of the texts that lose most
+
+
+def balance(dataset: Dataset, batch_size: int, seed: int) -> dict[str, Any]:
+    """All that is reported, as JSON.
+
+    Args:
+      dataset: the opened dataset.
+      batch_size: skills a batch.
+      seed: of the epoch.
+
+    Raises:
+      DataError: a batch has more skills than the dataset, or the tokenizer is not the one that the dataset names.
+    """
+    shown = epoch(dataset, batch_size, seed)
+    return {
+        'dataset': dataset.fingerprint,
+        'titles_per_skill': titles_per_skill(dataset),
+        'epoch': shown,
+        'tokens': tokens(dataset),
+        'padding': padding(shown, dataset.manifest['lengths']),
+    }
+
+
+def titles_per_skill(dataset: Dataset) -> dict[str, Any]:
+    """How many skills have how many titles: ESCO's alone, with those of vacancies, with synthetic ones.
+
+    A text counts as what comes first of these, whichever of its pairs is looked at. By kind that the dataset has,
+    counted with all kinds before it: `skills`, [[titles, skills with so many], ...], and how many have `fewer` than the
+    wanted ones.
+    """
+    graph = dataset.graphs['job']
+    kind = np.array([_kind(node['ids']) for node in dataset.nodes('job')], np.int8)
+    found = {}
+    for number, name in enumerate(SOURCES):
+        if (kind == number).any():
+            edges = kind[graph.edge_target] <= number
+            count = np.bincount(graph.edge_skill[edges], minlength=dataset.skills)
+            found[name] = {'skills': _histogram(count), 'fewer': int((count < WANTED).sum())}
+    return {'wanted': WANTED, 'by_source': found}
+
+
+def _kind(ids: list[str]) -> int:
+    """The place in `SOURCES` of a title that bears these ids."""
+    return min({VACANCY: 1, SYNTHETIC: 2}.get(identifier, 0) for identifier in ids)
+
+
+def epoch(dataset: Dataset, batch_size: int, seed: int) -> dict[str, Any]:
+    """What one epoch shows, in which every skill with an edge stands in one batch.
+
+    Returns:
+      `batch_size`, `seed`, `batches`; by graph in `skills`, rows of skills with 0, 1, 2 to 3, 4 to 7 ... `targets`:
+      how many (`skills`), and for one of them on average its targets (`mean_targets`), how often one is drawn for it
+      (`drawn`), how many in its batch it is joined to (`positives`), and how often one would be drawn if as many pairs
+      were drawn uniformly (`uniform`); by graph in `seen`, [[positives, skills], ...]; by graph in
+      `targets_shown` the share of the targets; by side in `real_tokens`, what all batches hold without padding.
+    """
+    given = {'batch_size': batch_size, 'seed': seed, 'distractor_probability': DISTRACTOR_PROBABILITY}
+    try:
+        plan = Plan(dataset.graphs, **given)
+    except ValueError as error:
+        raise DataError(f'--batch_size: {error}') from error
+    eligible = round(plan.steps_per_epoch * batch_size)
+    batches = -(-eligible // batch_size)
+    lengths = dataset.manifest['lengths']
+    drawn = {name: np.zeros(dataset.skills, np.int64) for name in GRAPHS}
+    positives = {name: np.zeros(dataset.skills, np.int64) for name in GRAPHS}
+    shown = {name: np.zeros(dataset.graphs[name].targets, bool) for name in GRAPHS}
+    real: dict[str, int] = dict.fromkeys(SIDES, 0)
+    for step in range(batches):
+        planned = plan(step)
+        own = slice(min(batch_size, eligible - step * batch_size))  # the rest of the last batch is the next epoch's
+        real['skill'] += int(np.minimum(dataset.skill_length[planned.skill], lengths['skill']).sum())
+        for name, targets in planned.targets.items():
+            drawn[name][planned.skill[own]] += targets.edge[own] != EMPTY
+            positives[name][planned.skill[own]] += targets.positive[own].sum(axis=1)
+            shown[name][targets.node[targets.node != EMPTY]] = True
+            length = np.where(targets.node != EMPTY, _length(dataset, name, targets.edge), 0)
+            if name == 'sentence':
+                beside = planned.distractors.edge
+                length += np.where(beside != EMPTY, _length(dataset, name, beside) - 2, 0)  # under one <s> and one </s>
+            real[name] += int(np.minimum(length, lengths[name]).sum())
+    return {
+        'batch_size': batch_size,
+        'seed': seed,
+        'batches': batches,
+        'skills': {name: _by_degree(dataset, name, drawn[name], positives[name]) for name in GRAPHS},
+        'seen': {name: _histogram(positives[name]) for name in GRAPHS},
+        'targets_shown': {name: round(float(shown[name].mean()), 4) for name in GRAPHS if len(shown[name])},
+        'real_tokens': real,
+    }
+
+
+def _length(dataset: Dataset, name: str, edge: np.ndarray) -> np.ndarray:
+    """Tokens of the target of each edge; anything for EMPTY."""
+    graph = dataset.graphs[name]
+    return graph.target_length[graph.edge_target[edge]] if graph.edges else np.zeros(len(edge), np.int32)
+
+
+def _by_degree(dataset: Dataset, name: str, drawn: np.ndarray, positives: np.ndarray) -> list[dict[str, Any]]:
+    """The rows of `epoch`'s `skills`."""
+    degree = dataset.graphs[name].skill_degree.astype(np.int64)
+    uniform = degree * drawn.sum() / max(dataset.graphs[name].edges, 1)
+    means = {'mean_targets': degree, 'drawn': drawn, 'positives': positives, 'uniform': uniform}
+    row_of = np.ceil(np.log2(degree + 1)).astype(int)  # 0, 1, 2-3, 4-7, ...
+    return [
+        {
+            'targets': [2**row // 2, 2**row - 1],
+            'skills': int((row_of == row).sum()),
+            **{key: round(float(values[row_of == row].mean()), 3) for key, values in means.items()},
+        }
+        for row in np.unique(row_of).tolist()
+    ]
+
+
+def tokens(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """By side: tokens of the whole texts, <s> and </s> included, and what the padded length cuts off them.
+
+    Returns:
+      `length`, the padded one; `texts`, [[tokens, texts], ...]; `cut_texts` and `cut_tokens`, shares; `longest_cut`,
+      the texts that lose most. For sentences also `joined`, [[tokens, share], ...] as they are in training, most with a
+      distractor, and `joined_cut`, the share of those that are cut, most of them in the distractor.
+    """
+    found = {}
+    for side, length in dataset.manifest['lengths'].items():
+        kept = dataset.skill_length if side == 'skill' else dataset.graphs[side].target_length
+        if not len(kept):
+            continue
+        whole = kept.astype(np.int64)
+        capped = np.flatnonzero(whole >= MAX_TOKENS)  # what the build kept of them
+        texts = [node['text'] for node in dataset.nodes(side)]
+        if len(capped):
+            whole[capped] = [len(ids) for ids in _tokenizer_of(dataset).encode([texts[node] for node in capped])]
+        over = np.maximum(whole - length, 0)
+        longest = sorted(np.flatnonzero(over).tolist(), key=lambda node: (-over[node], node))[:EXAMPLES]
+        found[side] = {
+            'length': length,
+            'texts': _histogram(whole),
+            'cut_texts': round(float((over > 0).mean()), 5),
+            'cut_tokens': round(float(over.sum() / whole.sum()), 5),
+            'longest_cut': [{'tokens': int(whole[node]), 'text': texts[node]} for node in longest],
+        }
+        if side == 'sentence':
+            likelihood = joined_with_distractors(kept)
+            found[side]['joined'] = [[n, round(float(p), 6)] for n, p in enumerate(likelihood) if p]
+            found[side]['joined_cut'] = round(float(likelihood[length + 1 :].sum()), 5)
+    return found
+
+
+def _tokenizer_of(dataset: Dataset) -> hub.Tokenizer:
+    named = dataset.manifest['tokenizer']
+    tokenizer = hub.Tokenizer.from_pretrained(hub.fetch(named['name']))
+    if tokenizer.fingerprint != named['fingerprint']:
+        raise DataError(f'{named["name"]}: not the tokenizer that {dataset.directory} was made with; build it again')
+    return tokenizer
+
+
+def padding(shown: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
+    """What of an epoch's batches is padding, by side and in all; and what it would be if all were padded to 64."""
+
+    def share(real: int, length: int, sides: int = 1) -> float:
+        return round(1 - real / (shown['batches'] * shown['batch_size'] * length * sides), 4)
+
+    real = shown['real_tokens']
+    return {
+        'sides': {
+            side: {
+                'length': lengths[side],
+                'real_tokens_a_batch': round(real[side] / shown['batches']),
+                'padding': share(real[side], lengths[side]),
+                'padding_at_64': share(real[side], MAX_TOKENS),
+            }
+            for side in SIDES
+        },
+        'padding': share(sum(real.values()), sum(lengths.values())),
+        'padding_at_64': share(sum(real.values()), MAX_TOKENS, len(SIDES)),
+    }
+
+
+def _histogram(values: np.ndarray) -> list[list[int]]:
+    """[[value, how often], ...], by value."""
+    return [[int(value), int(count)] for value, count in zip(*np.unique(values, return_counts=True), strict=True)]
