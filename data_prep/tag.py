@@ -62,7 +62,6 @@ class Options:
       output: the directory to fill.
       model: an export or a plain MPNet model, a directory or a Hub name.
       pooling: `tokens` or `mean`, as `Ranker.from_pretrained` takes it.
-      dtype: of the encoder's products.
       threshold: the least score of an edge.
       k: the most edges of a sentence.
       piece_rows: rows of the input that make a piece.
@@ -74,7 +73,6 @@ class Options:
     output: pathlib.Path
     model: str
     pooling: str
-    dtype: str
     threshold: float
     k: int
     piece_rows: int
@@ -99,7 +97,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--output', type=pathlib.Path, required=True, help='the directory to fill with pieces')
     parser.add_argument('--model', default=hub.BASE_MODEL, help='an export or a plain MPNet model: a directory or name')
     parser.add_argument('--pooling', choices=('tokens', 'mean'), default='tokens', help='late interaction, or cosines')
-    parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32', help='of the encoder')
     parser.add_argument('--threshold', type=float, required=True, help='the least score of a skill that is kept')
     parser.add_argument('--k', type=int, default=10, help='how many skills of a sentence are kept at most')
     parser.add_argument('--piece_rows', type=int, default=1000, help='rows of the input that make a piece')
@@ -165,9 +162,8 @@ class Job:
             raise DataError(f'--vacancies={", ".join(options.vacancies)}: no rows in {len(files)} files')
         skills = json.dumps([[uri, skill.label] for uri, skill in esco.skills.items()])
         self._settings = {
-            'model': model_fingerprint(hub.fetch(options.model), options.pooling, options.dtype),
+            'model': model_fingerprint(hub.fetch(options.model), options.pooling),
             'pooling': options.pooling,
-            'dtype': options.dtype,
             'skills': hashlib.sha256(skills.encode()).hexdigest()[:16],
             'threshold': options.threshold,
             'k': options.k,
@@ -182,7 +178,7 @@ class Job:
     def tagger(self) -> Tagger:
         """Embeds the skills; errors as `Tagger`."""
         own = self.options
-        return Tagger(own.esco, own.model, own.pooling, own.dtype, own.threshold, own.k)
+        return Tagger(own.esco, own.model, own.pooling, own.threshold, own.k)
 
     def do(self, piece: Piece, rows: Sequence[Vacancy], tagger: Tagger) -> None:
         """Tags a piece, which appears when it is complete.

@@ -29,7 +29,7 @@ class Tagger:
     Args:
       esco: the folder of an ESCO release.
       model: an export or a plain MPNet model, a directory or a Hub name.
-      pooling, dtype: as `Ranker.from_pretrained` takes them.
+      pooling: as `Ranker.from_pretrained` takes it.
       threshold: the least score of an edge.
       k: the most edges of a sentence.
 
@@ -37,14 +37,14 @@ class Tagger:
       DataError: the model cannot be used.
     """
 
-    def __init__(self, esco: pathlib.Path, model: str, pooling: str, dtype: str, threshold: float, k: int):
+    def __init__(self, esco: pathlib.Path, model: str, pooling: str, threshold: float, k: int):
         skills = read_esco(esco, Repairs()).skills
         labels = [skill.label for skill in skills.values()]
         self._names = SkillNames(skills, {label: node for node, label in enumerate(labels)})
         self._threshold, self._k = threshold, k
         start = time.perf_counter()
         try:
-            ranker = Ranker.from_pretrained(model, pooling, dtype)
+            ranker = Ranker.from_pretrained(model, pooling)
         except ValueError as error:
             raise DataError(f'--model={model}: {error}') from error
         self._index = ranker.index(labels, list(skills))
@@ -92,9 +92,9 @@ def pooled(texts: Embedded) -> Embedded:
     )
 
 
-def model_fingerprint(directory: pathlib.Path, pooling: str, dtype: str) -> str:
+def model_fingerprint(directory: pathlib.Path, pooling: str) -> str:
     """Identifies what scores depend on: a model's files, and how it is used."""
     files = {name: sha256(directory / name) for name in hub.REQUIRED_FILES}
     if (directory / hub.SETTINGS).exists():
         files[hub.SETTINGS] = sha256(directory / hub.SETTINGS)
-    return hashlib.sha256(json.dumps([files, pooling, dtype], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([files, pooling], sort_keys=True).encode()).hexdigest()[:16]
