@@ -163,22 +163,21 @@ def test_only_scores_from_the_threshold_on_are_kept_and_at_most_k(tagged):
     assert [(line['skills'], line['scores']) for line in lines_of(flags['output'].with_name('two'))] == best
 
 
-def test_the_manifest_says_what_was_made_and_of_what(flags):
-    run(flags, pooling='mean', k=2)
-    manifest = json.loads((flags['output'] / 'manifest.json').read_text())
+def test_the_manifest_says_what_was_made_and_of_what(made):
+    manifest = json.loads((made / 'tagged' / 'manifest.json').read_text())
     assert manifest['counts'] == {
         'pieces': 3,
         'rows': 5,
         'with_skills_of_their_own': 1,
         'sentences': 5,
         'tagged_sentences': 5,
-        'edges': 10,
+        'edges': 25,
     }
     assert manifest['command'] == 'the command'
     made_with = manifest['made_with']
-    assert (made_with['pooling'], made_with['threshold'], made_with['k']) == ('mean', -1.0, 2)
-    assert made_with['model'] == lines_of(flags['output'])[0]['model']
-    sizes = {path.name: path.stat().st_size for path in flags['output'].glob('*.jsonl')}
+    assert (made_with['pooling'], made_with['threshold'], made_with['k']) == ('tokens', -1.0, 10)
+    assert made_with['model'] == lines_of(made / 'tagged')[0]['model']
+    sizes = {path.name: path.stat().st_size for path in (made / 'tagged').glob('*.jsonl')}
     assert {name: file['bytes'] for name, file in manifest['files'].items()} == sizes
 
 
@@ -190,7 +189,7 @@ def test_tables_of_other_kinds_with_other_columns_read_the_same(flags, ending):
         write_csv(table, rows)
     else:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), table)
-    run(flags, vacancies=table, title_column='name', sentence_column='text')
+    run(flags, vacancies=table, title_column='name', sentence_column='text', piece_rows=9)
     found = [(line['vacancy'], line['title'], line['sentence']) for line in lines_of(flags['output'])]
     assert found == [tuple(row.values()) for row in rows]
 
@@ -343,47 +342,44 @@ def start(flags, **environment):
     )
 
 
-def test_killed_between_pieces_it_goes_on_with_the_next_one(many, tmp_path):
-    flags, alone = many
-    process = start(flags | {'output': tmp_path})
-    next(line for line in process.stderr if 'piece-00001 of 7' in line)
-    process.kill()
-    process.wait()
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob('piece-*.jsonl')}
-    assert 2 <= len(kept) < 7
-    assert not (tmp_path / 'manifest.json').exists()
-    again = start(flags | {'output': tmp_path})
-    assert again.wait() == 0, again.stderr.read()
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert by_name(tmp_path) == alone
-    assert json.loads((tmp_path / 'manifest.json').read_text())['counts']['rows'] == 7
-
-
-def test_processes_share_the_pieces_and_one_that_dies_does_not_stop_the_others(many, tmp_path):
-    flags, alone = many
+def start_two(flags):
+    """Two processes that know of each other."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     together = {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}', 'JAX_NUM_PROCESSES': '2'}
-    first, second = (start(flags | {'output': tmp_path}, **together, JAX_PROCESS_ID=str(i)) for i in range(2))
-    next(line for line in second.stderr if 'piece-00001 of 7' in line)
-    second.kill()
-    second.wait()
+    return [start(flags, **together, JAX_PROCESS_ID=str(i)) for i in range(2)]
+
+
+def kill_after(text, process):
+    """Kills a process when it has logged the text."""
+    assert any(text in line for line in process.stderr or ())
+    process.kill()
+    process.wait()
+
+
+def test_a_process_that_is_killed_does_not_stop_the_others_and_what_it_left_is_made_later(many, tmp_path):
+    flags, alone = many
+    first, second = start_two(flags | {'output': tmp_path})
+    kill_after('piece-00001 of 7', second)
     log = first.communicate()[1]
     assert first.returncode == 0, log
     assert [n for n in range(7) if f'piece-{n:05d} of 7' in log] == [0, 2, 4, 6]
     assert 'still to come, from other processes' in log
     assert not (tmp_path / 'manifest.json').exists()
-    assert by_name(tmp_path).items() <= alone.items()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob('piece-*.jsonl')}
+    assert 5 <= len(kept) < 7
+    again = start(flags | {'output': tmp_path})
+    log = again.communicate()[1]
+    assert again.returncode == 0, log
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert by_name(tmp_path) == alone
+    assert json.loads((tmp_path / 'manifest.json').read_text())['counts']['rows'] == 7
 
 
 def test_two_processes_make_what_one_makes(many, tmp_path):
     flags, alone = many
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    together = {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}', 'JAX_NUM_PROCESSES': '2'}
-    processes = [start(flags | {'output': tmp_path}, **together, JAX_PROCESS_ID=str(i)) for i in range(2)]
+    processes = start_two(flags | {'output': tmp_path})
     logs = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], '\n'.join(logs)
     made = [{n for n in range(7) if f'piece-{n:05d} of 7' in log} for log in logs]
