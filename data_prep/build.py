@@ -1,14 +1,12 @@
 """The recipe: read, choose what is held out, look for leaks, tokenise, write shards, describe them."""
 
 import argparse
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import re
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -37,6 +35,7 @@ from data_prep.vacancies import (
 from uwe_jax import hub
 from uwe_jax.data.graph import GRAPHS, MANIFEST, MAX_TOKENS, NAME, BipartiteGraph, sha256
 from uwe_jax.data.text import match_key
+from uwe_jax.files import whole_directory
 
 HELP = 'ESCO, vacancies and synthetic titles to shards of pairs'
 ATTRIBUTION = 'This service uses the ESCO classification of the European Commission.'
@@ -125,8 +124,14 @@ def build(options: Options) -> None:
     start = time.perf_counter()
     if options.output.exists():
         raise DataError(f'{options.output}: already there; choose another --output or remove it')
-    with _appearing_when_complete(options.output) as directory:
-        _build(options, directory, start)
+    try:
+        with whole_directory(options.output) as directory:
+            _build(options, directory, start)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(
+            f'{options.output}: cannot be written ({reason}); free some space or choose another --output'
+        ) from error
     logging.info('%s is complete, %.0f s', options.output, _since(start))
 
 
@@ -446,23 +451,6 @@ def fingerprint_of(files: Mapping[str, Mapping[str, Any]], lengths: Mapping[str,
     """Identifies a dataset's contents by its files' checksums and its padded lengths."""
     named = {name: file['sha256'] for name, file in files.items()}
     return hashlib.sha256(json.dumps([named, lengths], sort_keys=True).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def _appearing_when_complete(output: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A directory beside `output` to write into; it becomes `output`, or vanishes if anything goes wrong."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix='.build-') as scratch:
-            partial = pathlib.Path(scratch) / output.name
-            partial.mkdir()
-            yield partial
-            partial.rename(output)
-    except OSError as error:
-        reason = error.strerror or error
-        raise DataError(
-            f'{output}: cannot be written ({reason}); free some space or choose another --output'
-        ) from error
 
 
 def _since(start: float) -> float:

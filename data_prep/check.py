@@ -21,6 +21,7 @@ from data_prep.tables import DataError, Repairs, names_in, read_rows, text_in
 from data_prep.vacancies import SYNTHETIC, VACANCY
 from uwe_jax.data.graph import GRAPHS, SIDES, Dataset, DatasetError, open_dataset
 from uwe_jax.data.text import match_key, normalise
+from uwe_jax.files import whole_file
 
 HELP = 'look for evaluation texts and pairs among the training pairs of a dataset'
 EXAMPLES = 5  # of each kind, printed and kept in manifests
@@ -111,7 +112,11 @@ def run(arguments: argparse.Namespace, command: str) -> None:
     print(report_text(report))
     if arguments.output:
         content = {'dataset': dataset.fingerprint, 'command': command, 'evaluations': summary(report, None)}
-        _write_whole(arguments.output, json.dumps(content, indent=2, ensure_ascii=False) + '\n')
+        try:
+            with whole_file(arguments.output) as partial:
+                partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+        except OSError as error:
+            raise DataError(f'{arguments.output}: cannot be written ({error.strerror})') from error
     pairs = sum(graph.edges for graph in dataset.graphs.values())
     logging.info('checked %d pairs, %.0f s', pairs, time.perf_counter() - start)
     refuse_leaks(report)
@@ -317,14 +322,3 @@ def report_text(report: Sequence[Leaks]) -> str:
 
 def _example(found: str | tuple[str, ...]) -> str:
     return ' | '.join(map(normalise, [found] if isinstance(found, str) else found))
-
-
-def _write_whole(path: pathlib.Path, content: str) -> None:
-    """Writes a file that appears under its name when it is complete."""
-    partial = path.with_name(f'.{path.name}.partial')
-    try:
-        partial.write_text(content, encoding='utf-8')
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise DataError(f'{path}: cannot be written ({error.strerror})') from error

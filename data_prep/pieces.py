@@ -1,17 +1,15 @@
 """Long work over many rows, cut into pieces: each appears whole, says what made it, and is not done twice."""
 
-import contextlib
 import hashlib
 import itertools
 import json
-import os
 import pathlib
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from data_prep.tables import DataError
 from uwe_jax.data.graph import MANIFEST
+from uwe_jax.files import whole_file
 
 
 class Piece(NamedTuple):
@@ -199,18 +197,9 @@ def _pretty(content: Mapping[str, Any]) -> bytes:
 
 
 def _write(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file that appears by rename, under a name of this attempt's own until then."""
-    partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(partial, 'wb') as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # else, after a power cut, the name may be there without the content
-            partial.rename(path)
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
+        with whole_file(path) as partial:
+            partial.write_bytes(content)
     except OSError as error:
         raise DataError(f'{path}: cannot be written ({error.strerror}); choose another --output') from error

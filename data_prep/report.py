@@ -3,7 +3,6 @@
 import argparse
 import json
 import pathlib
-import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -13,6 +12,7 @@ from absl import logging
 from data_prep.balance import balance
 from data_prep.tables import DataError
 from uwe_jax.data.graph import DatasetError, open_dataset
+from uwe_jax.files import whole_directory
 
 HELP = 'how balanced a dataset is, as numbers and plots'
 NUMBERS = 'report.json'
@@ -58,14 +58,10 @@ def write(numbers: Mapping[str, Any], output: pathlib.Path) -> None:
     from data_prep import report_plots  # here, since only the plots need matplotlib
 
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix='.report-') as scratch:
-            partial = pathlib.Path(scratch) / output.name
-            partial.mkdir()
+        with whole_directory(output) as partial:
             (partial / NUMBERS).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
             for name, figure in report_plots.figures(numbers).items():
                 figure.savefig(partial / f'{name}.png', dpi=report_plots.DPI)
-            partial.rename(output)
     except OSError as error:
         raise DataError(f'{output}: cannot be written ({error.strerror}); choose another --output') from error
 

@@ -87,21 +87,6 @@ def test_long_texts_and_odd_signs_are_drawn_too(ranker, tmp_path, query, target)
     assert [path.name for path in tmp_path.iterdir()] == ['map.png']
 
 
-def test_a_drawing_replaces_an_older_one_only_when_it_is_complete(tmp_path):
-    output = tmp_path / 'map.png'
-    output.write_text('older')
-
-    def draw():
-        with plots.complete(output) as partial:
-            partial.write_text('half')
-            raise OSError('disk full')
-
-    with pytest.raises(OSError, match='disk full'):
-        draw()
-    assert output.read_text() == 'older'
-    assert list(tmp_path.iterdir()) == [output]
-
-
 def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r'map.jpg, expected the name of a file that ends in .png'):
         plots.check_output(tmp_path / 'map.jpg')

@@ -28,6 +28,7 @@ from absl import logging
 from flax import nnx
 
 from uwe_jax.data.graph import sha256
+from uwe_jax.files import whole_directory
 from uwe_jax.mpnet import MPNet, MPNetConfig
 
 BASE_MODEL = 'sentence-transformers/all-mpnet-base-v2'
@@ -359,10 +360,7 @@ def save_pretrained(
         others = {name: file.get_tensor(name) for name in file.keys() if name not in own}  # noqa: SIM118 (no mapping)
     beyond = [name for name in others if re.match(r'encoder\.layer\.(\d+)\.', name)]  # of layers that were cut off
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix='.export-') as scratch:
-        partial = pathlib.Path(scratch) / 'model'
-        partial.mkdir()
+    with whole_directory(output) as partial:
         for name in OTHER_FILES:
             if (base / name).is_file():
                 (partial / name).parent.mkdir(exist_ok=True)
@@ -377,7 +375,6 @@ def save_pretrained(
         tensors = own | {name: tensor for name, tensor in others.items() if name not in beyond}
         safetensors.numpy.save_file(tensors, partial / 'model.safetensors', metadata={'format': 'pt'})
         (partial / 'model.safetensors').chmod(0o644)  # it is written readable by its owner alone
-        partial.rename(output)
 
 
 def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:

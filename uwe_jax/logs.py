@@ -3,7 +3,6 @@
 import json
 import logging as logging_levels
 import math
-import os
 import pathlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +13,7 @@ from tensorboardX import SummaryWriter
 
 from uwe_jax.data.graph import GRAPHS
 from uwe_jax.data.loader import Batch
+from uwe_jax.files import whole_file
 
 
 class Logs:
@@ -80,9 +80,8 @@ def _cut_back(path: pathlib.Path, step: int) -> None:
     """Keeps the lines up to a step, by a rename, so that no moment leaves half a file."""
     if path.exists():
         kept = [line for line in read(path) if line['step'] <= step]
-        partial = path.with_suffix('.partial')
-        partial.write_text(''.join(json.dumps(line) + '\n' for line in kept))
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            partial.write_text(''.join(json.dumps(line) + '\n' for line in kept))
 
 
 class Meter:

@@ -1,15 +1,14 @@
 """Drawings: an attention map, and a sweep of temperatures. The only module that knows matplotlib."""
 
-import contextlib
 import importlib.util
-import os
 import pathlib
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from uwe_jax.files import whole_file
 from uwe_jax.interaction import Score
 from uwe_jax.ranking import AttentionMap
 
@@ -40,19 +39,8 @@ def check_output(output: pathlib.Path) -> None:
 
 def save(figure: 'Figure', output: pathlib.Path) -> None:
     """Writes a drawing as PNG."""
-    with complete(output) as partial:
+    with whole_file(output) as partial:
         figure.savefig(partial, format='png', dpi=DPI)
-
-
-@contextlib.contextmanager
-def complete(output: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a name to write to beside `output`, which is replaced when the file is complete."""
-    partial = output.with_name(f'.{output.name}.partial')
-    try:
-        yield partial
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def attention_map(found: AttentionMap, query: str, target: str, score: Score) -> 'Figure':

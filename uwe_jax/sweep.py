@@ -9,6 +9,7 @@ from absl import app, flags, logging
 
 from uwe_jax import plots
 from uwe_jax.data.graph import open_dataset
+from uwe_jax.files import whole_file
 from uwe_jax.hub import FetchError
 from uwe_jax.logs import own_lines_only
 from uwe_jax.ranking import Ranker
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> int:
             'seed': SEED.value,
         }
         numbers = output.with_suffix('.json')
-        with plots.complete(numbers) as partial:
+        with whole_file(numbers) as partial:
             partial.write_text(json.dumps(settings | {'rows': rows}, indent=2) + '\n')
         plots.save(plots.temperature_sweep(rows, ranker.pair_score), output)
     except (ValueError, OSError, FetchError) as error:

@@ -1,12 +1,12 @@
 """What a workdir belongs to: it is claimed by one config and one dataset, and refused to any other."""
 
 import json
-import os
 import pathlib
 
 import jax
 
 from uwe_jax.experiment import Config
+from uwe_jax.files import whole_file
 
 # How and where a run goes on, as opposed to what it computes: free to change when it is continued.
 FREE = ('mesh', 'interaction', 'run', 'data.dir')
@@ -26,9 +26,8 @@ def claim(workdir: pathlib.Path, config: Config, data_fingerprint: str) -> None:
             _compare(path, json.loads(path.read_text()), content)
     if jax.process_index() == 0:
         for name, content in wanted.items():
-            partial = workdir / f'{name}.partial'
-            partial.write_text(json.dumps(content, indent=2) + '\n')
-            os.replace(partial, workdir / name)
+            with whole_file(workdir / name) as partial:
+                partial.write_text(json.dumps(content, indent=2) + '\n')
 
 
 def _compare(path: pathlib.Path, found: dict, wanted: dict) -> None:

@@ -1,13 +1,13 @@
 """What enrichment leaves: titles, the skills that stayed below, and the manifest, each by a rename when it is whole."""
 
 import json
-import os
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from data_prep.tables import DataError
 from uwe_jax.data.graph import MANIFEST, sha256
+from uwe_jax.files import whole_file
 
 JOURNAL = 'journal.jsonl'
 TITLES = 'titles.jsonl'
@@ -42,9 +42,5 @@ def write_outputs(
 
 
 def _replace(path: pathlib.Path, text: str) -> None:
-    partial = path.with_name(path.name + '.partial')
-    with open(partial, 'w', encoding='utf-8') as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding='utf-8')

@@ -12,6 +12,7 @@ from data_prep.scrape.fetch import ANSWERED
 from data_prep.scrape.postings import Page, Vacancy, vacancies
 from data_prep.tables import Repairs
 from uwe_jax.data.text import match_key
+from uwe_jax.files import whole_file
 
 POSTINGS = 'with postings'
 NO_POSTING = 'no posting'
@@ -32,8 +33,7 @@ def write_piece(path: pathlib.Path, pages: Iterable[Page], repairs: Repairs) -> 
       DataError: as the pages.
       OSError: the file cannot be written.
     """
-    partial = path.with_suffix('.partial')
-    with open(partial, 'w', encoding='utf-8') as file:
+    with whole_file(path) as partial, open(partial, 'w', encoding='utf-8') as file:
         for page in pages:
             found, notes = vacancies(page)
             if not found:
@@ -42,8 +42,6 @@ def write_piece(path: pathlib.Path, pages: Iterable[Page], repairs: Repairs) -> 
                 line = {'page': page.name, 'url': page.url, 'vacancies': found, 'notes': notes}
                 file.write(json.dumps(line, ensure_ascii=False) + '\n')
         file.write(json.dumps({'counts': repairs.summary()}, ensure_ascii=False) + '\n')
-        _to_disk(file)
-    partial.replace(path)
 
 
 class Assembly:
@@ -107,7 +105,8 @@ class Assembly:
 
     def finish(self) -> dict[str, Any]:
         """Brings the file to the disk; returns the counts, with examples, by kind."""
-        _to_disk(self._file)
+        self._file.flush()
+        os.fsync(self._file.fileno())
         return {'pages': self.pages.summary(), 'postings': self.postings.summary()}
 
 
@@ -117,8 +116,3 @@ def _is_known(seen: set[bytes], text: str) -> bool:
     known = digest in seen
     seen.add(digest)
     return known
-
-
-def _to_disk(file: TextIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
