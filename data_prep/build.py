@@ -21,14 +21,15 @@ from data_prep.pairs import Nodes, Pairs, PairsBuilder, add_id, numbers
 from data_prep.sentences import sentences_of_descriptions
 from data_prep.shards import node_parts, write_metadata, write_shards
 from data_prep.split import HeldOut, hold_out
-from data_prep.tables import DataError, Repairs
+from data_prep.tables import DataError, Repairs, files_of
 from data_prep.vacancies import (
     SYNTHETIC,
     VACANCY,
     Columns,
     SkillNames,
+    add_column_flags,
     check_tables,
-    files_of,
+    columns_of,
     synthetic_edges,
     vacancy_edges,
 )
@@ -91,9 +92,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--vacancies', **many, metavar='GLOB', help='CSV, JSONL or Parquet of vacancies, or of sentences, with skills'
     )
-    for field in dataclasses.fields(Columns):
-        help_text = f'in --vacancies; by default {field.name}'
-        parser.add_argument(f'--{field.name}_column', metavar='NAME', help=help_text)
+    add_column_flags(parser)
     parser.add_argument('--synthetic', **many, metavar='GLOB', help='JSONL of titles that enrich wrote')
     parser.add_argument('--eval', **many, metavar='FILE[:QUERY[:TARGET]]', help=check.EVAL_HELP)
     parser.add_argument(
@@ -108,10 +107,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, command: str) -> None:
     """Makes a dataset; errors as `build` raises them."""
     given = vars(arguments)
-    columns = Columns(**{field.name: given[f'{field.name}_column'] for field in dataclasses.fields(Columns)})
     same = [field.name for field in dataclasses.fields(Options) if field.name in given]
     own = {name: given[name] for name in same} | {'evaluations': arguments.eval}
-    build(Options(**own, columns=columns, command=command))
+    build(Options(**own, columns=columns_of(arguments), command=command))
 
 
 def build(options: Options) -> None:
@@ -243,8 +241,8 @@ class _Read(NamedTuple):
 
 def _read(options: Options, repairs: Repairs) -> _Read:
     """Reads the release, the vacancies and the synthetic titles, in this order."""
-    vacancies = files_of(options.vacancies, '--vacancies')
-    synthetic = files_of(options.synthetic, '--synthetic')
+    vacancies = sorted(files_of(options.vacancies, '--vacancies'))
+    synthetic = sorted(files_of(options.synthetic, '--synthetic'))
     check_tables(vacancies, options.columns)
     esco = read_esco(options.esco, repairs)
     skills: Nodes = {}

@@ -3,6 +3,7 @@
 import ast
 import collections
 import csv
+import glob
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,21 @@ class Repairs:
     def summary(self) -> dict[str, dict[str, Any]]:
         """Returns {kind: {'count', 'examples'}}, sorted by kind."""
         return {kind: {'count': n, 'examples': self._examples[kind]} for kind, n in sorted(self._counts.items())}
+
+
+def files_of(patterns: Sequence[str], flag: str) -> list[pathlib.Path]:
+    """The files that globs match, sorted for each glob, each once.
+
+    Raises:
+      DataError: a glob matches no file.
+    """
+    found: dict[pathlib.Path, None] = {}
+    for pattern in patterns:
+        paths = [path for path in map(pathlib.Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
+        if not paths:
+            raise DataError(f'{flag}={pattern}: matches no file')
+        found.update(dict.fromkeys(paths))
+    return list(found)
 
 
 def read_rows(path: pathlib.Path, columns: Sequence[str], repairs: Repairs) -> Iterator[tuple[str, Row]]:

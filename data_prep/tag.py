@@ -17,9 +17,9 @@ from absl import logging
 from data_prep.esco import read_esco
 from data_prep.pieces import Input, Output, Piece
 from data_prep.sentences import split_sentences
-from data_prep.tables import DataError, EmptyFileError, Repairs, names_in, read_rows
+from data_prep.tables import DataError, EmptyFileError, Repairs, files_of, names_in, read_rows
 from data_prep.tagger import Tagger, model_fingerprint
-from data_prep.vacancies import NOT_TEXT, Columns, clean, files_of, language_of, texts_of
+from data_prep.vacancies import NOT_TEXT, Columns, add_column_flags, clean, columns_of, language_of, texts_of
 from uwe_jax import hub
 from uwe_jax.processes import join_processes
 
@@ -90,9 +90,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--vacancies', action='append', required=True, metavar='GLOB', help='CSV, JSONL or Parquet; may be repeated'
     )
-    for field in dataclasses.fields(Columns):
-        help_text = f'in --vacancies; by default {field.name}'
-        parser.add_argument(f'--{field.name}_column', metavar='NAME', help=help_text)
+    add_column_flags(parser)
     parser.add_argument('--esco', type=pathlib.Path, required=True, help="the folder of an ESCO release's CSV files")
     parser.add_argument('--output', type=pathlib.Path, required=True, help='the directory to fill with pieces')
     parser.add_argument('--model', default=hub.BASE_MODEL, help='an export or a plain MPNet model: a directory or name')
@@ -105,9 +103,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def options_of(arguments: argparse.Namespace) -> Options:
     """The options that the flags say."""
     given = vars(arguments)
-    columns = Columns(**{field.name: given[f'{field.name}_column'] for field in dataclasses.fields(Columns)})
     own = {field.name: given[field.name] for field in dataclasses.fields(Options) if field.name in given}
-    return Options(**own, columns=columns)
+    return Options(**own, columns=columns_of(arguments))
 
 
 def run(arguments: argparse.Namespace, command: str) -> None:
@@ -155,7 +152,7 @@ class Job:
 
     def __init__(self, options: Options):
         self.options = options
-        files = files_of(options.vacancies, '--vacancies')
+        files = sorted(files_of(options.vacancies, '--vacancies'))
         esco = read_esco(options.esco, Repairs())
         self.input = Input(files, functools.partial(read_vacancies, columns=options.columns), options.piece_rows)
         if not self.input.pieces:

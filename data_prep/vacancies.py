@@ -7,9 +7,9 @@ A row is a vacancy or one of its sentences. It joins to its skills:
   skills of the whole vacancy. Sentences of a vacancy that are to have other skills are for `tag`.
 """
 
+import argparse
 import collections
 import dataclasses
-import glob
 import itertools
 import pathlib
 import re
@@ -50,6 +50,18 @@ class Columns:
         """The columns without which a table is refused."""
         names = self.names()
         return [names[field] for field in names if field == 'skills' or getattr(self, field)]
+
+
+def add_column_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for each of the columns."""
+    for field in dataclasses.fields(Columns):
+        help_text = f'in --vacancies; by default {field.name}'
+        parser.add_argument(f'--{field.name}_column', metavar='NAME', help=help_text)
+
+
+def columns_of(arguments: argparse.Namespace) -> Columns:
+    """The columns that the flags name."""
+    return Columns(**{field.name: getattr(arguments, f'{field.name}_column') for field in dataclasses.fields(Columns)})
 
 
 class SkillNames:
@@ -123,21 +135,6 @@ def _by_name(named: Sequence[tuple[str, int]]) -> dict[str, frozenset[int]]:
     for name, node in named:
         nodes[name] = nodes.get(name, frozenset()) | {node}
     return nodes
-
-
-def files_of(patterns: Sequence[str], flag: str) -> list[pathlib.Path]:
-    """The files that globs name, sorted, each once.
-
-    Raises:
-      DataError: a glob matches no file.
-    """
-    files = set()
-    for pattern in patterns:
-        found = [pathlib.Path(name) for name in glob.glob(pattern, recursive=True)]
-        if not (found := [path for path in found if path.is_file()]):
-            raise DataError(f'{flag}={pattern}: matches no file')
-        files.update(found)
-    return sorted(files)
 
 
 def check_tables(files: Sequence[pathlib.Path], columns: Columns) -> None:

@@ -21,8 +21,8 @@ from data_prep.scrape.fetch import ANSWERED, Client, Limits
 from data_prep.scrape.journal import Journal
 from data_prep.scrape.network import Allowed, Network
 from data_prep.scrape.robots import PRODUCT
-from data_prep.scrape.sources import files, html_pages, parse_sitemap, read_addresses, warc_pages
-from data_prep.tables import DataError, Repairs
+from data_prep.scrape.sources import html_pages, parse_sitemap, read_addresses, warc_pages
+from data_prep.tables import DataError, Repairs, files_of
 
 _CONTACT = re.compile(r'[!-~]+@[!-~]+\.[!-~]+|https?://[!-~]+')
 _SOURCES = ('warc', 'html', 'urls', 'sitemap')
@@ -43,8 +43,8 @@ def scrape(arguments: argparse.Namespace, command: str) -> None:
             logging.info('%s was complete', output)
             return
         _check(arguments)
-        warc = files('warc', arguments.warc)
-        html = files('html', arguments.html)
+        warc = files_of(arguments.warc, '--warc')
+        html = files_of(arguments.html, '--html')
         counted = Repairs()  # of addresses
         listed, below = _given(arguments, counted)
         agent = f'{PRODUCT}/{metadata.version("uwe_jax")} (+{arguments.contact})'

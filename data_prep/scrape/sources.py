@@ -1,7 +1,6 @@
 """Where pages come from: WARC archives, saved HTML, lists of addresses, and sitemaps."""
 
 import dataclasses
-import glob
 import pathlib
 import re
 import time
@@ -25,21 +24,6 @@ _HTML_TYPES = re.compile(r'text/html|application/xhtml\+xml|$', re.IGNORECASE)
 _PROGRESS = 10.0  # s, between two lines of the log
 _CHUNK = 1 << 14
 _PORTION = 1 << 16
-
-
-def files(flag: str, patterns: list[str]) -> list[pathlib.Path]:
-    """The files that globs match, sorted for each.
-
-    Raises:
-      DataError: a glob matches no file.
-    """
-    found: dict[pathlib.Path, None] = {}
-    for pattern in patterns:
-        paths = [path for path in map(pathlib.Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
-        if not paths:
-            raise DataError(f'--{flag}={pattern}: matches no file')
-        found.update(dict.fromkeys(paths))
-    return list(found)
 
 
 def warc_pages(path: pathlib.Path, max_bytes: int, repairs: Repairs) -> Iterator[Page]:
