@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from uwe_jax.interaction.reference import token_products, token_weights
-from uwe_jax.interaction.score import Score, inverse_norm
+from uwe_jax.interaction.score import Score, inverse_norm, through_norms
 
 # Entries of R that a block holds at most, unless more or fewer are asked for. On a CPU 2^18, in float32 1 MiB, so that
 # the few arrays of that size that are alive at a time stay in its caches; elsewhere 2^22, to launch fewer operations.
@@ -158,8 +158,7 @@ def gradients(
 
 def _finish(x, products, norm):
     """The gradient of a side's embeddings from its blocks' products and norms."""
-    products, norm = (part.reshape(-1, *part.shape[2:])[: len(x)] for part in (products, norm))  # [B, L, d], [B, L]
-    return products - (norm * inverse_norm(x) ** 2)[..., None] * x.astype(jnp.float32)
+    return through_norms(x, *(part.reshape(-1, *part.shape[2:])[: len(x)] for part in (products, norm)))
 
 
 def _split(side, size):

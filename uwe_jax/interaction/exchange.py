@@ -14,7 +14,7 @@ targets travels one step behind it, collects what each device adds to it, and en
 """
 
 import functools
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from uwe_jax.interaction.form import Form
 
-Name = Literal['gather', 'regather', 'ring']
-EXCHANGES: tuple[str, ...] = get_args(Name)
+EXCHANGES = ('gather', 'regather', 'ring')
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
@@ -37,7 +36,7 @@ def scores(
       q_mask, y_mask: [B_q, L_q], [B_y, L_y] bool.
       form: what a device computes with the rows that it has.
       exchange: how targets come to it; an element of `EXCHANGES`.
-      mesh: None where all rows are on one device.
+      mesh: of two devices or more; None where all rows are on one.
 
     Returns:
       over_y, over_q: [B_q, B_y] float32 each; on a mesh, rows sharded over all of its axes.
@@ -125,8 +124,6 @@ def _ring_gradients(q, q_mask, y, y_mask, g, form, axes):
 
     block = _pass_on((y, y_mask), axes)
     dq, own = gradients(0, (y, y_mask))
-    if devices == 1:
-        return dq, own
 
     def step(step, carry):
         dq, block, dy = carry

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from types import ModuleType
-from typing import Literal, get_args
 
 import jax
 from absl import logging
@@ -12,8 +11,7 @@ from uwe_jax.interaction import blockwise, gpu, tpu
 from uwe_jax.interaction.blockwise import ACCELERATOR_ENTRIES, CPU_ENTRIES
 from uwe_jax.interaction.score import Score, attending_tokens
 
-Name = Literal['reference', 'blockwise', 'kernel']
-FORMS: tuple[str, ...] = get_args(Name)
+FORMS = ('reference', 'blockwise', 'kernel')
 
 
 @dataclasses.dataclass(frozen=True)

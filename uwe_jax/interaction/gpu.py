@@ -14,11 +14,8 @@ same 2. Therefore
   texts shorter than that the second half lies 8 rows below the first, where the same thread has it. For L = 8 that
   leaves a third of the exchanges.
 
-Masks are folded into numbers, so that nothing is selected and no NaN can arise, whatever is masked. The inverse norm
-of a masked token is 0, which makes its cosines and with them its part of every sum 0. A softmax gives no weight to
-masked tokens of the side that it runs over because their logits are lowered by 1e30; a text masked whole has uniform
-weights on cosines of 0. Texts and tokens that fill a tile are masked too; the embeddings and dR are read and written
-where they are, without copies.
+Masks are folded into numbers (`fold_mask`). Texts and tokens that fill a tile are masked too; the embeddings and dR are
+read and written where they are, without copies.
 
 Float32 is multiplied in float32, not tf32 (`Precision.HIGHEST` does that); sums of bfloat16 products are float32.
 """
@@ -32,7 +29,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pltriton
 
-from uwe_jax.interaction.score import Score, inverse_norm
+from uwe_jax.interaction.score import MASKED, Score, fold_mask
 
 # Tokens a side of a tile. The larger it is, the fewer times embeddings are read; compiled for an H100, the scores just
 # fit into a thread's registers, and of the gradient about a hundred numbers a thread do not.
@@ -40,7 +37,6 @@ SIDE = 128
 WARPS = 8  # of 32 threads, each with 64 pairs of tokens
 STAGES = 3  # steps of d whose embeddings are under way at a time
 STEP_BYTES = 128  # of a token's embedding, a step
-MASKED = -1e30
 # Entries of R in a block: 128 MiB of dR in bfloat16, and many times the tiles that run at once.
 BLOCK_ENTRIES = 2**26
 
@@ -191,8 +187,8 @@ def _inputs(q, q_mask, y, y_mask, tiling):
     """The embeddings, and each token's inverse norm and what its logits are lowered by; for y, texts come last."""
 
     def side(x, mask, shape):
-        inverse = jnp.where(mask, inverse_norm(x), 0.0)
-        return _fill(inverse, shape, 0.0), _fill(jnp.where(mask, 0.0, MASKED), shape, MASKED)
+        inverse, bias = fold_mask(x, mask)
+        return _fill(inverse, shape, 0.0), _fill(bias, shape, MASKED)
 
     q_side = side(q, q_mask, (tiling.padded[0], tiling.q_tokens))
     y_side = side(y, y_mask, (tiling.padded[1], tiling.y_tokens))

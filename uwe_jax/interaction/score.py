@@ -6,6 +6,8 @@ from typing import Literal, get_args, get_type_hints
 import jax
 import jax.numpy as jnp
 
+MASKED = -1e30  # added to the logits of tokens that take no part
+
 
 @dataclasses.dataclass(frozen=True)
 class Score:
@@ -74,3 +76,33 @@ def inverse_norm(x: jax.Array) -> jax.Array:
 def attending_tokens(mask: jax.Array, score: Score) -> jax.Array:
     """What a text's sum over its attending tokens is divided by: their number, or 1: [B, L] bool -> [B] int32."""
     return jnp.maximum(mask.sum(axis=1), 1) if score.reduce == 'mean' else jnp.ones(len(mask), jnp.int32)
+
+
+def fold_mask(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The mask as two numbers a token, with which a kernel needs no selection, and no NaN can arise.
+
+    A token that takes no part has the inverse norm 0, so that all of its cosines are 0, and its logits are lowered by
+    so much that a softmax over its side gives it no weight. A text masked whole has uniform weights on cosines of 0.
+
+    Args:
+      x: [B, L, d] token embeddings.
+      mask: [B, L] bool; the tokens that take part.
+
+    Returns:
+      The inverse norms and what is added to the logits: [B, L] float32 each.
+    """
+    return jnp.where(mask, inverse_norm(x), 0.0), jnp.where(mask, 0.0, MASKED)
+
+
+def through_norms(x: jax.Array, products: jax.Array, dc_c: jax.Array) -> jax.Array:
+    """The gradient of embeddings from dR's products, and from Σ dC C of each token, by which the norms pass back.
+
+    Args:
+      x: [B, L, d] the embeddings.
+      products: [B, L, d] float32; dR·E of the other side.
+      dc_c: [B, L] float32.
+
+    Returns:
+      [B, L, d] float32.
+    """
+    return products - (dc_c * inverse_norm(x) ** 2)[..., None] * x.astype(jnp.float32)

@@ -18,13 +18,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from uwe_jax.interaction.score import Score, inverse_norm
+from uwe_jax.interaction.score import MASKED, Score, fold_mask, through_norms
 
 LANES = 128  # texts of b in a tile
 GROUP = 16  # texts of a that are worked on at a time: the sublanes of one bfloat16 register
 ROWS = 512  # tokens of a in a tile, about; enough that the products outlast the fetching of b
 VMEM = 96 * 2**20  # bytes that a tile may take; v5e and v6e have 128 MiB
-MASKED = -1e30  # added to the logits of tokens that take no part
 
 
 def supports(q_shape: tuple[int, ...], y_shape: tuple[int, ...], dtype: jnp.dtype, score: Score) -> str | None:
@@ -128,7 +127,7 @@ def gradients(
         name='late_interaction_gradients',
     )(*a, *b, *g)
     dq, dy, norm_b = da.swapaxes(0, 1)[: len(q)], db.swapaxes(0, 1)[: len(y)], norm_b.T[: len(y)]
-    return dq, dy - (norm_b * inverse_norm(y) ** 2)[..., None] * y.astype(jnp.float32)
+    return dq, through_norms(y, dy, norm_b)
 
 
 _PARAMS = pltpu.CompilerParams(dimension_semantics=('arbitrary', 'arbitrary'), vmem_limit_bytes=VMEM + 16 * 2**20)
@@ -273,21 +272,14 @@ def _spread(columns, lanes):
 
 
 def _sides(q, q_mask, y, y_mask):
-    """Token-major embeddings, inverse norms and logit biases of the query's and of the target's side.
+    """Token-major embeddings, and the masks folded into numbers (see `fold_mask`), of both sides in whole tiles."""
 
-    The mask is folded into both: a token that takes no part has the inverse norm 0, so that all of its cosines are 0,
-    and a bias that leaves it out of every softmax. Sides are filled up to whole tiles by such tokens.
-    """
-    a_texts, b_texts = _texts_of_a(q.shape[1]), LANES
-    (a, w_a, bias_a), (b, w_b, bias_b) = (
-        (
-            _fill(x, size).swapaxes(0, 1),  # [L, B, d]
-            _fill(jnp.where(mask, inverse_norm(x), 0.0), size),  # [B, L]
-            _fill(jnp.where(mask, 0.0, MASKED), size, MASKED),
-        )
-        for x, mask, size in ((q, q_mask, a_texts), (y, y_mask, b_texts))
-    )
-    return (a, w_a, bias_a), (b, w_b.T, bias_b.T)
+    def side(x, mask, size):
+        inverse, bias = fold_mask(x, mask)  # [B, L]
+        return _fill(x, size).swapaxes(0, 1), _fill(inverse, size), _fill(bias, size, MASKED)
+
+    a, (b, w_b, bias_b) = side(q, q_mask, _texts_of_a(q.shape[1])), side(y, y_mask, LANES)
+    return a, (b, w_b.T, bias_b.T)
 
 
 def _fill(x, size, value=0.0):
