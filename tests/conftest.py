@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -130,3 +131,29 @@ def finished(tmp_path_factory, small_dataset_dir, base_model):
     workdir = tmp_path_factory.mktemp('train') / 'run'
     train(small_config(small_dataset_dir, base_model), workdir)
     return workdir
+
+
+def two_environments():
+    """What each of two processes on this machine needs in its environment to join the other."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    together = {'JAX_PLATFORMS': 'cpu', 'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}', 'JAX_NUM_PROCESSES': '2'}
+    return [together | {'JAX_PROCESS_ID': str(i)} for i in range(2)]
+
+
+def run_two_processes(command):
+    """Runs two processes of four simulated devices each to their end, which must be a good one."""
+    processes = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | environment | {'JAX_NUM_CPU_DEVICES': '4'},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for environment in two_environments()
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], '\n'.join(outputs)

@@ -1,9 +1,6 @@
 """The whole of training on the sample, with the encoder cut to one layer: here the subject is the loop."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
 
 import jax
@@ -12,7 +9,7 @@ import pytest
 from flax import nnx
 
 from configs.uwe import get_config
-from tests.conftest import ROOT, small_config
+from tests.conftest import run_two_processes, small_config
 from uwe_jax import hub, mesh
 from uwe_jax.checkpoint import load_params
 from uwe_jax.data.loader import batches, choose_lengths
@@ -151,30 +148,13 @@ def test_the_reference_and_the_blockwise_form_train_alike(on_one_device, small_d
 
 
 def test_two_processes_train_as_one_does(tmp_path, finished, small_dataset_dir, base_model):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
     config = small_config(small_dataset_dir, base_model)
     overrides = [
         f'--config.{name}={getattr_of(config, name)}'
         for name in ('init', 'data.dir', 'model.layers', 'model.dtype', 'data.batch_size', 'steps', 'run.save_every')
     ]
     command = [sys.executable, '-m', 'uwe_jax.main', '--config=configs/uwe.py:quickstart', f'--workdir={tmp_path}']
-    processes = [
-        subprocess.Popen(
-            command + overrides + ['--config.run.evaluate_every=100', '--config.mesh.fsdp=2'],
-            cwd=ROOT,
-            env=os.environ
-            | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
-            | {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}', 'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': str(i)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], '\n'.join(outputs)
+    run_two_processes(command + overrides + ['--config.run.evaluate_every=100', '--config.mesh.fsdp=2'])
     found, expected = numbers(tmp_path), numbers(finished)
     assert [line['tokens'] for line in found] == [line['tokens'] for line in expected]
     assert found[0]['loss'] == pytest.approx(expected[0]['loss'], rel=1e-6)

@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from hypothesis import strategies as st
 from data_prep import tag
 from data_prep.pieces import Input, Piece
 from data_prep.tables import DataError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, two_environments
 from uwe_jax.ranking import Ranker
 
 SKILL = 'http://esco/skill/'
@@ -344,11 +343,7 @@ def start(flags, **environment):
 
 def start_two(flags):
     """Two processes that know of each other."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    together = {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}', 'JAX_NUM_PROCESSES': '2'}
-    return [start(flags, **together, JAX_PROCESS_ID=str(i)) for i in range(2)]
+    return [start(flags, **environment) for environment in two_environments()]
 
 
 def kill_after(text, process):

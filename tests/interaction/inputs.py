@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from uwe_jax import mesh
-from uwe_jax.interaction import Score, late_interaction
+from uwe_jax.interaction import Score, late_interaction, reference
+from uwe_jax.interaction.score import participating
 from uwe_jax.loss import InfoNCE, many_to_many_info_nce
 
 NORM = 3.4  # of the base model's token embeddings on ESCO names
@@ -59,6 +60,27 @@ def in_float64(q, q_len, y, y_len, weights, score):
         q64, y64 = wide
         found = score_and_gradients(q64, q_len, y64, y_len, weights, score, form='reference')
         return {name: np.asarray(value) for name, value in found.items()}
+
+
+def kernel_inputs(rng, queries, q_tokens, targets, y_tokens, dtype, score, d=16):
+    """Embeddings and masks of ragged texts, the last of each side empty, and cotangents of both sums."""
+    (q, q_len), (y, y_len) = texts(rng, queries, q_tokens, d), texts(rng, targets, y_tokens, d)
+    q_mask = participating(q_len, q_tokens, score.special_tokens)
+    y_mask = participating(y_len, y_tokens, score.special_tokens)
+    g = rng.normal(size=(2, queries, targets)).astype(np.float32)
+    return jnp.asarray(q, dtype), q_mask, jnp.asarray(y, dtype), y_mask, g
+
+
+def sums_and_gradients_in_float64(q, q_mask, y, y_mask, g, score):
+    """What a kernel should find: from the reference in float64, on the same rounded inputs."""
+
+    @jax.jit
+    def of_reference(q, y, g):
+        scores, pass_back = jax.vjp(lambda q, y: reference.scores(q, q_mask, y, y_mask, score), q, y)
+        return *scores, *pass_back(tuple(g))
+
+    with jax.enable_x64(True):
+        return [np.asarray(x) for x in of_reference(*(jnp.asarray(x, jnp.float64) for x in (q, y, g)))]
 
 
 def error(found, expected):

@@ -1,8 +1,5 @@
 """Late interaction over the mesh: neither the devices nor the way in which targets come change values or gradients."""
 
-import os
-import socket
-import subprocess
 import sys
 
 import jax
@@ -10,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import run_two_processes
 from tests.interaction.inputs import batch, error, errors, loss_and_gradients, name_of, score_and_gradients, texts
 from uwe_jax import mesh
 from uwe_jax.compiled import memory, sent
@@ -52,24 +49,7 @@ def test_two_processes_of_four_devices_give_those_of_one_device(exchange, two_pr
 def two_processes(tmp_path_factory):
     """What two processes find together, by exchange."""
     output = tmp_path_factory.mktemp('processes') / 'found.npz'
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, '-m', 'tests.interaction.one_of_two_processes', str(output)],
-            cwd=ROOT,
-            env=os.environ
-            | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '4'}
-            | {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}', 'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': str(i)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], '\n'.join(outputs)
+    run_two_processes([sys.executable, '-m', 'tests.interaction.one_of_two_processes', str(output)])
     found = np.load(output)
     return {exchange: {name: found[f'{exchange}/{name}'] for name in ('loss', 'dq', 'dy')} for exchange in EXCHANGES}
 

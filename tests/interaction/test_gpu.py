@@ -11,10 +11,10 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from tests.interaction.inputs import TOLERANCE, error, texts
+from tests.interaction.inputs import TOLERANCE, error, kernel_inputs, sums_and_gradients_in_float64
 from uwe_jax.compiled import memory
-from uwe_jax.interaction import Score, gpu, reference
-from uwe_jax.interaction.score import inverse_norm, participating
+from uwe_jax.interaction import Score, gpu
+from uwe_jax.interaction.score import through_norms
 
 # Before anything makes JAX look for its plugins: with it, the one for CUDA compiles without a GPU and its libraries.
 os.environ.setdefault('JAX_SKIP_CUDA_CONSTRAINTS_CHECK', '1')
@@ -42,15 +42,6 @@ gpu_device_info {
 """
 
 
-def inputs(rng, n, q_tokens, m, y_tokens, dtype, score, d=48):
-    """Embeddings and masks of ragged texts, the last of each side empty, and cotangents."""
-    (q, q_len), (y, y_len) = texts(rng, n, q_tokens, d), texts(rng, m, y_tokens, d)
-    q_mask = participating(q_len, q_tokens, score.special_tokens)
-    y_mask = participating(y_len, y_tokens, score.special_tokens)
-    g = rng.normal(size=(2, n, m)).astype(np.float32)
-    return jnp.asarray(q, dtype), q_mask, jnp.asarray(y, dtype), y_mask, g
-
-
 @functools.partial(jax.jit, static_argnums=5)
 def interpreted(q, q_mask, y, y_mask, g, score):
     """Both scores, and the gradients that follow from dR and the sums over tokens."""
@@ -60,21 +51,9 @@ def interpreted(q, q_mask, y, y_mask, g, score):
     assert dr.dtype == q.dtype
     assert norm_q.dtype == norm_y.dtype == jnp.float32
     dr, q, y = (x.astype(jnp.float32) for x in (dr, q, y))
-    dq = jnp.einsum('qiyj,yjd->qid', dr, y, precision='highest') - (norm_q * inverse_norm(q) ** 2)[..., None] * q
-    dy = jnp.einsum('qiyj,qid->yjd', dr, q, precision='highest') - (norm_y * inverse_norm(y) ** 2)[..., None] * y
+    dq = through_norms(q, jnp.einsum('qiyj,yjd->qid', dr, y, precision='highest'), norm_q)
+    dy = through_norms(y, jnp.einsum('qiyj,qid->yjd', dr, q, precision='highest'), norm_y)
     return *scores, dq, dy
-
-
-def expected(q, q_mask, y, y_mask, g, score):
-    """From the reference in float64, on the same rounded inputs."""
-
-    @jax.jit
-    def of_reference(q, y, g):
-        scores, pass_back = jax.vjp(lambda q, y: reference.scores(q, q_mask, y, y_mask, score), q, y)
-        return *scores, *pass_back(tuple(g))
-
-    with jax.enable_x64(True):
-        return [np.asarray(x) for x in of_reference(*(jnp.asarray(x, jnp.float64) for x in (q, y, g)))]
 
 
 # A tile has 128 tokens a side, a length counted up to a power of two.
@@ -98,14 +77,14 @@ def expected(q, q_mask, y, y_mask, g, score):
     ],
 )
 def test_the_kernels_equal_the_float64_reference_in_values_and_gradients(n, q_tokens, m, y_tokens, score, dtype):
-    given = inputs(np.random.default_rng(0), n, q_tokens, m, y_tokens, dtype, score)
+    given = kernel_inputs(np.random.default_rng(0), n, q_tokens, m, y_tokens, dtype, score, d=48)
     assert gpu.supports(given[0].shape, given[2].shape, dtype, score) is None
-    for found, wanted in zip(interpreted(*given, score), expected(*given, score), strict=True):
+    for found, wanted in zip(interpreted(*given, score), sums_and_gradients_in_float64(*given, score), strict=True):
         assert error(found, wanted) <= TOLERANCE[dtype]
 
 
 def test_nothing_becomes_nan_or_infinite_on_degenerate_texts():
-    q, q_mask, y, y_mask, g = inputs(np.random.default_rng(1), 5, 3, 6, 2, jnp.float32, Score())
+    q, q_mask, y, y_mask, g = kernel_inputs(np.random.default_rng(1), 5, 3, 6, 2, jnp.float32, Score(), d=48)
     q = q.at[0].set(0.0).at[1].multiply(1e3)  # embeddings of zero length; logits of about 1e5
     y_mask = y_mask.at[0].set(False)
     found = interpreted(q, q_mask, y, y_mask, g, Score())

@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from tests.interaction.inputs import TOLERANCE, VARIANTS, error, name_of, texts
+from tests.interaction.inputs import (
+    TOLERANCE,
+    VARIANTS,
+    error,
+    kernel_inputs,
+    name_of,
+    sums_and_gradients_in_float64,
+)
 from uwe_jax import mesh
-from uwe_jax.interaction import Score, late_interaction, reference, tpu
-from uwe_jax.interaction.score import participating
+from uwe_jax.interaction import Score, late_interaction, tpu
 from uwe_jax.topology import pod_mesh
 
 SUPPORTED = [score for score in VARIANTS if score.kind == 'soft' and score.target == 'tokens']
@@ -21,22 +27,6 @@ def interpreted(q, q_mask, y, y_mask, g, score):
         return (*scores, *tpu.gradients(q, q_mask, y, y_mask, *g, score))
 
 
-def expected(q, q_mask, y, y_mask, g, score):
-    """From the reference in float64, on the same rounded inputs."""
-    with jax.enable_x64(True):
-        wide = [jnp.asarray(x, jnp.float64) for x in (q, y, *g)]
-        scores, pass_back = jax.vjp(lambda q, y: reference.scores(q, q_mask, y, y_mask, score), *wide[:2])
-        return [np.asarray(x) for x in (*scores, *pass_back(tuple(wide[2:])))]
-
-
-def inputs(rng, queries, q_tokens, targets, y_tokens, dtype, score, d=16):
-    (q, q_len), (y, y_len) = texts(rng, queries, q_tokens, d), texts(rng, targets, y_tokens, d)
-    masks = (participating(n, x.shape[1], score.special_tokens) for n, x in ((q_len, q), (y_len, y)))
-    q_mask, y_mask = masks
-    g = rng.normal(size=(2, queries, targets)).astype(np.float32)
-    return jnp.asarray(q, dtype), q_mask, jnp.asarray(y, dtype), y_mask, g, score
-
-
 @pytest.mark.parametrize('dtype', TOLERANCE)
 @pytest.mark.parametrize(
     ('queries', 'q_tokens', 'targets', 'y_tokens'),
@@ -44,32 +34,32 @@ def inputs(rng, queries, q_tokens, targets, y_tokens, dtype, score, d=16):
     ids=['longer queries, two tiles of targets', 'longer targets, two tiles of queries'],
 )
 def test_the_kernels_equal_the_float64_reference_in_values_and_gradients(queries, q_tokens, targets, y_tokens, dtype):
-    given = inputs(np.random.default_rng(0), queries, q_tokens, targets, y_tokens, dtype, Score())
-    for found, wanted in zip(interpreted(*given), expected(*given), strict=True):
+    given = kernel_inputs(np.random.default_rng(0), queries, q_tokens, targets, y_tokens, dtype, Score())
+    for found, wanted in zip(interpreted(*given, Score()), sums_and_gradients_in_float64(*given, Score()), strict=True):
         assert found.dtype == jnp.float32
         assert error(found, wanted) <= TOLERANCE[dtype]
 
 
 def test_several_tiles_on_both_sides_add_up():
     # 33 tokens: 16 texts a tile, so 3 tiles; and 2 tiles of 128 targets.
-    given = inputs(np.random.default_rng(1), 33, 33, 140, 2, jnp.float32, Score())
-    for found, wanted in zip(interpreted(*given), expected(*given), strict=True):
+    given = kernel_inputs(np.random.default_rng(1), 33, 33, 140, 2, jnp.float32, Score())
+    for found, wanted in zip(interpreted(*given, Score()), sums_and_gradients_in_float64(*given, Score()), strict=True):
         assert error(found, wanted) <= TOLERANCE[jnp.float32]
 
 
 @pytest.mark.parametrize('score', SUPPORTED, ids=name_of)
 def test_the_kernels_know_the_scores_that_they_say_they_support(score):
     assert tpu.supports((3, 5, 128), (4, 4, 128), jnp.float32, score) is None
-    given = inputs(np.random.default_rng(2), 3, 5, 4, 4, jnp.float32, score)
-    for found, wanted in zip(interpreted(*given), expected(*given), strict=True):
+    given = kernel_inputs(np.random.default_rng(2), 3, 5, 4, 4, jnp.float32, score)
+    for found, wanted in zip(interpreted(*given, score), sums_and_gradients_in_float64(*given, score), strict=True):
         assert error(found, wanted) <= TOLERANCE[jnp.float32]
 
 
 def test_nothing_becomes_nan_or_infinite_on_degenerate_texts():
-    q, q_mask, y, y_mask, g, score = inputs(np.random.default_rng(3), 4, 6, 4, 5, jnp.float32, Score())
+    q, q_mask, y, y_mask, g = kernel_inputs(np.random.default_rng(3), 4, 6, 4, 5, jnp.float32, Score())
     q = q.at[0].set(0.0).at[1].multiply(1e3)  # embeddings of zero length; logits of about 1e5
     y_mask = y_mask.at[0].set(False)
-    found = interpreted(q, q_mask, y, y_mask, g, score)
+    found = interpreted(q, q_mask, y, y_mask, g, Score())
     assert all(np.isfinite(value).all() for value in found)
     over_y, over_q, _, dy = found
     for of_empty_text in (over_y[:, 0], over_q[:, 0], dy[0]):
@@ -89,7 +79,7 @@ def test_what_the_kernels_do_not_support_is_said(shape, score, reason):
 
 
 def test_where_there_is_no_kernel_the_blockwise_form_runs_and_says_so(caplog):
-    q, _, y, *_ = inputs(np.random.default_rng(4), 3, 5, 4, 6, jnp.float32, Score())
+    q, _, y, *_ = kernel_inputs(np.random.default_rng(4), 3, 5, 4, 6, jnp.float32, Score())
     length = np.full(4, 5, np.int32)
     found = late_interaction(q, length[:3], y, length, Score(), form='kernel')
     np.testing.assert_array_equal(found, late_interaction(q, length[:3], y, length, Score()))
