@@ -71,6 +71,7 @@ def get_config(variant: str = '') -> Any:
     config.run = ConfigDict()
     config.run.log_every = 50  # steps
     config.run.evaluate_every = 1_000  # steps; also before the first and after the last one
+    config.run.evaluate_queries = 500  # of each held-out task at most, drawn by the seed; all targets stay
     config.run.save_every = 500  # steps; also after the last one
     config.run.keep = 3  # newest checkpoints to keep
     config.run.prefetch = 4  # batches read ahead

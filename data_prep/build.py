@@ -58,6 +58,7 @@ class Options:
       columns: what the vacancies' columns are called.
       synthetic: globs of what `enrich` wrote.
       evaluations: outside sets to look for in the pairs, as `check --eval` takes them.
+      drop_leaks: drop pairs that stand in one of these sets, instead of refusing to make the dataset.
       relations: `all`, or `essential` ones alone.
       held_out_occupations, held_out_alternatives: shares, from 0 to below 1.
       seed: of what is held out.
@@ -77,6 +78,7 @@ class Options:
     columns: Columns = dataclasses.field(default_factory=Columns)
     synthetic: Sequence[str] = ()
     evaluations: Sequence[str] = ()
+    drop_leaks: bool = False
 
     def __post_init__(self):
         for name in ('held_out_occupations', 'held_out_alternatives'):
@@ -95,6 +97,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_column_flags(parser)
     parser.add_argument('--synthetic', **many, metavar='GLOB', help='JSONL of titles that enrich wrote')
     parser.add_argument('--eval', **many, metavar='FILE[:QUERY[:TARGET]]', help=check.EVAL_HELP)
+    parser.add_argument(
+        '--drop_leaks', action='store_true', help='drop pairs that stand in an --eval set, instead of refusing'
+    )
     parser.add_argument(
         '--relations', choices=('all', 'essential'), default='all', help='which skills an occupation has'
     )
@@ -156,7 +161,17 @@ def _build(options: Options, directory: pathlib.Path, start: float) -> None:
         'job': _held_out_jobs(read.esco, numbers(read.skills), options.relations, held_out),
         'alternative': _held_out_alternatives(read.pairs['alternative'], held_out),
     }
-    leaks = _look_for_leaks(read.skills, graphs, evaluations, outside)
+    leaks = _find_leaks(read.skills, graphs, evaluations, outside)
+    leaked = {}
+    if options.drop_leaks:
+        found = {name: check.leaked_edges(read.skills, pairs, leaks) for name, pairs in graphs.items()}
+        leaked = {name: int(edges.sum()) for name, edges in found.items()}
+        logging.info('dropped pairs that stand in an evaluation set: %s', leaked)
+        graphs = {name: pairs.with_edges(~found[name]) for name, pairs in graphs.items()}
+        leaks = _find_leaks(read.skills, graphs, evaluations, outside)
+    for line in check.report_text(leaks).splitlines():
+        logging.info('%s', line)
+    check.refuse_leaks(leaks)
 
     tokenizer = hub.Tokenizer.from_pretrained(hub.fetch(options.tokenizer))
     shards, tokens = _write_graphs(directory, read.skills, graphs, tokenizer, start)
@@ -199,7 +214,7 @@ def _build(options: Options, directory: pathlib.Path, start: float) -> None:
             'queries': {name: len(lines) for name, lines in evaluations.items()},
             'pairs_dropped': {name: len(read.pairs[name].skill) - len(graphs[name].skill) for name in GRAPHS},
         },
-        'leaks': check.summary(leaks),
+        'leaks': {'pairs_dropped': leaked, 'sets': check.summary(leaks)},
         'skill_names': {
             'matched': read.names.matched,
             'unknown': _tally(unmatched, ambiguous=False),
@@ -269,25 +284,17 @@ def _read(options: Options, repairs: Repairs) -> _Read:
     return _Read(esco, skills, names, pairs, repeated, vacancies, synthetic, stand_in)
 
 
-def _look_for_leaks(
+def _find_leaks(
     skills: Nodes,
     graphs: Mapping[str, Pairs],
     held_out: Mapping[str, list[dict[str, Any]]],
     outside: Sequence[check.Evaluation],
 ) -> list[check.Leaks]:
-    """Looks for what is held out, and for the outside sets, among the pairs; logs the report.
-
-    Raises:
-      DataError: a set reaches training.
-    """
+    """Looks for what is held out, and for the outside sets, among the pairs."""
     sides = {'skill': skills} | {name: pairs.targets for name, pairs in graphs.items()}
     edges = {name: (pairs.skill, pairs.target) for name, pairs in graphs.items()}
     own = [check.held_out_evaluation(name, lines, list(skills)) for name, lines in held_out.items() if lines]
-    leaks = check.find_leaks(sides, edges, [*own, *outside])
-    for line in check.report_text(leaks).splitlines():
-        logging.info('%s', line)
-    check.refuse_leaks(leaks)
-    return leaks
+    return check.find_leaks(sides, edges, [*own, *outside])
 
 
 def _write_graphs(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from data_prep.pairs import Nodes
+from data_prep.pairs import Nodes, Pairs
 from data_prep.tables import DataError, Repairs, names_in, read_rows, text_in
 from data_prep.vacancies import SYNTHETIC, VACANCY
 from uwe_jax.data.graph import GRAPHS, SIDES, Dataset, DatasetError, open_dataset
@@ -132,7 +132,7 @@ def refuse_leaks(report: Sequence[Leaks]) -> None:
             if fails and items
         )
         raise DataError(
-            f'evaluation sets reach training ({found}); leave these rows out of the training data or of the set'
+            f'evaluation sets reach training ({found}); leave these rows out of the training data (build --drop_leaks) or of the set'
         )
 
 
@@ -209,6 +209,18 @@ def find_leaks(
             found.update(codes[np.isin(codes, wanted)].tolist())
     occupations = _Occupations(sides, edges['job'], keys)
     return [one.leaks(found, occupations) for one in matched]
+
+
+def leaked_edges(skills: Iterable[str], pairs: Pairs, report: Sequence[Leaks]) -> np.ndarray:
+    """Which edges of a graph are a pair of an evaluation set: [edges] bool."""
+    leaked = {frozenset(map(match_key, pair)) for leaks in report for pair in leaks.same_pair}
+    texts = frozenset().union(*leaked)
+    skill_key, target_key = ([match_key(text) for text in nodes] for nodes in (skills, pairs.targets))
+    of_skill, of_target = (np.array([key in texts for key in keys], bool) for keys in (skill_key, target_key))
+    found = np.zeros(len(pairs.skill), bool)
+    for edge in np.flatnonzero(of_skill[pairs.skill] & of_target[pairs.target]):
+        found[edge] = frozenset((skill_key[pairs.skill[edge]], target_key[pairs.target[edge]])) in leaked
+    return found
 
 
 class _Matched:

@@ -47,13 +47,16 @@ class Pairs:
         """Returns the graph without some of its targets and their edges; the others keep their order."""
         gone = set(texts)
         kept = np.array([text not in gone for text in self.targets], bool)
-        renumbered = np.cumsum(kept, dtype=np.int32) - 1
-        edges = kept[self.target]
-        return Pairs(
-            {text: ids for text, ids in self.targets.items() if text not in gone},
-            self.skill[edges],
-            renumbered[self.target[edges]],
-        )
+        return self.with_edges(kept[self.target])
+
+    def with_edges(self, kept: np.ndarray) -> 'Pairs':
+        """Returns the graph with some of its edges, [edges] bool, and the targets that they reach, in their order."""
+        skill, target = self.skill[kept], self.target[kept]
+        reached = np.zeros(len(self.targets), bool)
+        reached[target] = True
+        renumbered = np.cumsum(reached, dtype=np.int32) - 1
+        targets = {text: ids for (text, ids), here in zip(self.targets.items(), reached, strict=True) if here}
+        return Pairs(targets, skill, renumbered[target])
 
 
 class PairsBuilder:

@@ -20,7 +20,7 @@ from uwe_jax.ranking import Ranker
 from uwe_jax.state import abstract_state, first_state, shardings_of
 from uwe_jax.step import make_step
 from uwe_jax.workbench.evaluate import compare, evaluate_all, table
-from uwe_jax.workbench.tasks import held_out_tasks
+from uwe_jax.workbench.tasks import held_out_tasks, sampled
 from uwe_jax.workdir import claim
 
 
@@ -50,7 +50,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         seed=config.seed,
         distractor_probability=config.data.distractor_probability,
     )
-    tasks = held_out_tasks(dataset)
+    tasks = [sampled(task, config.run.evaluate_queries, config.seed) for task in held_out_tasks(dataset)]
     logging.info('mesh %s, %.1f steps an epoch, padded to %s', dict(device_mesh.shape), plan.steps_per_epoch, lengths)
 
     base = hub.fetch(config.init)
