@@ -15,8 +15,7 @@ from data_prep.tables import DataError, Repairs
 from data_prep.vacancies import SkillNames
 from uwe_jax import hub
 from uwe_jax.data.graph import sha256
-from uwe_jax.interaction import Score
-from uwe_jax.ranking import Embedded, Ranker
+from uwe_jax.ranking import Ranker
 
 SENTENCES_PER_CALL = 2048  # whose scores against all skills are held at a time
 
@@ -48,8 +47,6 @@ class Tagger:
         except ValueError as error:
             raise DataError(f'--model={model}: {error}') from error
         self._index = ranker.index(labels, list(skills))
-        if ranker.pair_score == Score(kind='mean'):
-            self._index.embedded = pooled(self._index.embedded)
         logging.info('embedded %d skills, %.0f s', len(labels), time.perf_counter() - start)
 
     def knows_any(self, names: Sequence[str]) -> bool:
@@ -74,22 +71,6 @@ class Tagger:
                         'scores': [round(score, 6) for score in scores[best].tolist()],
                     }
         return found
-
-
-def pooled(texts: Embedded) -> Embedded:
-    """Mean-pooled texts as texts of one token, to which the cosine of means is the same.
-
-    So the skills are pooled once, and not again for every few sentences.
-    """
-    places, means = [], []
-    for own, embeddings, length in texts.groups:
-        weight = np.where(np.arange(embeddings.shape[1]) < length[:, None], 1 / length[:, None], 0).astype(np.float32)
-        places.append(own)
-        means.append(np.einsum('nld,nl->nd', embeddings, weight))
-    order = np.argsort(np.concatenate(places))
-    return Embedded(
-        [(np.concatenate(places)[order], np.concatenate(means)[order][:, None], np.ones(len(order), np.int32))]
-    )
 
 
 def model_fingerprint(directory: pathlib.Path, pooling: str) -> str:

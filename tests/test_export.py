@@ -15,7 +15,7 @@ from uwe_jax.export import export
 from uwe_jax.interaction import Score
 from uwe_jax.ranking import Ranker
 
-TEXTS = ['data engineer', '', 'Köchin', 'データ', 'bake bread and cakes', '🚑 nurse', 'a sentence of many words ' * 20]
+TEXTS = ['data engineer', '.', 'Köchin', 'データ', 'bake bread and cakes', '🚑 nurse', 'a sentence of many words ' * 20]
 
 
 @pytest.fixture(scope='module')
@@ -28,11 +28,9 @@ def exported(finished, tmp_path_factory):
 @pytest.fixture(scope='module')
 def embedded(exported):
     """Our token embeddings of each text, without padding."""
-    ranker = Ranker.from_pretrained(exported)
-    found = {}
-    for places, embeddings, length in ranker.embed(TEXTS):
-        found |= {int(p): e[:n] for p, e, n in zip(places, embeddings, length, strict=True)}
-    return [found[place] for place in range(len(TEXTS))]
+    found = Ranker.from_pretrained(exported).embedded(TEXTS)
+    padded, length = found.padded(found.row, 64)
+    return [text[:tokens] for text, tokens in zip(padded, length, strict=True)]
 
 
 def test_importing_an_export_gives_identical_parameters(finished, exported):

@@ -7,9 +7,10 @@ import sys
 import pytest
 
 from tests.conftest import ROOT, without_weights
-from uwe_jax import plots, ranking
+from uwe_jax import plots
 from uwe_jax.interaction import Score, mean_entropy
 from uwe_jax.ranking import Ranker
+from uwe_jax.ranking import ranker as ranker_module
 from uwe_jax.workbench import evaluate
 from uwe_jax.workbench.sweep import TEMPERATURES, read_temperatures, sweep, table
 from uwe_jax.workbench.tasks import RankingTask, held_out_tasks, sampled
@@ -33,7 +34,7 @@ TASKS = [
 @pytest.fixture(scope='module')
 def model(cut_model):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, 'TOKENS_PER_CALL', 64)  # the encoder's calls are padded to it: these texts are few
+        patch.setattr(ranker_module, 'TOKENS_PER_CALL', 64)  # the encoder's calls are padded to it: these texts are few
         yield Ranker.from_pretrained(cut_model)
 
 
@@ -87,18 +88,18 @@ def test_the_entropy_is_that_of_all_queries_with_their_first_right_targets(ranke
     ranker.pair_score = score
     task = TASKS[0]
     rows = sweep(ranker, [task], [0.5])
-    q, q_len = ranker.embedded(task.queries).take(range(len(task.queries)))
-    y, y_len = ranker.embedded([task.targets[right[0]] for right in task.positives]).take(range(len(task.queries)))
+    texts = (task.queries, [task.targets[right[0]] for right in task.positives])
+    (q, q_len), (y, y_len) = (some.padded(some.row, 64) for some in map(ranker.embedded, texts))
     for row, temperature in zip(rows, (0.1, 0.5), strict=True):
-        at = Score(temperature=temperature, attend=score.attend, special_tokens=score.special_tokens)
+        at = Score(temperature=temperature, attend=score.attend)  # only tokens that count are in them
         assert row['temperature'] == temperature
         assert row['entropy'] == pytest.approx(float(mean_entropy(q, q_len, y, y_len, at)), abs=1e-4)
 
 
 def test_texts_are_embedded_once_for_all_temperatures_and_tasks_that_share_them(ranker, monkeypatch):
     embedded = []
-    embed = ranker.embed
-    monkeypatch.setattr(ranker, 'embed', lambda texts: (embedded.extend(texts), embed(texts))[1])
+    embed = ranker.embedded
+    monkeypatch.setattr(ranker, 'embedded', lambda texts, *how: (embedded.extend(texts), embed(texts, *how))[1])
     list(sweep(ranker, TASKS[:2], [0.05, 0.2]))
     assert embedded == [*SKILLS, *TITLES, *TASKS[1].queries]
 

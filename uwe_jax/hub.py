@@ -236,11 +236,16 @@ class Tokenizer:
         encoded = [np.asarray(e.ids, dtype=np.int32) for e in self._tokenizer.encode_batch_fast(list(texts))]
         if max_tokens is None:
             return encoded
-        return [np.append(ids[: max_tokens - 1], ids[-1]) if len(ids) > max_tokens else ids for ids in encoded]
+        return [truncated(ids, max_tokens) for ids in encoded]
 
     def tokens(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """The token that each id stands for, to look at."""
         return [self._tokenizer.id_to_token(int(i)) or '' for i in ids]
+
+
+def truncated(ids: np.ndarray, max_tokens: int) -> np.ndarray:
+    """The ids of a text without what precedes </s>, where there are more: [L] -> [at most max_tokens]."""
+    return np.append(ids[: max_tokens - 1], ids[-1]) if len(ids) > max_tokens else ids
 
 
 # Where a part of `MPNet` stands in a Hugging Face file; parts of a layer follow `encoder.layer.N`.

@@ -61,10 +61,5 @@ class Vectors:
         new = sorted(set(texts) - self._cached.keys())
         if new:
             logging.info('embedding %d titles', len(new))
-        for places, embeddings, length in self._ranker.embed(new):
-            taking_part = np.arange(embeddings.shape[1]) < length[:, None]
-            summed = np.einsum('nld,nl->nd', embeddings, taking_part)
-            # The mean's length does not matter: it is made 1.
-            unit = summed / np.linalg.norm(summed, axis=1, keepdims=True)
-            self._cached |= {new[place]: vector for place, vector in zip(places, unit, strict=True)}
+            self._cached |= dict(zip(new, self._ranker.embedded(new).means(), strict=True))
         return np.stack([self._cached[text] for text in texts])

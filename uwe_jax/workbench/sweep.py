@@ -5,6 +5,7 @@ softmax(R / τ_a) alone, R is linear in the queries' embeddings, and C does not 
 embeddings are f times as long are scored as at τ_a / f.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -12,8 +13,9 @@ import jax
 import numpy as np
 from absl import logging
 
+from uwe_jax.data.graph import MAX_TOKENS
 from uwe_jax.interaction import Score, has_attention, mean_entropy
-from uwe_jax.ranking import Embedded, Ranker
+from uwe_jax.ranking import Ranker
 from uwe_jax.workbench.evaluate import average, blocks, indexed, measure
 from uwe_jax.workbench.tasks import RankingTask
 
@@ -37,6 +39,7 @@ def sweep(ranker: Ranker, tasks: Iterable[RankingTask], temperatures: Sequence[f
     """
     score = ranker.pair_score
     check_temperature_counts(score)
+    stored = dataclasses.replace(score, special_tokens=True)  # only tokens that count are stored
     temperatures = sorted({*temperatures, score.temperature})
     for task, index in indexed(ranker, tasks):
         of_queries: dict[float, list] = {temperature: [] for temperature in temperatures}
@@ -44,14 +47,15 @@ def sweep(ranker: Ranker, tasks: Iterable[RankingTask], temperatures: Sequence[f
         rows = []  # of A in each block
         for block in blocks(task):
             queries = ranker.embedded(task.queries[block])
-            q, q_len = queries.take(range(len(queries)))
-            y, y_len = index.embedded.take([positives[0] for positives in task.positives[block]])
+            q, q_len = queries.padded(queries.row, MAX_TOKENS)
+            first = index.embedded.row[[positives[0] for positives in task.positives[block]]]
+            y, y_len = index.embedded.padded(first, MAX_TOKENS)
             rows.append(_rows_with_a_choice(q_len, y_len, score))
             for temperature in temperatures:
                 factor = np.float32(score.temperature / temperature)
-                longer = Embedded([(places, factor * part, length) for places, part, length in queries.groups])
+                longer = dataclasses.replace(queries, tokens=factor * queries.tokens)
                 of_queries[temperature] += measure(index.score(longer), task.positives[block])
-                entropies[temperature].append(float(_mean_entropy(factor * q, q_len, y, y_len, score)))
+                entropies[temperature].append(float(_mean_entropy(factor * q, q_len, y, y_len, stored)))
             done = min(block.stop, len(task.queries))
             logging.info(
                 '%s: %d of %d queries at %d temperatures', task.name, done, len(task.queries), len(temperatures)
@@ -110,5 +114,4 @@ def _mean_entropy(q, q_len, y, y_len, score):
 def _rows_with_a_choice(q_len: np.ndarray, y_len: np.ndarray, score: Score) -> int:
     """How many of A's rows `mean_entropy` averages over: those with two tokens or more to choose among."""
     attending, choices = (q_len, y_len) if score.attend == 'target' else (y_len, q_len)
-    special = 0 if score.special_tokens else 2  # <s> and </s>
-    return int(np.maximum(attending - special, 0)[choices - special >= 2].sum())
+    return int(attending[choices >= 2].sum())
