@@ -1,75 +1,105 @@
 """Ranks targets for queries: python -m uwe_jax.rank --model=DIR --targets=FILE "query" ..."""
 
-import csv
-import json
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
+from uwe_jax.data.graph import sha256
 from uwe_jax.hub import FetchError
 from uwe_jax.logs import own_lines_only
-from uwe_jax.ranking import Ranker
+from uwe_jax.ranking import Ranker, TargetIndex
+from uwe_jax.ranking.bulk import rank_into
+from uwe_jax.texts import read_texts
 
 MODEL = flags.DEFINE_string(
-    'model', None, 'An export, or a plain MPNet model: a directory or a Hub name.', required=True
+    'model', None, 'An export, a training workdir, or a plain MPNet model: a directory or a Hub name.', required=True
 )
 TARGETS = flags.DEFINE_string(
     'targets', None, 'The target space: .csv, .jsonl, or text with one target a line.', required=True
 )
 COLUMN = flags.DEFINE_string('column', 'text', 'The column of a CSV file, or field of a JSONL file, with the targets.')
-K = flags.DEFINE_integer('k', 5, 'How many of the best targets to print.', lower_bound=1)
+INDEX = flags.DEFINE_string('index', None, 'A directory that keeps the embedded targets for the next time.')
+INPUT = flags.DEFINE_string('input', None, 'Many queries: .csv, .jsonl, or text with one query a line.')
+INPUT_COLUMN = flags.DEFINE_string(
+    'input_column', 'text', 'The column of a CSV file, or field of a JSONL file, with the queries.'
+)
+OUTPUT = flags.DEFINE_string('output', None, 'With --input: the JSONL file to write. The same command goes on with it.')
+K = flags.DEFINE_integer('k', 5, 'How many of the best targets of each query.', lower_bound=1)
 POOLING = flags.DEFINE_enum('pooling', 'tokens', ['tokens', 'mean'], 'Late interaction, or mean-pooled cosines.')
 
 
 def main(argv: list[str]) -> int:
-    """Prints the best targets of every query."""
+    """Prints the best targets of every query, or writes those of many."""
     own_lines_only()
     queries = argv[1:]
     try:
-        if not queries:
-            raise ValueError('no query: give one or more after the flags')
-        targets = read_texts(pathlib.Path(TARGETS.value), COLUMN.value)
-        index = Ranker.from_pretrained(MODEL.value, POOLING.value).index(targets)
+        check_flags(queries)
+        targets = list(read_texts(pathlib.Path(TARGETS.value), COLUMN.value))
+        many = 0 if INPUT.value is None else sum(1 for _ in read_texts(pathlib.Path(INPUT.value), INPUT_COLUMN.value))
+        for path, texts in ((TARGETS.value, len(targets)), (INPUT.value, many)):
+            if path is not None and not texts:
+                raise ValueError(f'{path}: no text in it')
+        index = open_index(Ranker.from_pretrained(MODEL.value, POOLING.value), targets)
+        if INPUT.value is not None:
+            write(index, targets, many)
+        else:
+            show(index, queries)
     except (ValueError, OSError, FetchError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
+    return 0
+
+
+def check_flags(queries: list[str]) -> None:
+    """Refuses what does not go together.
+
+    Raises:
+      ValueError: as said.
+    """
+    if bool(queries) == (INPUT.value is not None):
+        raise ValueError('expected either queries after the flags or --input')
+    if (INPUT.value is None) != (OUTPUT.value is None):
+        raise ValueError('--input and --output: expected both or none')
+    if OUTPUT.value is not None and pathlib.Path(OUTPUT.value).exists():
+        raise ValueError(f'{OUTPUT.value}: already there; choose another --output or remove it')
+    for number, query in enumerate(queries, start=1):
+        if not query.strip():
+            raise ValueError(f'query {number}: {query!r}, expected a text that is not blank')
+
+
+def open_index(ranker: Ranker, targets: list[str]) -> TargetIndex:
+    """The index of the targets, from --index if it is there, else made, and kept there if it is given.
+
+    Raises:
+      ValueError: --index is one of other targets or of another model.
+    """
+    if INDEX.value is None or not pathlib.Path(INDEX.value).exists():
+        index = ranker.index(targets)
+        if INDEX.value is not None:
+            index.save(INDEX.value)
+            logging.info('kept the embedded targets in %s', INDEX.value)
+        return index
+    index = TargetIndex.load(INDEX.value, ranker)
+    if list(index.texts) != targets:
+        raise ValueError(f'{INDEX.value}: an index of other targets than {TARGETS.value}; remove it to make it again')
+    return index
+
+
+def show(index: TargetIndex, queries: list[str]) -> None:
+    """Prints a table for each query."""
     for query, hits in zip(queries, index.rank(queries, K.value), strict=True):
         print(f'\n{query}')
         for hit in hits:
             print(f'  {hit.score:.3f}  {hit.text}')
-    return 0
 
 
-def read_texts(path: pathlib.Path, column: str) -> list[str]:
-    """The texts of a file that are not blank.
-
-    Args:
-      path: ends in .csv, in .jsonl, or holds one text a line.
-      column: of a CSV file, or field of each JSONL line.
-
-    Raises:
-      ValueError: there is no text, a row lacks the column, or the file is not UTF-8.
-    """
-    try:
-        with open(path, encoding='utf-8-sig', newline='') as file:
-            if path.suffix == '.csv':
-                texts = [row.get(column) for row in csv.DictReader(file)]
-            elif path.suffix == '.jsonl':
-                texts = [json.loads(line).get(column) for line in file if line.strip()]
-            else:
-                texts = list(file)
-    except UnicodeDecodeError as error:
-        raise ValueError(f'{path}: not UTF-8 ({error})') from error
-    found = []
-    for row, text in enumerate(texts, start=1):
-        if not isinstance(text, str):
-            raise ValueError(f'{path}, row {row}: no text in {column!r}; name the right one with --column')
-        if text.strip():
-            found.append(text.strip())
-    if not found:
-        raise ValueError(f'{path}: no text in it')
-    return found
+def write(index: TargetIndex, targets: list[str], total: int) -> None:
+    """Writes what --output asks for."""
+    source, output = pathlib.Path(INPUT.value or ''), pathlib.Path(OUTPUT.value or '')
+    settings = [sha256(source), INPUT_COLUMN.value, index.fingerprint]
+    rank_into(output, index, read_texts(source, INPUT_COLUMN.value), K.value, settings, total)
+    logging.info('ranked %d targets for %d queries: %s', len(targets), total, output)
 
 
 if __name__ == '__main__':

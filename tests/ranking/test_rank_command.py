@@ -1,33 +1,139 @@
-"""The command line that ranks."""
+"""The command line that ranks, and the files that it reads and writes."""
 
+import json
+import re
 import subprocess
 import sys
 
 import pytest
 
 from tests.conftest import ROOT
+from uwe_jax.ranking import Ranker, bulk
+from uwe_jax.ranking.bulk import rank_into
+from uwe_jax.texts import read_texts
+
+SKILLS = ['bake bread', 'SQL', 'care for patients']
+TITLES = [f'{title} {number}' for number, title in enumerate(['baker', 'data engineer', 'nurse'] * 3)]
+
+
+@pytest.fixture
+def rank(cut_model, tmp_path):
+    (tmp_path / 'skills.csv').write_text('id,label\n' + ''.join(f'{n},{skill}\n' for n, skill in enumerate(SKILLS)))
+
+    def run(*arguments):
+        command = [sys.executable, '-m', 'uwe_jax.rank', f'--model={cut_model}']
+        command += [f'--targets={tmp_path / "skills.csv"}', '--column=label', *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    return run
+
+
+@pytest.fixture(scope='module')
+def index(cut_model):
+    return Ranker.from_pretrained(cut_model).index(SKILLS)
+
+
+def test_the_command_prints_a_table_and_keeps_the_index(rank, index, tmp_path):
+    first = rank(f'--index={tmp_path / "index"}', '--k=2', 'baker', 'nurse')
+    again = rank(f'--index={tmp_path / "index"}', '--k=2', 'baker', 'nurse')
+    tables = [
+        '\n'.join([query, *(f'  {hit.score:.3f}  {hit.text}' for hit in hits)])
+        for query, hits in zip(['baker', 'nurse'], index.rank(['baker', 'nurse'], 2), strict=True)
+    ]
+    assert first.stdout == again.stdout == '\n' + '\n\n'.join(tables) + '\n'
+    assert 'kept the embedded targets' in first.stderr
+    assert 'kept the embedded targets' not in again.stderr
+    (tmp_path / 'skills.csv').write_text('label\nbake bread\n')
+    refused = rank(f'--index={tmp_path / "index"}', 'baker')
+    assert refused.returncode == 1
+    assert re.search(r'error: \S+index: an index of other targets than \S+skills.csv; remove it', refused.stderr)
+
+
+def test_the_command_ranks_many_into_a_file(rank, index, tmp_path):
+    (tmp_path / 'titles.txt').write_text('\n'.join(TITLES) + '\n\n')
+    done = rank(f'--input={tmp_path / "titles.txt"}', f'--output={tmp_path / "out.jsonl"}', '--k=1')
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / 'out.jsonl').read_text().splitlines()]
+    assert [line['query'] for line in lines] == TITLES
+    assert [line['targets'][0]['text'] for line in lines] == [hits[0].text for hits in index.rank(TITLES, 1)]
+    refused = rank(f'--input={tmp_path / "titles.txt"}', f'--output={tmp_path / "out.jsonl"}')
+    assert 'out.jsonl: already there; choose another --output or remove it' in refused.stderr
+
+
+def test_an_interrupted_run_goes_on_where_it_was(index, tmp_path, monkeypatch):
+    monkeypatch.setattr(bulk, 'QUERIES_AT_A_TIME', 2)
+
+    def broken():
+        yield from TITLES[:5]
+        raise KeyboardInterrupt
+
+    rank_into(tmp_path / 'whole.jsonl', index, TITLES, 2, ['settings'], len(TITLES))
+    with pytest.raises(KeyboardInterrupt):
+        rank_into(tmp_path / 'out.jsonl', index, broken(), 2, ['settings'], len(TITLES))
+    assert not (tmp_path / 'out.jsonl').exists()
+    [partial] = tmp_path.glob('.out*')
+    with open(partial, 'a') as file:
+        file.write('{"query": "a line that was being wr')
+
+    ranked = []
+    monkeypatch.setattr(
+        index, 'rank', lambda queries, k: (ranked.extend(queries), type(index).rank(index, queries, k))[1]
+    )
+    rank_into(tmp_path / 'out.jsonl', index, TITLES, 2, ['settings'], len(TITLES))
+    assert ranked == TITLES[4:]
+    assert (tmp_path / 'out.jsonl').read_bytes() == (tmp_path / 'whole.jsonl').read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['out.jsonl', 'whole.jsonl']
+
+
+def test_what_an_interrupted_run_with_other_settings_left_is_not_used(index, tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        rank_into(tmp_path / 'out.jsonl', index, (1 / 0 for _ in TITLES), 2, ['settings'], 1)
+    for _ in tmp_path.glob('.out*'):
+        _.write_text('{"query": "another"}\n')
+    rank_into(tmp_path / 'out.jsonl', index, TITLES[:1], 2, ['other settings'], 1)
+    [line] = (tmp_path / 'out.jsonl').read_text().splitlines()
+    assert json.loads(line)['query'] == TITLES[0]
 
 
 @pytest.mark.parametrize(
-    ('name', 'content', 'flags'),
+    ('name', 'content', 'column'),
     [
-        ('skills.txt', 'bake bread\n\nSQL\n', []),
-        ('skills.csv', 'id,label\n1,bake bread\n2,SQL\n', ['--column=label']),
-        ('skills.jsonl', '{"text": "bake bread"}\n{"text": "SQL"}\n', []),
+        ('a.txt', '\ufeffbake bread\n\n SQL \r\n', 'text'),
+        ('a.csv', 'id,label\n1,bake bread\n2,\n3,"SQL"\n', 'label'),
+        ('a.jsonl', '{"text": "bake bread"}\n\n{"text": "SQL"}\n', 'text'),
     ],
 )
-def test_the_command_line_ranks_targets_of_a_file(tmp_path, base_model, name, content, flags):
-    (tmp_path / name).write_text(content)
-    command = [sys.executable, '-m', 'uwe_jax.rank', f'--model={base_model}', f'--targets={tmp_path / name}', *flags]
-    done = subprocess.run([*command, 'baker'], cwd=ROOT, capture_output=True, text=True, check=True)
-    first, second = done.stdout.split('baker\n')[1].splitlines()
-    assert first.endswith('bake bread')
-    assert second.endswith('SQL')
+def test_texts_are_read_without_spaces_and_blank_ones(tmp_path, name, content, column):
+    (tmp_path / name).write_text(content, encoding='utf-8', newline='')
+    assert list(read_texts(tmp_path / name, column)) == ['bake bread', 'SQL']
 
 
-def test_the_command_line_refuses_a_file_without_the_column(tmp_path, base_model):
-    (tmp_path / 'skills.csv').write_text('id,label\n1,bake bread\n')
-    command = [sys.executable, '-m', 'uwe_jax.rank', f'--model={base_model}', f'--targets={tmp_path / "skills.csv"}']
-    done = subprocess.run([*command, 'baker'], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        ('a.csv', b'id,label\n1,x\n', r"a.csv, row 1: no column 'text', found id, label; name the right one"),
+        ('a.csv', b'id,text\n1,x\n2\n', r"a.csv, row 2: None in 'text', expected a text"),
+        ('a.csv', b'', r"a.csv, row 1: no column 'text', found ; name"),
+        ('a.jsonl', b'{"text": "x"}\n{"text": 5}\n', r"a.jsonl, row 2: 5 in 'text', expected a text"),
+        ('a.jsonl', b'[1]\n', r"a.jsonl, row 1: \[1\] in 'text', expected a text"),
+        ('a.jsonl', b'{"text": "x"}\n{"text"\n', r'a.jsonl, row 2: Expecting'),
+        ('a.txt', b'caf\xe9\n', r'a.txt: not UTF-8'),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_with_its_row(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        list(read_texts(tmp_path / name, 'text'))
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--input=x.txt', 'baker'], 'expected either queries after the flags or --input'),
+        (['--input=x.txt'], '--input and --output: expected both or none'),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(rank, arguments, message):
+    done = rank(*arguments)
     assert done.returncode == 1
-    assert "skills.csv, row 1: no text in 'text'; name the right one with --column" in done.stderr
+    assert done.stderr.strip().splitlines()[-1] == f'error: {message}'

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -55,6 +56,17 @@ class TargetIndex:
         self.texts, self.ids, self.embedded = texts, ids, embedded
         self._ranker = ranker
 
+    @functools.cached_property
+    def dtype(self) -> str:
+        """What the vectors are stored as."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.embedded.tokens.dtype)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Identifies what scores and hits depend on: the model, the dtype, the texts and their ids."""
+        content = [self._ranker.fingerprint, self.dtype, list(self.ids), list(self.texts)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
     def score(self, queries: Sequence[str] | Embedded) -> np.ndarray:
         """sim(query, target) of all pairs: [queries, targets] float32."""
         scores = np.empty((len(queries), len(self.texts)), np.float32)
@@ -100,7 +112,7 @@ class TargetIndex:
         settings = {
             'format': 1,
             'model': self._ranker.fingerprint,
-            'dtype': next(name for name, dtype in DTYPES.items() if dtype == self.embedded.tokens.dtype),
+            'dtype': self.dtype,
             'targets': len(self.texts),
             'vectors': list(self.embedded.tokens.shape),
         }

@@ -1,0 +1,65 @@
+"""Ranking many queries into a file, some at a time, so that an interrupted run goes on where it was."""
+
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+from absl import logging
+
+from uwe_jax.ranking.index import TargetIndex
+
+QUERIES_AT_A_TIME = 256
+
+
+def rank_into(
+    output: pathlib.Path, index: TargetIndex, queries: Iterable[str], k: int, settings: Sequence[str], total: int
+) -> None:
+    """Writes the best targets of each query as a JSON line: `query`, and `targets` with `id`, `text` and `score`.
+
+    What is ranked lies beside the output until all is; the same call then goes on behind it.
+
+    Args:
+      output: appears when it is complete.
+      index: ranks.
+      queries: no blank ones; always the same ones in the same order.
+      k: how many targets of each.
+      settings: what else the lines depend on; others begin anew.
+      total: how many queries there are.
+
+    Raises:
+      OSError: the output cannot be written.
+    """
+    key = hashlib.sha256(json.dumps([*settings, k]).encode()).hexdigest()[:16]
+    partial = output.with_name(f'.{output.name}.{key}.partial')
+    output.parent.mkdir(parents=True, exist_ok=True)
+    done = _cut_to_whole_lines(partial)
+    if done:
+        logging.info('going on behind the %d queries that %s holds', done, partial)
+    remaining = itertools.islice(queries, done, None)
+    with open(partial, 'a', encoding='utf-8') as file:
+        while block := list(itertools.islice(remaining, QUERIES_AT_A_TIME)):
+            for query, hits in zip(block, index.rank(block, k), strict=True):
+                line = {'query': query, 'targets': [hit._asdict() for hit in hits]}
+                file.write(json.dumps(line, ensure_ascii=False) + '\n')
+            file.flush()
+            os.fsync(file.fileno())
+            done += len(block)
+            logging.info('ranked %d of %d queries', done, total)
+    partial.rename(output)
+
+
+def _cut_to_whole_lines(partial: pathlib.Path) -> int:
+    """Cuts off the line that an interrupted run left unfinished, and says how many whole ones there are."""
+    if not partial.exists():
+        return 0
+    lines, end = 0, 0
+    with open(partial, 'r+b') as file:
+        for line in file:
+            if not line.endswith(b'\n'):
+                break
+            lines, end = lines + 1, end + len(line)
+        file.truncate(end)
+    return lines
