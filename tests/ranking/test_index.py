@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uwe_jax.interaction import Score
-from uwe_jax.interaction.packed import score_packed
 from uwe_jax.ranking import Ranker, TargetIndex
 from uwe_jax.ranking import index as index_module
 from uwe_jax.ranking.embedded import DTYPES, Embedded
-from uwe_jax.ranking.index import best, layouts
+from uwe_jax.ranking.index import best, layouts, score_block
 
 TITLES = ['data engineer', 'baker', 'night nurse on a surgical ward']
 
@@ -88,7 +87,7 @@ def test_scoring_takes_no_more_memory_than_asked_for(ranker, score, dtype):
         assert queries > 1
         for y, layout in index._blocks:
             q, q_len = np.zeros((queries, tokens, 768), np.float32), np.full(queries, tokens)
-            compiled = score_packed.lower(q, q_len, y, layout, score).compile()
+            compiled = score_block.lower(q, q_len, y, layout, score, None).compile()
             assert compiled.memory_analysis().temp_size_in_bytes <= ranker.memory
 
 

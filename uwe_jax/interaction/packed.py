@@ -4,7 +4,6 @@ Targets with as many tokens lie side by side, so that a softmax over the tokens 
 products of all real tokens are one matrix product: nothing is computed for padding.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -106,6 +105,3 @@ def weighted(r: jax.Array, c: jax.Array, score: Score, axis: int) -> jax.Array:
         return jnp.where(jnp.isneginf(largest), 0.0, largest)
     weight = jnp.exp((r - r.max(axis=axis, keepdims=True)) * (1 / score.temperature))
     return jnp.sum(weight * c, axis=axis) / jnp.sum(weight, axis=axis)
-
-
-score_packed = functools.partial(jax.jit, static_argnames=('layout', 'score'))(packed_scores)

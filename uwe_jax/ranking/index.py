@@ -14,8 +14,8 @@ import numpy as np
 from uwe_jax import mesh
 from uwe_jax.data.graph import MAX_TOKENS
 from uwe_jax.files import whole_directory
-from uwe_jax.interaction import late_interaction
-from uwe_jax.interaction.packed import Layout, Packed, packed, score_packed
+from uwe_jax.interaction import Score, late_interaction
+from uwe_jax.interaction.packed import Layout, Packed, packed, packed_scores
 from uwe_jax.ranking.embedded import DTYPES, Embedded
 
 if TYPE_CHECKING:
@@ -170,9 +170,12 @@ class TargetIndex:
                 q, q_len = embedded.padded(chosen, tokens)
                 missing = self._filled(len(chosen), most) - len(chosen)
                 q, q_len = np.pad(q, [(0, missing), (0, 0), (0, 0)]), np.pad(q_len, (0, missing))
+                everywhere = None
                 if device_mesh := self._ranker.mesh:
+                    everywhere = mesh.replicated(device_mesh)
                     q, q_len = mesh.put((q, q_len), (mesh.rows(device_mesh),) * 2)
-                parts = [score_packed(q, q_len, y, layout, self._ranker.pair_score) for y, layout in self._blocks]
+                score = self._ranker.pair_score
+                parts = [score_block(q, q_len, y, layout, score, everywhere) for y, layout in self._blocks]
                 scores = np.empty((len(chosen), len(self.texts)), np.float32)
                 scores[:, self.embedded.place] = np.concatenate(
                     [np.asarray(part)[: len(chosen)] for part in parts], axis=1
@@ -279,6 +282,15 @@ def _by_length(length: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
 def _plain(tokens: np.ndarray) -> np.ndarray:
     """bfloat16, which numpy's files do not know, as the same bits."""
     return tokens.view(np.uint16) if tokens.dtype == DTYPES['bfloat16'] else tokens
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def score_block(
+    q: jax.Array, q_len: jax.Array, y: Packed, layout: Layout, score: Score, sharding: jax.sharding.Sharding | None
+) -> jax.Array:
+    """The scores of some queries and one block, as `packed_scores`, with that sharding if one is given."""
+    scores = packed_scores(q, q_len, y, layout, score)
+    return scores if sharding is None else jax.lax.with_sharding_constraint(scores, sharding)
 
 
 @functools.partial(jax.jit, static_argnums=4)
