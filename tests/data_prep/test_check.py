@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from data_prep import check
 from data_prep.build import build
 from data_prep.check import Evaluation, find_leaks, read_evaluation, report_text
+from data_prep.pairs import Pairs
 from data_prep.tables import DataError
 from tests.data_prep.conftest import JOB, options, write_csv, write_jsonl, write_parquet
 from uwe_jax.data.text import match_key
@@ -182,11 +183,32 @@ def test_a_build_whose_check_fails_leaves_nothing_and_one_that_passes_says_what_
     write_csv(esco / 'e.csv', [{'query': 'EXPERT', 'target': 'juggle'}])
     build(options(esco, base_model, evaluations=[str(esco / 'e.csv')]))
     manifest = json.loads((esco.parent / 'out' / 'data' / 'manifest.json').read_text())
-    assert manifest['leaks'][str(esco / 'e.csv')]['query seen in training'] == {'count': 1, 'examples': ['EXPERT']}
+    found = manifest['leaks']['sets'][str(esco / 'e.csv')]
+    assert found['query seen in training'] == {'count': 1, 'examples': ['EXPERT']}
     write_csv(esco / 'e.csv', [{'query': 'EXPERT', 'target': 'Sql'}])
     with pytest.raises(DataError, match=r'evaluation sets reach training \(.*e\.csv: same pair in training 1\)'):
         build(options(esco, base_model, evaluations=[str(esco / 'e.csv')], output=esco.parent / 'leaky' / 'data'))
     assert list((esco.parent / 'leaky').iterdir()) == []
+
+
+def test_pairs_of_an_evaluation_set_can_be_dropped_and_are_counted(esco, base_model):
+    write_csv(esco / 'e.csv', [{'query': 'EXPERT', 'target': skill} for skill in ('Sql', 'query languages', 'juggle')])
+    build(options(esco, base_model, evaluations=[str(esco / 'e.csv')], drop_leaks=True))
+    output = esco.parent / 'out' / 'data'
+    leaks = json.loads((output / 'manifest.json').read_text())['leaks']
+    found = leaks['sets'][str(esco / 'e.csv')]
+    assert sum(leaks['pairs_dropped'].values()) > 0
+    assert (found['failed'], found['same pair in training']['count']) == (False, 0)
+    run(f'--shards={output}', f'--eval={esco / "e.csv"}')  # raises if a pair is known
+
+
+def test_a_dropped_pair_takes_the_targets_that_nothing_else_joins_with_it():
+    pairs = Pairs(SIDES['job'], *(part.astype(np.int32) for part in EDGES['job']))
+    leaked = check.leaked_edges(SIDES['skill'], pairs, [leaks_of(('CLERK', 'sql'), ('baker', 'SQL'))])
+    assert leaked.tolist() == [False, False, False, True, False]
+    kept = pairs.with_edges(~leaked)
+    assert list(kept.targets) == ['baker', 'pastry cook', 'temp']
+    assert list(zip(kept.skill.tolist(), kept.target.tolist(), strict=True)) == [(0, 0), (0, 1), (1, 1), (1, 2)]
 
 
 def test_the_report_shows_a_few_examples_of_each_kind():
