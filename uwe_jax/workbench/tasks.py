@@ -1,7 +1,8 @@
 """Ranking tasks: queries, a target space, and which targets are right for which query."""
 
+import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -17,15 +18,22 @@ class RankingTask:
       queries: the queries' texts.
       targets: the target space.
       positives: for each query, the indices of its right targets; never empty.
+      title: one line that says what is ranked.
+      expected: queries and targets that it has as published; None if it was not.
+      note: what else a report should say.
 
     Raises:
-      ValueError: there is no query, a query has no positive, or a positive lies outside the target space.
+      ValueError: there is no query, a text is blank or none, a target stands twice, a query has no positive, or a
+        positive lies outside the target space.
     """
 
     name: str
     queries: Sequence[str]
     targets: Sequence[str]
     positives: Sequence[Sequence[int]]
+    title: str = ''
+    expected: tuple[int, int] | None = None
+    note: str = ''
 
     def __post_init__(self):
         if not self.queries or len(self.queries) != len(self.positives):
@@ -33,6 +41,13 @@ class RankingTask:
                 f'task {self.name}: {len(self.queries)} queries and {len(self.positives)} lists of positives, '
                 'expected as many of both and at least one'
             )
+        for kind, texts in (('query', self.queries), ('target', self.targets)):
+            for number, text in enumerate(texts):
+                if not isinstance(text, str) or not text.strip():
+                    raise ValueError(f'task {self.name}: {kind} {number} is {text!r}, expected a text')
+        if len(set(self.targets)) < len(self.targets):
+            [(twice, count)] = collections.Counter(self.targets).most_common(1)
+            raise ValueError(f'task {self.name}: target {twice!r} stands {count} times in the target space')
         for query, positives in zip(self.queries, self.positives, strict=True):
             if not positives:
                 raise ValueError(f'task {self.name}: query {query!r} has no right target')
@@ -40,6 +55,20 @@ class RankingTask:
                 raise ValueError(
                     f'task {self.name}: query {query!r} has a right target outside the {len(self.targets)} targets'
                 )
+
+
+def joined(name: str, pairs: Iterable[tuple[str, str]], targets: Sequence[str]) -> RankingTask:
+    """A task of (query, target): equal queries are one, with the targets of all, as far as those are in the space.
+
+    Raises:
+      ValueError: nothing is left.
+    """
+    number = {target: n for n, target in enumerate(targets)}
+    positives: dict[str, dict[int, None]] = {}
+    for query, target in pairs:
+        if target in number:
+            positives.setdefault(query, {})[number[target]] = None
+    return RankingTask(name, list(positives), targets, [list(right) for right in positives.values()])
 
 
 def held_out_tasks(dataset: Dataset) -> list[RankingTask]:

@@ -1,0 +1,194 @@
+"""Tasks: what of each source's files becomes a query, a target and a right answer, and what is refused."""
+
+import csv
+
+import pytest
+
+from uwe_jax.workbench.registry import PLACES, TASKS, load_tasks
+from uwe_jax.workbench.tasks import RankingTask
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder with the files of all kinds of data, in the layouts in which their users get them."""
+    skill_columns = ('conceptUri', 'preferredLabel', 'altLabels', 'description')
+    skills = [
+        ('s1', 'bake bread', 'make loaves\n\n bake loaves \nx\nbake bread', ''),
+        ('s2', 'SQL', 'query language', 'A language,\nfor queries.'),
+        ('s3', 'cook', 'make loaves\nprepare food\nboil', ''),
+        ('s4', 'juggle', '', ''),
+    ]
+    occupations = [('o1', 'baker', 'bread maker'), ('o2', 'data engineer', '')]
+    relations = [
+        ('o1', 'essential', 's1'),
+        ('o1', 'optional', 's3'),
+        ('o2', 'essential', 's2'),
+        ('o9', 'essential', 's2'),
+    ]
+    for release, suffix in (('esco_1.2.0', '_en'), ('esco_1.1.0', '')):
+        write(tmp_path / release / 'skills_en.csv', skill_columns, skills)
+        write(tmp_path / release / 'occupations_en.csv', ('conceptUri', 'preferredLabel', 'altLabels'), occupations)
+        columns = ('occupationUri', 'relationType', 'skillUri')
+        write(tmp_path / release / f'occupationSkillRelations{suffix}.csv', columns, relations)
+    workbench = tmp_path / 'workbench'
+    write(workbench / 'esco_1.0_occupations_en.csv', ('conceptUri', 'preferredLabel'), [o[:2] for o in occupations])
+    titles = [('Baker (m/f)', 'o1', 'baker'), ('ETL developer', 'o2', 'data engineer'), ('Baker (m/f)', 'o1', 'baker')]
+    write(workbench / 'jobbert_titles_val.csv', ('vacancyTitle', 'conceptUri', 'escoJobTitle'), titles)
+    labels = [
+        ('You bake.', 'bake', 'bake bread'),
+        ('You bake.', 'bake', 'bake bread'),
+        ('You bake.', 'cook', 'cook'),
+        ('You are nice.', 'nice', 'LABEL NOT PRESENT'),
+        ('Something.', 'it', 'UNDERSPECIFIED'),
+    ]
+    for name in ('house_validation', 'tech_validation', 'techwolf_test'):
+        write(workbench / f'skill_extraction_{name}.csv', ('sentence', 'span', 'label'), labels)
+    skillskape = [('0', 'You query.', "['SQL', 'cook', 'no such skill']"), ('1', 'Nothing.', '[]')]
+    write(workbench / 'skillskape_dev.csv', ('', 'sentence', 'skills'), skillskape)
+    pairs = [(f'a{n}', f'b{n}', str(int(n < 10))) for n in range(20)]
+    write(workbench / 'skillmatch_1k.csv', ('skill_a', 'skill_b', 'related'), pairs)
+    technologies = [('11-1', 'Bakers', 'Excel'), ('11-1', 'Bakers', 'Excel'), ('15-1', 'Developers', 'Git')]
+    write(
+        tmp_path / 'onet' / 'technology_skills.csv',
+        ('Code', 'Title', 'Example'),
+        [*technologies, ('15-1', 'Developers', 'Excel')],
+    )
+    return tmp_path
+
+
+def write(path, columns, rows):
+    path.parent.mkdir(exist_ok=True)
+    with open(path, 'w', newline='', encoding='utf-8') as file:
+        csv.writer(file).writerows([columns, *rows])
+
+
+def answers(task):
+    """(query, right targets) in words."""
+    return [(q, sorted(task.targets[t] for t in right)) for q, right in zip(task.queries, task.positives, strict=True)]
+
+
+def load(name, data, **places):
+    [task] = load_tasks([name], {'': str(data), **places})
+    return task
+
+
+def test_each_task_is_made_of_the_files_of_its_source(data):
+    tasks = {name: load(name, data) for name in TASKS}
+    assert answers(tasks['job_to_skill']) == [('baker', ['bake bread', 'cook']), ('data engineer', ['SQL'])]
+    assert answers(tasks['skill_to_job']) == [
+        ('bake bread', ['baker']),
+        ('cook', ['baker']),
+        ('SQL', ['data engineer']),
+    ]
+    assert tasks['job_to_skill'].targets == ['SQL', 'bake bread', 'cook', 'juggle']
+    titles = [('Baker (m/f)', ['baker']), ('ETL developer', ['data engineer']), ('Baker (m/f)', ['baker'])]
+    assert answers(tasks['job_normalisation']) == titles
+    for name in ('house', 'tech', 'techwolf'):
+        assert answers(tasks[name]) == [('You bake.', ['bake bread', 'cook'])]
+    assert answers(tasks['skillskape']) == [('You query.', ['SQL', 'cook'])]
+    assert answers(tasks['onet_job_to_skill']) == [('Bakers', ['Excel']), ('Developers', ['Excel', 'Git'])]
+    assert answers(tasks['onet_skill_to_job']) == [('Excel', ['Bakers', 'Developers']), ('Git', ['Developers'])]
+
+
+def test_the_first_alternative_of_each_skill_is_for_validation_and_not_in_the_test(data):
+    # 'make loaves' is the first of two skills; a single letter and the label itself are no alternatives.
+    assert answers(load('skill_normalisation', data)) == [
+        ('bake loaves', ['bake bread']),
+        ('prepare food', ['cook']),
+        ('boil', ['cook']),
+    ]
+
+
+def test_skill_similarity_ranks_the_skills_of_all_pairs_for_nine_tenths_of_the_related_ones(data):
+    task = load('skill_similarity', data)
+    assert (len(task.queries), len(task.targets)) == (9, 40)
+    assert all(right == [query.replace('a', 'b')] for query, right in answers(task))
+    sklearn = pytest.importorskip('sklearn.model_selection', reason='comes with the torch extra')
+    _, expected = sklearn.train_test_split([f'a{n}' for n in range(10)], test_size=0.9, random_state=42)
+    assert task.queries == expected
+
+
+def test_a_size_other_than_the_published_one_is_a_note(data):
+    task = load('house', data)
+    assert task.expected == (262, 13891)
+    assert task.note == 'another split, release or copy than the published one: the sizes differ'
+    assert (load('skillskape', data).expected, load('skillskape', data).note) == (None, '')
+
+
+def test_any_csv_of_pairs_is_a_task(tmp_path):
+    write(tmp_path / 'mine.csv', ('query', 'target'), [('a', 'x'), ('b', 'y'), ('a', 'y'), ('a', 'x')])
+    [task] = load_tasks([f'csv:{tmp_path / "mine.csv"}'], {})
+    assert (task.name, task.targets) == ('mine', ['x', 'y'])
+    assert answers(task) == [('a', ['x', 'y']), ('b', ['y'])]
+    [turned] = load_tasks([f'csv:{tmp_path / "mine.csv"}:target:query'], {})
+    assert answers(turned) == [('x', ['a']), ('y', ['a', 'b'])]
+
+
+def test_what_is_held_out_of_a_dataset_is_a_task(small_dataset_dir):
+    names = [task.name for task in load_tasks([f'held_out:{small_dataset_dir}'], {})]
+    assert names[:2] == ['held_out_job_to_skill', 'held_out_alternative_to_skill']
+
+
+ESCO, LABELLED = ('conceptUri', 'preferredLabel', 'altLabels'), ('sentence', 'label')
+HOUSE = PLACES['house']
+
+
+@pytest.mark.parametrize(
+    ('name', 'file', 'columns', 'row', 'message'),
+    [
+        ('job_to_skill', 'esco_1.2.0/skills_en.csv', ESCO[::2], ('s', ''), "row 1: no column 'preferredLabel'; found"),
+        ('job_to_skill', 'esco_1.2.0/skills_en.csv', ESCO, ('s', ' ', ''), "row 1: ' ' in"),
+        (
+            'job_normalisation',
+            PLACES['jobbert'],
+            ('vacancyTitle', 'escoJobTitle'),
+            ('t', 'pilot'),
+            "'pilot' is not one",
+        ),
+        ('house', HOUSE, LABELLED, ('You.', 'LABEL NOT PRESENT'), 'task house: 0 queries'),
+        ('house', HOUSE, LABELLED, ('', 'cook'), "row 1: '' in 'sentence', expected a text"),
+        (
+            'skillskape',
+            PLACES['skillskape'],
+            ('sentence', 'skills'),
+            ('You.', '[SQL'),
+            r"'\[SQL' in 'skills', expected a",
+        ),
+        ('skill_similarity', PLACES['skillmatch'], ('skill_a', 'skill_b', 'related'), ('a', 'b', 'yes'), "'yes' in"),
+        ('onet_job_to_skill', 'onet/technology_skills.csv', ('Title', 'Example'), ('t',), 'row 1: more or fewer cells'),
+    ],
+)
+def test_a_file_that_is_not_as_expected_is_refused_with_its_row(data, name, file, columns, row, message):
+    write(data / file, columns, [row])
+    with pytest.raises(ValueError, match=message):
+        load(name, data)
+
+
+def test_what_is_not_there_is_refused(data, tmp_path):
+    with pytest.raises(ValueError, match=r'task job_to_skill: no esco; give --data=esco=PATH, the folder of ESCO'):
+        load_tasks(['job_to_skill'], {})
+    with pytest.raises(ValueError, match=r'none: no skills_en.csv; expected the CSV files of an ESCO release'):
+        load_tasks(['job_to_skill'], {'esco': str(tmp_path / 'none')})
+    with pytest.raises(ValueError, match=r"task 'jobs': expected job_to_skill, .*, held_out:DATASET or csv:PATH"):
+        load_tasks(['jobs'], {})
+    with pytest.raises(ValueError, match=r"data 'escos': expected one of esco, "):
+        load_tasks([], {'escos': 'x'})
+    with pytest.raises(ValueError, match=r'none.csv: not a file; expected a CSV file, or NAME@SPLIT'):
+        load_tasks([f'csv:{tmp_path / "none.csv"}'], {})
+
+
+@pytest.mark.parametrize(
+    ('queries', 'targets', 'positives', 'message'),
+    [
+        ([], ['x'], [], '0 queries and 0 lists of positives'),
+        (['a'], ['x'], [[0], [0]], '1 queries and 2 lists of positives'),
+        (['a', 'b'], ['x'], [[0], []], "query 'b' has no right target"),
+        (['a'], ['x'], [[1]], 'a right target outside the 1 targets'),
+        (['a', ' '], ['x'], [[0], [0]], "query 1 is ' ', expected a text"),
+        (['a'], ['x', None], [[0]], 'target 1 is None, expected a text'),
+        (['a'], ['x', 'y', 'x'], [[0]], "target 'x' stands 2 times in the target space"),
+    ],
+)
+def test_what_is_no_task_is_refused(queries, targets, positives, message):
+    with pytest.raises(ValueError, match=message):
+        RankingTask('t', queries, targets, positives)

@@ -1,0 +1,294 @@
+"""The workbench: what is measured of a model on a task, what is kept of it, and how models are compared."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy import stats
+
+from uwe_jax.workbench import benchmark, evaluate, markdown
+from uwe_jax.workbench.histogram import BINS, Histogram
+from uwe_jax.workbench.measurement import measure
+from uwe_jax.workbench.metrics import METRICS
+from uwe_jax.workbench.models import Model, read_model
+from uwe_jax.workbench.statistics import intervals
+from uwe_jax.workbench.strata import Strata, training_titles
+from uwe_jax.workbench.tasks import RankingTask
+
+SKILLS = ['SQL', 'bake bread', 'care for patients', 'build data pipelines', 'drive a bus']
+TITLES = ['data engineer', 'bread baker', 'patient care nurse', 'bus driver', 'poet']
+FORWARD = RankingTask('titles', TITLES, SKILLS, [[0, 3], [1], [2], [4], [2]])
+SAME_SPACE = RankingTask('names', ['baking bread', 'bus driving'], list(SKILLS), [[1], [4]])
+BACKWARD = RankingTask('skills', SKILLS, TITLES, [[0], [1], [2, 4], [0], [3]])
+
+
+class Letters:
+    """A real, if simple, scorer: the share of a query's groups of letters that the target has."""
+
+    def __init__(self, size=3):
+        self.fingerprint = f'letters-{size}'
+        self.size = size
+        self.spaces, self.asked = [], []
+
+    def groups(self, text):
+        return {text[n : n + self.size] for n in range(max(len(text) - self.size + 1, 1))}
+
+    def index(self, targets):
+        self.spaces.append(list(targets))
+        self.targets = [self.groups(text) for text in targets]
+        return self
+
+    def score(self, queries):
+        self.asked.append(len(queries))
+        groups = [self.groups(query) for query in queries]
+        return np.array([[len(q & y) / len(q) for y in self.targets] for q in groups])
+
+
+def model(name, size=3):
+    scorer = Letters(size)
+    return Model(name, 'letters', '', lambda: scorer), scorer
+
+
+# What is measured of a task
+
+
+def test_a_task_is_measured_in_numbers_and_in_words():
+    scorer = Letters()
+    content, of_queries = measure(scorer, scorer.index(SKILLS), FORWARD, {}, seed=0)
+    assert list(content['metrics']) == list(of_queries) == list(METRICS)
+    assert of_queries['map'].tolist() == pytest.approx([(1 / 1 + 2 / 2) / 2, 1, 1, 1, 1 / 3])
+    assert content['metrics']['map']['mean'] == pytest.approx(np.mean(of_queries['map']))
+    assert content['misses'] == [
+        {
+            'query': 'poet',
+            'positives': [{'text': 'care for patients', 'rank': 3, 'score': 0.0}],
+            'best': [{'text': text, 'score': 0.0} for text in SKILLS],
+            'average_precision': pytest.approx(1 / 3),
+        }
+    ]
+    assert sum(content['histogram']['positive']) == 6
+    assert sum(content['histogram']['negative']) == 5 * 5 - 6
+    assert (content['strata'], content['attention']) == (None, [])
+    json.dumps(content, allow_nan=False)
+
+
+def test_queries_are_scored_in_blocks_which_changes_nothing(monkeypatch):
+    scorer = Letters()
+    whole, of_queries = measure(scorer, scorer.index(SKILLS), FORWARD, {'sql': 3, 'bake bread': 30}, seed=0)
+    monkeypatch.setattr(evaluate, 'QUERY_BLOCK', 2)
+    scorer.asked.clear()
+    in_blocks, of_queries_in_blocks = measure(scorer, scorer, FORWARD, {'sql': 3, 'bake bread': 30}, seed=0)
+    assert scorer.asked == [2, 2, 1, 1]  # the last to show a miss in words
+    del whole['seconds'], in_blocks['seconds']
+    assert whole == in_blocks
+    for name in METRICS:
+        np.testing.assert_array_equal(of_queries[name], of_queries_in_blocks[name])
+
+
+@pytest.mark.parametrize(
+    ('bad', 'message'),
+    [
+        (lambda s: s[:, :4], r'task titles: scores of shape \(5, 4\), expected \(5, 5\)'),
+        (lambda s: np.where(s == 0, np.nan, s), "task titles: the score of 'data engineer' and 'SQL' is nan, expected"),
+    ],
+)
+def test_scores_that_cannot_be_ranked_are_refused(bad, message, monkeypatch):
+    scorer = Letters()
+    right = scorer.score
+    monkeypatch.setattr(scorer, 'score', lambda queries: bad(right(queries)))
+    with pytest.raises(ValueError, match=message):
+        measure(scorer, scorer.index(SKILLS), FORWARD, {}, seed=0)
+
+
+@given(st.lists(arrays.arrays(np.float32, st.integers(1, 20), elements=st.floats(-1e4, 1e4, width=32)), min_size=1))
+def test_a_histogram_counts_exactly_in_whatever_blocks_the_scores_come(blocks):
+    histogram = Histogram()
+    for block in blocks:
+        histogram.add(block[::2], block)
+    found = histogram.summary()
+    assert 1 <= len(found['positive']) <= BINS
+    scores = np.concatenate(blocks).astype(np.float64)
+    positive = np.concatenate([block[::2] for block in blocks]).astype(np.float64)
+    edges = np.array(found['edges'])
+    for values, counts in (
+        (positive, found['positive']),
+        (scores, np.add(found['positive'], found['negative'])),
+    ):
+        place = np.searchsorted(edges, values, side='right') - 1
+        np.testing.assert_array_equal(np.bincount(place, minlength=len(counts)), counts)
+
+
+def test_intervals_are_those_of_scipys_percentile_bootstrap():
+    values = np.random.default_rng(0).beta(0.4, 0.6, size=(200, 2))
+    for (mean, low, high), column in zip(intervals(values, seed=1), values.T, strict=True):
+        expected = stats.bootstrap((column,), np.mean, method='percentile', rng=2).confidence_interval
+        assert (mean, low, high) == pytest.approx((column.mean(), *expected), abs=0.01)
+    assert intervals(values, seed=1) == intervals(values, seed=1) != intervals(values, seed=2)
+    assert intervals(np.ones((1, 1)), seed=0) == [(1, 1, 1)]
+
+
+def test_strata_take_right_targets_of_other_strata_out_of_the_ranking():
+    task = RankingTask('t', ['x', 'y'], ['A', 'B', 'C', 'D'], [[0, 1, 3], [1]])
+    strata = Strata(task, {'a': 0, 'b': 19, 'c': 20, 'd': 100})
+    rank, target = np.array([[1, 3, 4], [2, np.inf, np.inf]]), np.array([[1, 0, 3], [1, -1, -1]])
+    strata.add(slice(0, 2), rank, target)
+    rows = strata.summary(seed=0)
+    assert [(row['label'], row['queries'], row['map']['mean']) for row in rows] == [
+        ('0', 1, 1 / 2),  # A is third, after B, which is right too, and C
+        ('1-19', 2, (1 / 1 + 1 / 2) / 2),  # B is first for x, second for y
+        ('100 and more', 1, 1 / 2),  # D is fourth, after two that are right
+    ]
+
+
+def test_where_the_queries_are_skills_the_strata_are_theirs():
+    strata = Strata(RankingTask('t', ['A', 'unknown'], ['x', 'y'], [[0], [1]]), {'a': 50})
+    strata.add(slice(0, 2), np.array([[1.0], [2.0]]), np.array([[0], [1]]))
+    rows = strata.summary(seed=0)
+    assert [(row['label'], row['map']['mean']) for row in rows] == [('0', 0.5), ('20-99', 1.0)]
+
+
+def test_training_titles_are_counted_by_skill(small_dataset):
+    titles = training_titles(small_dataset)
+    assert sum(titles.values()) == small_dataset.graphs['job'].edges
+    assert len(titles) == len(small_dataset.nodes('skill'))
+
+
+# What is kept
+
+
+def run(tmp_path, models, tasks=(FORWARD, BACKWARD, SAME_SPACE), **settings):
+    return benchmark.run([model for model, _ in models], tasks, tmp_path, **settings)
+
+
+def test_results_stand_in_one_file_a_model_and_task(tmp_path):
+    found = run(tmp_path, [model('three')], [dataclasses.replace(FORWARD, name='csv:some/where.csv')])
+    [result] = found['results']
+    [path] = tmp_path.glob('results/three/*.json')
+    assert json.loads(path.read_text()) == result
+    assert result['model'] == {
+        'name': 'three',
+        'source': 'letters',
+        'fingerprint': 'letters-3',
+        'pooling': '',
+        'score': None,
+    }
+    assert (result['task']['queries'], result['task']['measured_queries'], result['task']['targets']) == (5, 5, 5)
+    with np.load(path.with_suffix('.npz')) as of_queries:
+        assert of_queries['map'].mean() == result['metrics']['map']['mean']
+        assert of_queries['map'].dtype == np.float64
+
+
+def test_a_target_space_is_embedded_once_for_all_tasks_that_share_it(tmp_path):
+    letters = model('three')
+    found = run(tmp_path, [letters])
+    assert letters[1].spaces == [SKILLS, TITLES]
+    assert [result['task']['name'] for result in found['results']] == ['titles', 'skills', 'names']
+
+
+def test_what_is_finished_is_not_measured_again(tmp_path):
+    first = run(tmp_path, [model('three')])
+    again = model('three')
+    assert run(tmp_path, [again]) == first
+    assert (again[1].spaces, again[1].asked) == ([], [])
+
+
+def test_an_interrupted_run_goes_on_after_the_last_whole_task(tmp_path, monkeypatch):
+    interrupted = model('three')
+    right = interrupted[1].score
+
+    def score(queries):
+        if 'SQL' in queries:
+            raise KeyboardInterrupt
+        return right(queries)
+
+    monkeypatch.setattr(interrupted[1], 'score', score)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, [interrupted])
+    resumed = model('three')
+    run(tmp_path, [resumed])
+    assert resumed[1].spaces == [TITLES]
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'tasks': [dataclasses.replace(FORWARD, positives=[[0], [1], [2], [4], [2]])]},
+        {'seed': 1},
+        {'max_queries': 3},
+        {'models': [model('three', size=2)]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_was_measured_otherwise_is_measured_anew(tmp_path, change):
+    run(tmp_path, [model('three')], [FORWARD])
+    letters = model('three')
+    run(tmp_path, **{'models': [letters], 'tasks': [FORWARD]} | change)
+    assert change.get('models', [letters])[0][1].spaces == [SKILLS]
+
+
+@pytest.mark.parametrize('name', ['titles.json', 'titles.npz'])
+def test_what_is_not_whole_is_measured_anew(tmp_path, name):
+    run(tmp_path, [model('three')], [FORWARD])
+    path = tmp_path / 'results' / 'three' / name
+    path.write_bytes(path.read_bytes()[:100])
+    letters = model('three')
+    run(tmp_path, [letters], [FORWARD])
+    assert letters[1].spaces == [SKILLS]
+
+
+def test_what_cannot_be_measured_together_is_refused_before_a_model_is_loaded(tmp_path):
+    one = Model('one', 'nowhere', 'tokens', load=pytest.fail)
+    with pytest.raises(ValueError, match='no task: expected at least one'):
+        benchmark.run([one], [], tmp_path)
+    with pytest.raises(ValueError, match="model 'one': given 2 times, expected different names"):
+        benchmark.run([one, one], [FORWARD], tmp_path)
+    with pytest.raises(ValueError, match="task 'titles': given 2 times"):
+        benchmark.run([one], [FORWARD, FORWARD], tmp_path)
+    with pytest.raises(ValueError, match="base 'two': no model has that name, expected one of one"):
+        benchmark.run([one], [FORWARD], tmp_path, base='two')
+    with pytest.raises(ValueError, match=r"model '../one': expected a name of letters"):
+        dataclasses.replace(one, name='../one')
+
+
+# How models are compared
+
+
+def test_models_are_compared_query_by_query_with_the_base(tmp_path):
+    two, three = model('two', 2), model('three', 3)
+    found = run(tmp_path, [two, three], base='three')
+    rows = {(row['task'], row['metric']): row for row in found['comparisons']}
+    assert list(rows) == [(task, metric) for task in ('titles', 'skills', 'names') for metric in ('map', 'rp@10')]
+    mean = {(r['task']['name'], r['model']['name']): r['metrics']['map']['mean'] for r in found['results']}
+    for task in ('titles', 'skills', 'names'):
+        row = rows[task, 'map']
+        assert (row['model'], row['base']) == ('two', 'three')
+        assert row['difference'] == pytest.approx(mean[task, 'two'] - mean[task, 'three'])
+        assert row['low'] <= row['difference'] <= row['high']
+    assert run(tmp_path / 'alone', [three])['comparisons'] == []
+
+
+def test_the_page_has_all_tables_and_says_what_was_published_and_what_was_left_out(tmp_path):
+    found = run(tmp_path, [model('two', 2), model('three', 3)], max_queries=4, seed=7)
+    page = markdown.render({'command': 'python -m uwe_jax.workbench', **found})
+    assert '**At most 4 queries of each task, drawn at random with seed 7.**' in page
+    assert '| task | queries | targets | two | three |' in page
+    assert '| titles | 4 of 5 | 5 | ' in page
+    assert '| mean of these 3 |' in page
+    assert '## Difference from two, points [95 % interval, paired by query]' in page
+    assert '| UWE | mean of the six WorkBench tasks | 40.2 | 57.7 |' in page.split('not measured here')[1]
+
+
+# The command line
+
+
+def test_a_model_is_named_and_has_a_pooling(tmp_path):
+    assert read_model('base=all-mpnet-base-v2:mean', 'float32').pooling == 'mean'
+    trained = read_model(f'trained={tmp_path}', 'float32')
+    assert (trained.name, trained.source, trained.pooling) == ('trained', str(tmp_path), 'tokens')
+    for words in (str(tmp_path), 'base=', 'base=x:max'):
+        with pytest.raises(ValueError, match='expected NAME=SOURCE, NAME=SOURCE:tokens or NAME=SOURCE:mean'):
+            read_model(words, 'float32')

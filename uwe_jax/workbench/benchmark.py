@@ -1,0 +1,165 @@
+"""Goes over models and tasks: measures what is not measured yet, and compares the models."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from uwe_jax.data.graph import Dataset
+from uwe_jax.workbench import results
+from uwe_jax.workbench.measurement import Scorer, measure
+from uwe_jax.workbench.models import Model
+from uwe_jax.workbench.statistics import intervals
+from uwe_jax.workbench.strata import training_titles
+from uwe_jax.workbench.tasks import RankingTask, sampled
+
+COMPARED = ('map', 'rp@10')
+
+
+def run(
+    models: Sequence[Model],
+    tasks: Sequence[RankingTask],
+    output: pathlib.Path,
+    *,
+    base: str | None = None,
+    max_queries: int | None = None,
+    seed: int = 0,
+    training_data: Dataset | None = None,
+) -> dict[str, Any]:
+    """Measures every model on every task, one model at a time, and writes each result as soon as it is there.
+
+    A result that stands in the output and was measured with the same model, task and settings is not measured again.
+
+    Args:
+      models: with different names.
+      tasks: with different names. A target space that several share is embedded once a model.
+      output: the directory of the results; made if it is not there.
+      base: the name of the model that the others are compared with; by default the first.
+      max_queries: of each task, drawn at random; all by default.
+      seed: of what is drawn at random: queries, and the resamples of the bootstrap.
+      training_data: what a model was trained on, for MAP by how many training titles a skill has.
+
+    Returns:
+      `results` and `comparisons`.
+
+    Raises:
+      ValueError: there is no model or no task, names repeat, the base is no model's name, or scores are no numbers.
+    """
+    base = check(models, tasks, base)
+    store = results.Results(output)
+    titles = {} if training_data is None else training_titles(training_data)
+    settings = {'training_data': None if training_data is None else training_data.fingerprint}
+    described = [(task, _task(task, max_queries, seed)) for task in _by_target_space(tasks)]
+    found = {}
+    for model in models:
+        for result in _of_model(model, described, store, settings, titles):
+            found[model.name, result['task']['name']] = result
+    ordered = [found[model.name, task.name] for task in tasks for model in models]
+    return {'results': ordered, 'comparisons': _comparisons(store, ordered, base, seed)}
+
+
+def check(models: Sequence[Model], tasks: Sequence[RankingTask], base: str | None) -> str:
+    """The name of the base of comparison.
+
+    Raises:
+      ValueError: as `run`.
+    """
+    for kind, names in (('model', [model.name for model in models]), ('task', [task.name for task in tasks])):
+        if not names:
+            raise ValueError(f'no {kind}: expected at least one')
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f'{kind} {repeated[0]!r}: given {len(repeated)} times, expected different names')
+    if base is not None and base not in [model.name for model in models]:
+        raise ValueError(f'base {base!r}: no model has that name, expected one of {", ".join(m.name for m in models)}')
+    return base or models[0].name
+
+
+def _of_model(
+    model: Model,
+    tasks: Sequence[tuple[RankingTask, dict[str, Any]]],
+    store: results.Results,
+    settings: dict[str, Any],
+    titles: Mapping[str, int],
+) -> Iterator[dict[str, Any]]:
+    """The results of one model on tasks that come with their descriptions; measured and written where they must be."""
+    logging.info('%s: loading %s', model.name, model.source)
+    scorer = model.load()
+    described = {'format': results.FORMAT, 'model': _model(model, scorer), 'settings': settings}
+    space, index, seconds = None, None, 0.0
+    for task, of_task in tasks:
+        result = described | {'task': of_task}
+        if finished := store.finished(result):
+            logging.info('%s on %s: measured before', model.name, task.name)
+            yield finished
+            continue
+        if index is None or task.targets != space:
+            logging.info('%s: embedding the %d targets of %s', model.name, len(task.targets), task.name)
+            start = time.perf_counter()
+            space, index = task.targets, scorer.index(task.targets)
+            seconds = time.perf_counter() - start
+        measured = sampled(task, of_task['measured_queries'], of_task['seed'])
+        logging.info('%s on %s: %d queries', model.name, task.name, len(measured.queries))
+        content, of_queries = measure(scorer, index, measured, titles, of_task['seed'])
+        result |= content | {'seconds': {'index': seconds, **content['seconds']}}
+        store.write(result, of_queries)
+        logging.info('%s on %s: MAP %.1f', model.name, task.name, 100 * content['metrics']['map']['mean'])
+        yield result
+
+
+def _model(model: Model, scorer: Scorer) -> dict[str, Any]:
+    score = getattr(scorer, 'pair_score', None)
+    return {
+        'name': model.name,
+        'source': model.source,
+        'fingerprint': scorer.fingerprint,
+        'pooling': model.pooling,
+        'score': None if score is None else dataclasses.asdict(score),
+    }
+
+
+def _task(task: RankingTask, max_queries: int | None, seed: int) -> dict[str, Any]:
+    content = [list(task.queries), list(task.targets), [sorted(map(int, right)) for right in task.positives]]
+    return {
+        'name': task.name,
+        'title': task.title,
+        'queries': len(task.queries),
+        'targets': len(task.targets),
+        'expected': None if task.expected is None else list(task.expected),
+        'note': task.note,
+        'measured_queries': min(len(task.queries), max_queries or len(task.queries)),
+        'max_queries': max_queries,
+        'seed': seed,
+        'fingerprint': hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16],
+    }
+
+
+def _by_target_space(tasks: Sequence[RankingTask]) -> list[RankingTask]:
+    """The tasks in their order, but those that share a target space follow the first of them."""
+    groups: dict[tuple[str, ...], list[RankingTask]] = {}
+    for task in tasks:
+        groups.setdefault(tuple(task.targets), []).append(task)
+    return [task for group in groups.values() for task in group]
+
+
+def _comparisons(store: results.Results, found: Sequence[dict[str, Any]], base: str, seed: int) -> list[dict[str, Any]]:
+    """The differences from the base, query by query, of every task, model and compared metric."""
+    of_base = {result['task']['name']: result for result in found if result['model']['name'] == base}
+    rows = []
+    for result in found:
+        task, model = result['task']['name'], result['model']['name']
+        if model == base:
+            continue
+        own, others = store.of_queries(result), store.of_queries(of_base[task])
+        difference = np.stack([own[metric] - others[metric] for metric in COMPARED], axis=1)
+        for metric, (mean, low, high) in zip(COMPARED, intervals(difference, seed), strict=True):
+            rows.append(
+                {'task': task, 'model': model, 'base': base, 'metric': metric}
+                | {'difference': mean, 'low': low, 'high': high}
+            )
+    return rows

@@ -1,0 +1,50 @@
+"""Histograms of scores that arrive block by block, with a range that nobody knows before."""
+
+import collections
+import math
+
+import numpy as np
+
+BINS = 64  # at most
+
+
+class Histogram:
+    """Counts the scores of right and of wrong targets.
+
+    The width of a bin is a power of two, and edges are multiples of it. Scores beyond the range double the width, which
+    puts every two bins together: so the counts are exact, in whatever blocks the scores come.
+    """
+
+    def __init__(self):
+        self._exponent = -math.inf  # of the width
+        self._low, self._high = math.inf, -math.inf
+        self._positive, self._all = collections.Counter(), collections.Counter()
+
+    def add(self, positive: np.ndarray, scores: np.ndarray) -> None:
+        """Counts a block: the scores of right targets [P], and those of all, of any shape; finite numbers."""
+        self._low, self._high = min(self._low, float(scores.min())), max(self._high, float(scores.max()))
+        span = self._high - self._low or abs(self._high) or 1.0
+        exponent = max(math.ceil(math.log2(span / (BINS - 1))), self._exponent)  # one bin to spare: both ends are cut
+        for of_kind, values in ((self._positive, positive), (self._all, scores)):
+            if exponent > self._exponent > -math.inf:
+                before = of_kind.copy()
+                of_kind.clear()
+                for place, count in before.items():
+                    of_kind[place >> (exponent - self._exponent)] += count
+            if values.size:
+                place = np.floor(np.ldexp(values.astype(np.float64), -exponent)).astype(np.int64)
+                first = int(place.min())
+                counts = np.bincount((place - first).ravel())
+                for n in np.flatnonzero(counts).tolist():
+                    of_kind[first + n] += int(counts[n])
+        self._exponent = exponent
+
+    def summary(self) -> dict[str, list]:
+        """`edges`, n + 1 of them, and the n counts of `positive` and `negative` scores, that is, of wrong targets."""
+        places = range(min(self._all), max(self._all) + 1)
+        width = math.ldexp(1, int(self._exponent))
+        return {
+            'edges': [place * width for place in (*places, places[-1] + 1)],
+            'positive': [self._positive[place] for place in places],
+            'negative': [self._all[place] - self._positive[place] for place in places],
+        }

@@ -1,0 +1,157 @@
+"""Measures one model on one task, and collects what a report shows of it besides numbers."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from absl import logging
+
+from uwe_jax.interaction import has_attention
+from uwe_jax.ranking import Ranker
+from uwe_jax.workbench import metrics
+from uwe_jax.workbench.evaluate import blocks
+from uwe_jax.workbench.histogram import Histogram
+from uwe_jax.workbench.statistics import intervals
+from uwe_jax.workbench.strata import Strata
+from uwe_jax.workbench.tasks import RankingTask
+
+MISSES = 20  # queries that are shown in words
+POSITIVES = 10  # right targets of such a query that are shown
+BEST = 5  # targets that it ranks first
+SECONDS_BETWEEN_LINES = 10
+
+
+class Index(Protocol):
+    """A target space, ready to be scored."""
+
+    def score(self, queries: Sequence[str]) -> np.ndarray:
+        """The score of every target for every query: [queries, targets] float."""
+        ...
+
+
+class Scorer(Protocol):
+    """What can be measured: a `Ranker`, or anything that has these two.
+
+    Attributes:
+      fingerprint: a string that identifies what the scores depend on.
+    """
+
+    fingerprint: Any
+
+    def index(self, targets: Sequence[str], /) -> Index:
+        """Makes a target space ready."""
+        ...
+
+
+def measure(
+    scorer: Scorer, index: Index, task: RankingTask, titles: Mapping[str, int], seed: int
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Ranks every target for every query, a block of queries at a time.
+
+    Args:
+      scorer: what is measured.
+      index: what it made of the task's targets.
+      task: says which targets are right.
+      titles: see `strata.training_titles`; empty if it is not known what the model was trained on.
+      seed: of the bootstrap.
+
+    Returns:
+      `metrics`, `strata`, `histogram`, `misses`, `attention` and `seconds`, ready for JSON; and of each metric the
+      numbers of all queries, [queries] float64.
+
+    Raises:
+      ValueError: the scores have not the right shape, or one is not a finite number.
+    """
+    start = time.perf_counter()
+    histogram, strata, parts = Histogram(), Strata(task, titles), []
+    for block in blocks(task):
+        positives = task.positives[block]
+        scores = _scores(index, task, task.queries[block])
+        rank, target = metrics.ranks(scores, positives)
+        parts.append(metrics.measure(rank))
+        strata.add(block, rank, target)
+        right = target != metrics.NONE
+        histogram.add(np.take_along_axis(scores, target, axis=1)[right], scores)
+        done = min(block.stop, len(task.queries))
+        logging.log_every_n_seconds(
+            logging.INFO, '%s: %d of %d queries', SECONDS_BETWEEN_LINES, task.name, done, len(task.queries)
+        )
+    of_queries = {name: np.concatenate([part[name] for part in parts]) for name in metrics.METRICS}
+    seconds = time.perf_counter() - start
+    found = intervals(np.stack(list(of_queries.values()), axis=1), seed)
+    worst_first = np.argsort(of_queries['map'], kind='stable').tolist()
+    content = {
+        'metrics': {name: interval._asdict() for name, interval in zip(of_queries, found, strict=True)},
+        'strata': strata.summary(seed),
+        'histogram': histogram.summary(),
+        'misses': _misses(index, task, [n for n in worst_first[:MISSES] if of_queries['map'][n] < 1]),
+        'attention': _attention(scorer, index, task, worst_first),
+        'seconds': {'score': seconds},
+    }
+    return content, of_queries
+
+
+def _scores(index: Index, task: RankingTask, queries: Sequence[str]) -> np.ndarray:
+    scores = np.asarray(index.score(queries))
+    if scores.shape != (len(queries), len(task.targets)):
+        raise ValueError(
+            f'task {task.name}: scores of shape {scores.shape}, expected {(len(queries), len(task.targets))}'
+        )
+    finite = np.isfinite(scores)
+    if not finite.all():
+        row, target = np.argwhere(~finite)[0].tolist()
+        raise ValueError(
+            f'task {task.name}: the score of {queries[row]!r} and {task.targets[target]!r} is {scores[row, target]}, '
+            'expected a finite number'
+        )
+    return scores
+
+
+def _misses(index: Index, task: RankingTask, places: Sequence[int]) -> list[dict[str, Any]]:
+    """The queries at these places in words: their right targets, best first, and what stands above them."""
+    if not places:
+        return []
+    queries = [task.queries[place] for place in places]
+    scores = _scores(index, task, queries)
+    rank, target = metrics.ranks(scores, [task.positives[place] for place in places])
+    misses = []
+    for n, query in enumerate(queries):
+        right = np.flatnonzero(target[n] != metrics.NONE)
+        best = np.argsort(-scores[n], kind='stable')[:BEST].tolist()
+        misses.append(
+            {
+                'query': query,
+                'positives': [
+                    {'text': task.targets[y], 'rank': int(place), 'score': float(scores[n, y])}
+                    for place, y in zip(rank[n, right[:POSITIVES]], target[n, right[:POSITIVES]].tolist(), strict=True)
+                ],
+                'best': [{'text': task.targets[y], 'score': float(scores[n, y])} for y in best],
+                'average_precision': float(metrics.average_precision(rank[n : n + 1])[0]),
+            }
+        )
+    return misses
+
+
+def _attention(scorer: Scorer, index: Index, task: RankingTask, worst_first: Sequence[int]) -> list[dict[str, Any]]:
+    """The attention of the best, the middle and the worst query, each with the first of its right targets."""
+    if not isinstance(scorer, Ranker) or not has_attention(scorer.pair_score):
+        return []
+    places = dict.fromkeys([worst_first[-1], worst_first[len(worst_first) // 2], worst_first[0]])
+    queries = [task.queries[place] for place in places]
+    _, target = metrics.ranks(_scores(index, task, queries), [task.positives[place] for place in places])
+    maps = []
+    for query, first in zip(queries, map(int, target[:, 0]), strict=True):
+        found = scorer.attention(query, task.targets[first])
+        maps.append(
+            {
+                'query': query,
+                'target': task.targets[first],
+                'score': found.score,
+                'query_tokens': found.query_tokens,
+                'target_tokens': found.target_tokens,
+                'a': np.round(found.a.astype(np.float64), 4).tolist(),
+                'c': np.round(found.c.astype(np.float64), 4).tolist(),
+            }
+        )
+    return maps

@@ -1,0 +1,158 @@
+"""Tasks by name: those of WorkBench and the zero-shot ones, a dataset's held-out texts, and any CSV file."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+from absl import logging
+
+from uwe_jax.data.graph import open_dataset
+from uwe_jax.workbench.sources import onet, skillmatch, vacancies
+from uwe_jax.workbench.sources.esco import Esco, job_to_skill, skill_normalisation, skill_to_job
+from uwe_jax.workbench.sources.pairs import from_csv
+from uwe_jax.workbench.tasks import RankingTask, held_out_tasks
+
+# Where each kind of data lies below a folder that is given for all of them.
+PLACES = {
+    'esco': 'esco_1.2.0',
+    'esco_1.1.0': 'esco_1.1.0',
+    'jobbert': 'workbench/jobbert_titles_val.csv',
+    'jobbert_occupations': 'workbench/esco_1.0_occupations_en.csv',
+    'house': 'workbench/skill_extraction_house_validation.csv',
+    'tech': 'workbench/skill_extraction_tech_validation.csv',
+    'techwolf': 'workbench/skill_extraction_techwolf_test.csv',
+    'skillskape': 'workbench/skillskape_dev.csv',
+    'skillmatch': 'workbench/skillmatch_1k.csv',
+    'onet': 'onet',
+}
+# Where it is had from if no path is given and nothing lies there. ESCO and O*NET are downloaded from their portals.
+HUB = {
+    'jobbert': 'TechWolf/JobBERT-evaluation-dataset@test',
+    'house': 'TechWolf/skill-extraction-house@test',
+    'tech': 'TechWolf/skill-extraction-tech@test',
+    'techwolf': 'TechWolf/skill-extraction-techwolf@test',
+    'skillskape': 'jjzha/skillskape@test',
+    'skillmatch': 'TechWolf/SkillMatch-1K@test',
+}
+HOW = {
+    'esco': 'the folder of ESCO 1.2.0, CSV in English, from its portal',
+    'esco_1.1.0': 'the folder of ESCO 1.1.0, CSV in English, from its portal',
+    'jobbert_occupations': "occupations_en.csv of ESCO 1.0, from ESCO's portal",
+    'onet': f"a folder with {onet.TECHNOLOGIES} of O*NET's database, as CSV",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Definition:
+    """How a task is made.
+
+    Attributes:
+      title: one line that says what is ranked.
+      data: the kinds of data that it needs.
+      make: gets the place of each, and makes the task.
+      expected: queries and targets that it has as published (paper, table of the tasks).
+    """
+
+    title: str
+    data: tuple[str, ...]
+    make: Callable[..., RankingTask]
+    expected: tuple[int, int] | None = None
+
+
+@functools.lru_cache(maxsize=2)
+def _esco(folder: str) -> Esco:
+    return Esco.read(folder)
+
+
+def _extraction(name: str) -> Callable[[str, str], RankingTask]:
+    return lambda sentences, folder: vacancies.skill_extraction(name, sentences, _esco(folder))
+
+
+SENTENCES = 'vacancy sentences to ESCO skills'
+TASKS = {
+    'job_to_skill': Definition(
+        'job titles to ESCO skills', ('esco',), lambda folder: job_to_skill(_esco(folder)), (3039, 13939)
+    ),
+    'skill_to_job': Definition(
+        'ESCO skills to job titles', ('esco',), lambda folder: skill_to_job(_esco(folder)), (13492, 3039)
+    ),
+    'job_normalisation': Definition(
+        'vacancy titles to ESCO occupations',
+        ('jobbert', 'jobbert_occupations'),
+        vacancies.job_normalisation,
+        (15463, 2942),
+    ),
+    'skill_normalisation': Definition(
+        'alternative names to ESCO skills', ('esco',), lambda folder: skill_normalisation(_esco(folder)), (72008, 13939)
+    ),
+    'house': Definition(f'{SENTENCES} (House)', ('house', 'esco_1.1.0'), _extraction('house'), (262, 13891)),
+    'tech': Definition(f'{SENTENCES} (Tech)', ('tech', 'esco_1.1.0'), _extraction('tech'), (338, 13891)),
+    'techwolf': Definition(
+        f'{SENTENCES} (TechWolf)', ('techwolf', 'esco_1.1.0'), _extraction('techwolf'), (326, 13891)
+    ),
+    'skillskape': Definition(f'{SENTENCES} (SkillSkape)', ('skillskape', 'esco_1.1.0'), _extraction('skillskape')),
+    'skill_similarity': Definition(
+        'skills to related skills (SkillMatch-1K)', ('skillmatch',), skillmatch.skill_similarity, (900, 2648)
+    ),
+    'onet_job_to_skill': Definition('O*NET occupations to technologies', ('onet',), onet.job_to_skill),
+    'onet_skill_to_job': Definition('O*NET technologies to occupations', ('onet',), onet.skill_to_job),
+}
+
+
+def load_tasks(names: Sequence[str], data: Mapping[str, str]) -> list[RankingTask]:
+    """Makes tasks from their files.
+
+    Args:
+      names: of `TASKS`; `held_out:DATASET`, what `python -m data_prep build` held out of a dataset; or `csv:PATH`, see
+        `from_csv`.
+      data: where each kind of data lies: of `PLACES`; '' is a folder that has them all as `PLACES` says. What is
+        nowhere is asked of the Hugging Face Hub, see `HUB`.
+
+    Raises:
+      ValueError: a name is unknown, or a file is not there or not as expected; names the file and the row.
+    """
+    for name in data:
+        if name and name not in PLACES:
+            raise ValueError(f'data {name!r}: expected one of {", ".join(PLACES)}')
+    tasks = []
+    for name in names:
+        kind, _, rest = name.partition(':')
+        if kind == 'csv' and rest:
+            tasks.append(from_csv(rest))
+        elif kind == 'held_out' and rest:
+            tasks += [
+                dataclasses.replace(task, name=f'held_out_{task.name}', title=f'held out of {pathlib.Path(rest).name}')
+                for task in held_out_tasks(open_dataset(rest))
+            ]
+        elif name in TASKS:
+            tasks.append(_make(name, TASKS[name], data))
+        else:
+            raise ValueError(f'task {name!r}: expected {", ".join(TASKS)}, held_out:DATASET or csv:PATH')
+    for task in tasks:
+        expected = 'no published size' if task.expected is None else '{:,} x {:,} published'.format(*task.expected)
+        logging.info('%s: %s x %s, %s', task.name, f'{len(task.queries):,}', f'{len(task.targets):,}', expected)
+    return tasks
+
+
+def _make(name: str, definition: Definition, data: Mapping[str, str]) -> RankingTask:
+    task = definition.make(*(_place(kind, name, data) for kind in definition.data))
+    found = len(task.queries), len(task.targets)
+    other = definition.expected is not None and found != definition.expected
+    note = 'another split, release or copy than the published one: the sizes differ' if other else ''
+    return dataclasses.replace(task, title=definition.title, expected=definition.expected, note=note)
+
+
+def _place(kind: str, task: str, data: Mapping[str, str]) -> str:
+    """Where a kind of data lies.
+
+    Raises:
+      ValueError: nowhere.
+    """
+    if kind in data:
+        return data[kind]
+    if '' in data and (path := pathlib.Path(data['']).expanduser() / PLACES[kind]).exists():
+        return str(path)
+    if kind in HUB:
+        return HUB[kind]
+    raise ValueError(f'task {task}: no {kind}; give --data={kind}=PATH, {HOW[kind]}')

@@ -1,0 +1,26 @@
+"""O*NET's occupations and technologies, a target space never seen in training (the paper's zero-shot setting)."""
+
+import pathlib
+
+from uwe_jax.workbench.sources.tables import read_rows, text
+from uwe_jax.workbench.tasks import RankingTask, joined
+
+TECHNOLOGIES = 'technology_skills.csv'  # of O*NET's database, as CSV
+
+
+def job_to_skill(folder: str) -> RankingTask:
+    """Each occupation's title, and the technologies that it uses."""
+    pairs = _used(folder)
+    return joined('onet_job_to_skill', pairs, sorted({technology for _, technology in pairs}))
+
+
+def skill_to_job(folder: str) -> RankingTask:
+    """Each technology, and the occupations that use it."""
+    pairs = [(technology, title) for title, technology in _used(folder)]
+    return joined('onet_skill_to_job', pairs, sorted({title for _, title in pairs}))
+
+
+def _used(folder: str) -> list[tuple[str, str]]:
+    """(title, technology) of all rows."""
+    path = pathlib.Path(folder).expanduser() / TECHNOLOGIES
+    return [(text(row, 'Title'), text(row, 'Example')) for row in read_rows(str(path))]

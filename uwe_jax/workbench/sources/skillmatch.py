@@ -1,0 +1,36 @@
+"""Skill similarity: SkillMatch-1K, as WorkRB 0.6 defines it."""
+
+import math
+
+import numpy as np
+
+from uwe_jax.workbench.sources.tables import read_rows, text
+from uwe_jax.workbench.tasks import RankingTask
+
+TEST_SHARE, SEED = 0.9, 42  # of the related pairs
+
+
+def skill_similarity(pairs: str) -> RankingTask:
+    """The first skill of each related pair of the test split, and the second, among the skills of all pairs.
+
+    Args:
+      pairs: a table with `skill_a`, `skill_b` and `related`, 1 or 0, as `read_rows` takes it.
+
+    Raises:
+      ValueError: as `read_rows`; or no pair is related.
+    """
+    rows = [(text(row, 'skill_a'), text(row, 'skill_b'), _related(row)) for row in read_rows(pairs)]
+    targets = sorted({skill for one, other, _ in rows for skill in (one, other)})
+    number = {target: n for n, target in enumerate(targets)}
+    related = [(one, other) for one, other, are in rows if are]
+    # scikit-learn's split: the test set is the beginning of a permutation by numpy's older generator.
+    order = np.random.RandomState(SEED).permutation(len(related))
+    test = [related[place] for place in order[: math.ceil(TEST_SHARE * len(related))]]
+    return RankingTask('skill_similarity', [a for a, _ in test], targets, [[number[b]] for _, b in test])
+
+
+def _related(row) -> bool:
+    where, cells = row
+    if str(cells.get('related')) not in ('0', '1'):
+        raise ValueError(f"{where}: {cells.get('related')!r} in 'related', expected 0 or 1")
+    return str(cells['related']) == '1'

@@ -1,0 +1,57 @@
+"""Tasks of annotated vacancies: titles and their occupation, sentences and their skills, as WorkRB 0.6 defines them."""
+
+import ast
+
+from uwe_jax.workbench.sources.esco import Esco
+from uwe_jax.workbench.sources.tables import Row, read_rows, text
+from uwe_jax.workbench.tasks import RankingTask, joined
+
+
+def job_normalisation(titles: str, occupations: str) -> RankingTask:
+    """Vacancy titles, and the ESCO occupation of each (JobBERT).
+
+    Args:
+      titles: the annotated titles; a table as `read_rows` takes it.
+      occupations: the occupations of ESCO 1.0, to whose names the titles refer: the portal's CSV file.
+
+    Raises:
+      ValueError: as `read_rows`; or an occupation is not in the release.
+    """
+    names = sorted({text(row, 'preferredLabel') for row in read_rows(occupations)})
+    number = {name: n for n, name in enumerate(names)}
+    queries, positives = [], []
+    for row in read_rows(titles):
+        queries.append(text(row, 'vacancyTitle', 'vacancy_job_title'))
+        occupation = text(row, 'escoJobTitle', 'esco_job_title')
+        if occupation not in number:
+            raise ValueError(f'{row[0]}: occupation {occupation!r} is not one of the {len(names)} of {occupations}')
+        positives.append([number[occupation]])
+    return RankingTask('job_normalisation', queries, names, positives)
+
+
+def skill_extraction(name: str, sentences: str, esco: Esco) -> RankingTask:
+    """Vacancy sentences, and the skills in them; a sentence without a skill of the release is no query.
+
+    Labels that say that a span is no skill of ESCO, or none in particular, are none of its names.
+
+    Args:
+      name: of the task.
+      sentences: a row for each label of a sentence, or one a sentence with a list of them; as `read_rows` takes it.
+      esco: the release whose names the labels are, 1.1.0.
+
+    Raises:
+      ValueError: as `read_rows`; or no sentence has a skill.
+    """
+    pairs = [(text(row, 'sentence'), label) for row in read_rows(sentences) for label in _labels(row)]
+    return joined(name, pairs, esco.skill_names)
+
+
+def _labels(row: Row) -> list[str]:
+    where, cells = row
+    if isinstance(cells.get('skills'), str):
+        try:
+            found = ast.literal_eval(cells['skills'])
+        except (ValueError, SyntaxError) as error:
+            raise ValueError(f"{where}: {cells['skills']!r} in 'skills', expected a list such as ['SQL']") from error
+        return [str(label) for label in found]
+    return [text(row, 'label')]
