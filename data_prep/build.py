@@ -8,42 +8,29 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
 
 from data_prep import check
-from data_prep.esco import Concept, Esco, read_esco, titles
+from data_prep.esco import Esco, titles
 from data_prep.lengths import choose_lengths, joined_with_distractors, summary
-from data_prep.pairs import Nodes, Pairs, PairsBuilder, add_id, numbers
-from data_prep.sentences import sentences_of_descriptions
+from data_prep.pairs import Nodes, Pairs, numbers
+from data_prep.read import Read, read, skills_of
 from data_prep.shards import node_parts, write_metadata, write_shards
 from data_prep.split import HeldOut, hold_out
-from data_prep.tables import DataError, Repairs, files_of
-from data_prep.vacancies import (
-    SYNTHETIC,
-    VACANCY,
-    Columns,
-    SkillNames,
-    add_column_flags,
-    check_tables,
-    columns_of,
-    synthetic_edges,
-    vacancy_edges,
-)
+from data_prep.tables import DataError, Repairs
+from data_prep.vacancies import Columns, add_column_flags, columns_of
 from uwe_jax import hub
 from uwe_jax.data.graph import GRAPHS, MANIFEST, MAX_TOKENS, NAME, BipartiteGraph, sha256
 from uwe_jax.data.text import match_key
 from uwe_jax.files import whole_directory
 
-HELP = 'ESCO, vacancies and synthetic titles to shards of pairs'
 ATTRIBUTION = 'This service uses the ESCO classification of the European Commission.'
 UNMATCHED = 'unmatched_skills.jsonl'  # skill names in the vacancies that are no skill's, or several skills'
 TEXTS_PER_CALL = 10_000  # tokenised at a time: the tokenizer's own results are many times the size of the ids
-
-Row = tuple[str, str, list[int]]  # a text, the id that it bears, and the skill nodes that it is joined to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,46 +128,46 @@ def build(options: Options) -> None:
 def _build(options: Options, directory: pathlib.Path, start: float) -> None:
     repairs = Repairs()
     outside = [check.read_evaluation(argument) for argument in options.evaluations]
-    read = _read(options, repairs)
+    given = read(options.esco, options.vacancies, options.columns, options.synthetic, options.relations, repairs)
     logging.info(
-        'read %d skills and %d occupations, %.0f s', len(read.skills), len(read.esco.occupations), _since(start)
+        'read %d skills and %d occupations, %.0f s', len(given.skills), len(given.esco.occupations), _since(start)
     )
     held_out = hold_out(
-        {uri: list(titles(occupation)) for uri, occupation in read.esco.occupations.items()},
-        [name for skill in read.esco.skills.values() for name in skill.alternatives],
-        read.skills,
+        {uri: list(titles(occupation)) for uri, occupation in given.esco.occupations.items()},
+        [name for skill in given.esco.skills.values() for name in skill.alternatives],
+        given.skills,
         options.held_out_occupations,
         options.held_out_alternatives,
         options.seed,
     )
-    graphs = {name: pairs.without(filter(held_out.forbids, pairs.targets)) for name, pairs in read.pairs.items()}
+    graphs = {name: pairs.without(filter(held_out.forbids, pairs.targets)) for name, pairs in given.pairs.items()}
     for name in ('job', 'sentence'):
         if not len(graphs[name].skill):
             raise DataError(f'the {name} graph has no pair left; hold less out, or give more data')
     evaluations = {
-        'job': _held_out_jobs(read.esco, numbers(read.skills), options.relations, held_out),
-        'alternative': _held_out_alternatives(read.pairs['alternative'], held_out),
+        'job': _held_out_jobs(given.esco, numbers(given.skills), options.relations, held_out),
+        'alternative': _held_out_alternatives(given.pairs['alternative'], held_out),
     }
-    leaks = _find_leaks(read.skills, graphs, evaluations, outside)
-    leaked = {}
+    leaks = _find_leaks(given.skills, graphs, evaluations, outside)
+    dropped = {}
     if options.drop_leaks:
-        found = {name: check.leaked_edges(read.skills, pairs, leaks) for name, pairs in graphs.items()}
-        leaked = {name: int(edges.sum()) for name, edges in found.items()}
-        logging.info('dropped pairs that stand in an evaluation set: %s', leaked)
-        graphs = {name: pairs.with_edges(~found[name]) for name, pairs in graphs.items()}
-        leaks = _find_leaks(read.skills, graphs, evaluations, outside)
+        leaked = {name: check.leaked_edges(given.skills, pairs, leaks) for name, pairs in graphs.items()}
+        dropped = {name: int(edges.sum()) for name, edges in leaked.items()}
+        logging.info('pairs of evaluation sets, dropped: %s', dropped)
+        graphs = {name: pairs.with_edges(~leaked[name]) for name, pairs in graphs.items()}
+        leaks = _find_leaks(given.skills, graphs, evaluations, outside)
     for line in check.report_text(leaks).splitlines():
         logging.info('%s', line)
     check.refuse_leaks(leaks)
 
     tokenizer = hub.Tokenizer.from_pretrained(hub.fetch(options.tokenizer))
-    shards, tokens = _write_graphs(directory, read.skills, graphs, tokenizer, start)
-    sides = {'skill': read.skills} | {name: pairs.targets for name, pairs in graphs.items()}
+    shards, tokens = _write_graphs(directory, given.skills, graphs, tokenizer, start)
+    sides = {'skill': given.skills} | {name: pairs.targets for name, pairs in graphs.items()}
     for side, nodes in sides.items():
         _write_lines(directory / 'nodes' / f'{side}.jsonl', ({'text': t, 'ids': i} for t, i in nodes.items()))
     for name, lines in evaluations.items():
         _write_lines(directory / 'eval' / f'{name}.jsonl', lines)
-    if unmatched := read.names.unmatched():
+    if unmatched := given.names.unmatched():
         _write_lines(directory / UNMATCHED, unmatched)
 
     lengths = choose_lengths(tokens)
@@ -190,13 +177,13 @@ def _build(options: Options, directory: pathlib.Path, start: float) -> None:
         'format': 1,
         'name': NAME,
         'counts': {
-            'skills': len(read.skills),
+            'skills': len(given.skills),
             **{
                 name: {
                     'pairs': len(pairs.skill),
                     'targets': len(pairs.targets),
                     'shards': len(shards[name]),
-                    'repeated_pairs': read.repeated[name],
+                    'repeated_pairs': given.repeated[name],
                 }
                 for name, pairs in graphs.items()
             },
@@ -204,7 +191,7 @@ def _build(options: Options, directory: pathlib.Path, start: float) -> None:
         'lengths': lengths,
         'tokens': {side: summary(likelihood[side], length) for side, length in lengths.items() if len(sides[side])},
         'tokenizer': {'name': options.tokenizer, 'fingerprint': tokenizer.fingerprint},
-        'sources': _sources(options, read),
+        'sources': _sources(options, given),
         'attribution': ATTRIBUTION,
         'relations': options.relations,
         'held_out': {
@@ -212,11 +199,11 @@ def _build(options: Options, directory: pathlib.Path, start: float) -> None:
             'occupations': {'share': options.held_out_occupations, 'count': len(held_out.occupations)},
             'alternatives': {'share': options.held_out_alternatives, 'count': len(held_out.alternatives)},
             'queries': {name: len(lines) for name, lines in evaluations.items()},
-            'pairs_dropped': {name: len(read.pairs[name].skill) - len(graphs[name].skill) for name in GRAPHS},
+            'pairs_dropped': {name: len(given.pairs[name].skill) - len(graphs[name].skill) for name in GRAPHS},
         },
-        'leaks': {'pairs_dropped': leaked, 'sets': check.summary(leaks)},
+        'leaks': {'pairs_dropped': dropped, 'sets': check.summary(leaks)},
         'skill_names': {
-            'matched': read.names.matched,
+            'matched': given.names.matched,
             'unknown': _tally(unmatched, ambiguous=False),
             'ambiguous': _tally(unmatched, ambiguous=True),
         },
@@ -229,59 +216,6 @@ def _build(options: Options, directory: pathlib.Path, start: float) -> None:
     for kind in ('unknown', 'ambiguous'):
         if count := manifest['skill_names'][kind]['count']:
             logging.info('%s skill names: %d, see %s', kind, count, UNMATCHED)
-
-
-class _Read(NamedTuple):
-    """All that was read.
-
-    Attributes:
-      esco: the release.
-      skills: the skill nodes.
-      names: what skill names of vacancies and synthetic titles meant.
-      pairs: by graph, what is to be held out included.
-      repeated: by graph, how many pairs were given again.
-      vacancies, synthetic: the files.
-      stand_in: whether the skills' descriptions stand in for sentences.
-    """
-
-    esco: Esco
-    skills: Nodes
-    names: SkillNames
-    pairs: dict[str, Pairs]
-    repeated: dict[str, int]
-    vacancies: list[pathlib.Path]
-    synthetic: list[pathlib.Path]
-    stand_in: bool
-
-
-def _read(options: Options, repairs: Repairs) -> _Read:
-    """Reads the release, the vacancies and the synthetic titles, in this order."""
-    vacancies = sorted(files_of(options.vacancies, '--vacancies'))
-    synthetic = sorted(files_of(options.synthetic, '--synthetic'))
-    check_tables(vacancies, options.columns)
-    esco = read_esco(options.esco, repairs)
-    skills: Nodes = {}
-    for skill in esco.skills.values():
-        add_id(skills, skill.label, skill.uri)
-    number = numbers(skills)
-    names = SkillNames(esco.skills, number)
-    graphs = {name: PairsBuilder() for name in GRAPHS}
-    for row in _job_rows(esco, number, options.relations):
-        graphs['job'].add(*row)
-    for name, text, nodes in vacancy_edges(vacancies, options.columns, names, repairs):
-        graphs[name].add(text, VACANCY, nodes)
-    for title, nodes in synthetic_edges(synthetic, names, repairs):
-        graphs['job'].add(title, SYNTHETIC, nodes)
-    if (vacancies or synthetic) and not names.matched:
-        raise DataError(_nothing_matched(options, names))
-    stand_in = not graphs['sentence'].given
-    for row in _stand_in_rows(esco, number) if stand_in else ():
-        graphs['sentence'].add(*row)
-    for row in _alternative_rows(esco.skills, number, repairs):
-        graphs['alternative'].add(*row)
-    pairs = {name: graph.pairs() for name, graph in graphs.items()}
-    repeated = {name: graph.given - len(pairs[name].skill) for name, graph in graphs.items()}
-    return _Read(esco, skills, names, pairs, repeated, vacancies, synthetic, stand_in)
 
 
 def _find_leaks(
@@ -334,28 +268,6 @@ def _lengths(ids: Sequence[np.ndarray]) -> np.ndarray:
     return np.array([len(text) for text in ids], np.int32)
 
 
-def _stand_in_rows(esco: Esco, number: Mapping[str, int]) -> Iterator[Row]:
-    """The sentences of the skills' own descriptions."""
-    logging.info("no sentences in --vacancies: those of the skills' own descriptions stand in")
-    rows = sentences_of_descriptions(esco.skills, number)
-    first = next(rows, None)
-    if first is None:
-        raise DataError(
-            'no sentences: skills_en.csv has no descriptions to stand in for them; give some by --vacancies'
-        )
-    yield first
-    yield from rows
-
-
-def _nothing_matched(options: Options, names: SkillNames) -> str:
-    """Says that no skill of the vacancies is known."""
-    given = ', '.join([*options.vacancies, *options.synthetic])
-    examples = ', '.join(repr(miss['name']) for miss in names.unmatched()[:3])
-    if not examples:
-        return f'{given}: no row has a skill; give them skills with: python -m data_prep tag'
-    return f'{given}: no skill is known, for example {examples}; expected URIs or labels of the release {options.esco}'
-
-
 def _tally(unmatched: Sequence[Mapping[str, Any]], ambiguous: bool) -> dict[str, Any]:
     """How often names without a skill, or with several, were met; with the most frequent ones."""
     own = [miss for miss in unmatched if bool(miss['could_mean']) == ambiguous]
@@ -366,39 +278,12 @@ def _tally(unmatched: Sequence[Mapping[str, Any]], ambiguous: bool) -> dict[str,
     }
 
 
-def _job_rows(esco: Esco, number: Mapping[str, int], relations: str) -> Iterator[Row]:
-    """Each title of each occupation, with the occupation's skills."""
-    for uri, occupation in esco.occupations.items():
-        skills = _skills_of(esco, uri, number, relations)
-        for title in titles(occupation):
-            yield title, uri, skills
-
-
-def _skills_of(esco: Esco, occupation: str, number: Mapping[str, int], relations: str) -> list[int]:
-    related = esco.relations.get(occupation, {})
-    return sorted({number[esco.skills[skill].label] for skill, kind in related.items() if relations in ('all', kind)})
-
-
-def _alternative_rows(skills: Mapping[str, Concept], number: Mapping[str, int], repairs: Repairs) -> Iterator[Row]:
-    """Each alternative name with its skill.
-
-    One that is also another skill's label is joined to that skill too: in a batch with both, it would else be a
-    negative of the skill whose name it is.
-    """
-    for uri, skill in skills.items():
-        for name in skill.alternatives:
-            yield name, uri, [number[skill.label]]
-            if name in number:
-                repairs.add("alternative that is another skill's label, joined to both", f'{skill.label}: {name}')
-                yield name, uri, [number[name]]
-
-
 def _held_out_jobs(esco: Esco, number: Mapping[str, int], relations: str, held_out: HeldOut) -> list[dict[str, Any]]:
     """The held-out occupations' preferred titles with their own skills; equal titles are one query."""
     skills: dict[str, set[int]] = {}
     for uri, occupation in esco.occupations.items():
         if uri in held_out.occupations:
-            skills.setdefault(occupation.label, set()).update(_skills_of(esco, uri, number, relations))
+            skills.setdefault(occupation.label, set()).update(skills_of(esco, uri, number, relations))
     return [{'text': title, 'skills': sorted(own)} for title, own in skills.items() if own]
 
 
@@ -412,22 +297,22 @@ def _held_out_alternatives(pairs: Pairs, held_out: HeldOut) -> list[dict[str, An
     return [{'text': texts[target], 'skills': own} for target, own in sorted(skills.items())]
 
 
-def _sources(options: Options, read: _Read) -> list[dict[str, Any]]:
+def _sources(options: Options, given: Read) -> list[dict[str, Any]]:
     version = re.search(r'\d+\.\d+(\.\d+)?', options.esco.name)  # the portal's files do not say it
     sources: list[dict[str, Any]] = [
         {
             'name': 'ESCO',
             'version': version[0] if version else 'unknown',
             'language': 'en',
-            'files': _checksums(read.esco.files),
+            'files': _checksums(given.esco.files),
         }
     ]
-    if read.stand_in:
+    if given.stand_in:
         sources.append({'name': 'sentences', 'from': "the skills' own descriptions, for want of vacancy sentences"})
-    if read.vacancies:
-        sources.append({'name': 'vacancies', 'columns': options.columns.names(), 'files': _checksums(read.vacancies)})
-    if read.synthetic:
-        sources.append({'name': 'synthetic titles', 'files': _checksums(read.synthetic)})
+    if given.vacancies:
+        sources.append({'name': 'vacancies', 'columns': options.columns.names(), 'files': _checksums(given.vacancies)})
+    if given.synthetic:
+        sources.append({'name': 'synthetic titles', 'files': _checksums(given.synthetic)})
     return sources
 
 

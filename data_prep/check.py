@@ -23,7 +23,6 @@ from uwe_jax.data.graph import GRAPHS, SIDES, Dataset, DatasetError, open_datase
 from uwe_jax.data.text import match_key, normalise
 from uwe_jax.files import whole_file
 
-HELP = 'look for evaluation texts and pairs among the training pairs of a dataset'
 EXAMPLES = 5  # of each kind, printed and kept in manifests
 EVAL_HELP = (
     'an evaluation set, CSV, JSONL or Parquet: pairs (columns query and target) or queries; other columns are named as '
@@ -132,7 +131,8 @@ def refuse_leaks(report: Sequence[Leaks]) -> None:
             if fails and items
         )
         raise DataError(
-            f'evaluation sets reach training ({found}); leave these rows out of the training data (build --drop_leaks) or of the set'
+            f'evaluation sets reach training ({found}); leave these rows out of the set, or of the '
+            'training data, as build --drop_leaks does'
         )
 
 

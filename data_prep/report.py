@@ -14,7 +14,6 @@ from data_prep.tables import DataError
 from uwe_jax.data.graph import DatasetError, open_dataset
 from uwe_jax.files import whole_directory
 
-HELP = 'how balanced a dataset is, as numbers and plots'
 NUMBERS = 'report.json'
 
 

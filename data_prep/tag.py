@@ -23,8 +23,6 @@ from data_prep.vacancies import NOT_TEXT, Columns, add_column_flags, clean, colu
 from uwe_jax import hub
 from uwe_jax.processes import join_processes
 
-HELP = 'ESCO skills for the sentences of vacancies without skills, from a model'
-
 
 class Vacancy(NamedTuple):
     """A row of the input: a vacancy, or one of its sentences.

@@ -10,7 +10,6 @@ from data_prep.enrich.recipe import Options, enrich
 from data_prep.tables import DataError
 from uwe_jax.hub import BASE_MODEL
 
-HELP = 'titles that a language model proposes for skills that have few'
 BASE_URL = 'https://api.openai.com/v1'
 MODEL = 'gpt-4o-mini'  # the paper's; any model behind a chat-completions endpoint serves
 

@@ -6,8 +6,6 @@ from typing import Any
 
 from data_prep.tables import DataError
 
-HELP = 'web pages (WARC, HTML, addresses, sitemaps) to the vacancies in them'
-
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""

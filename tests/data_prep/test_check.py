@@ -154,7 +154,7 @@ def built(esco, base_model):
 def test_the_command_prints_the_report_writes_it_whole_and_fails_where_a_pair_is_known(built, tmp_path, capsys):
     rows = [{'query': 'Expert', 'target': skill} for skill in ('sql', 'bake bread', 'query languages', 'juggle')]
     write_csv(tmp_path / 'e.csv', rows)
-    message = r'^evaluation sets reach training \(.*e\.csv: same pair in training 3\); leave these rows out'
+    message = r'^evaluation sets reach training \(.*e\.csv: same pair in training 3\); leave these rows out of the set'
     with pytest.raises(DataError, match=message):
         run(f'--shards={built}', f'--eval={tmp_path / "e.csv"}', f'--output={tmp_path / "report.json"}')
     printed = capsys.readouterr().out
