@@ -106,7 +106,7 @@ def tokens(numbers: Mapping[str, Any]) -> Figure:
             cut += f'\nand, in training,\n{found["joined_cut"]:.1%} of texts'
         axes.annotate(cut, (length + 0.5, 0.55), (6, 0),
                       xycoords=('data', 'axes fraction'), textcoords='offset points', color=GREY, fontsize=8,
-                      va='center')  # fmt: skip
+                      va='center', bbox={'facecolor': 'white', 'edgecolor': 'none', 'alpha': 0.8})  # fmt: skip
         axes.set_title(f'{NAMES[side]}: {texts.sum():,}', loc='left', fontsize=10)
         axes.set_xlabel('tokens')
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
