@@ -48,7 +48,7 @@ MAX_QUERIES = flags.DEFINE_integer('max_queries', 2000, 'Queries of each task at
 REPEATS = flags.DEFINE_integer('repeats', 15, 'Turns; the median of their times counts.')
 SHORTLISTS = flags.DEFINE_list('shortlists', '50,200,1000', 'Targets on a shortlist.')
 
-TITLE = 'backend software developer java'
+TITLE = 'senior java software engineer'
 SENTENCE = (
     'You design and maintain data pipelines, work closely with our analysts, and make sure that reports reach our '
     'customers on time every single week.'

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
 
+from tests.conftest import ROOT
 from uwe_jax.workbench import benchmark, evaluate, markdown
 from uwe_jax.workbench.histogram import BINS, Histogram
 from uwe_jax.workbench.measurement import measure
@@ -292,3 +295,40 @@ def test_a_model_is_named_and_has_a_pooling(tmp_path):
     for words in (str(tmp_path), 'base=', 'base=x:max'):
         with pytest.raises(ValueError, match='expected NAME=SOURCE, NAME=SOURCE:tokens or NAME=SOURCE:mean'):
             read_model(words, 'float32')
+
+
+def command(*flags):
+    arguments = [sys.executable, '-m', 'uwe_jax.workbench', *flags]
+    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_command_line_measures_models_on_a_file_of_pairs(cut_model, tmp_path):
+    (tmp_path / 'pairs.csv').write_text(
+        'query,target\nbaker,bake bread\nbus driver,drive a bus\nnurse,care for patients\n'
+    )
+    output = tmp_path / 'output'
+    flags = [f'--model=soft={cut_model}', f'--model=mean={cut_model}:mean', f'--tasks=csv:{tmp_path / "pairs.csv"}']
+    done = command(*flags, f'--output={output}', '--base=mean', '--max_queries=2')
+    assert done.returncode == 0, done.stderr
+    content = json.loads((output / 'results.json').read_text())
+    assert done.stdout == markdown.summary(content) + '\n'
+    assert [result['model']['pooling'] for result in content['results']] == ['tokens', 'mean']
+    assert content['results'][0]['model']['score']['kind'] == 'soft'
+    assert json.loads((output / 'comparison.json').read_text()) == content['comparisons']
+    assert (output / 'results.md').read_text() == markdown.render(content)
+    assert '<html' in (output / 'report.html').read_text()
+    soft, mean = (result['attention'] for result in content['results'])
+    assert mean == []
+    for shown in soft:
+        shape = len(shown['query_tokens']), len(shown['target_tokens'])
+        assert np.shape(shown['a']) == np.shape(shown['c']) == shape
+    assert 1 <= len(soft) <= 2
+
+
+def test_the_command_line_refuses_before_a_model_is_loaded(tmp_path):
+    flags = [f'--model=first={tmp_path / "nowhere"}', f'--tasks=csv:{tmp_path / "pairs.csv"}']
+    done = command(*flags, f'--output={tmp_path / "output"}')
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f'error: {tmp_path / "pairs.csv"}')
+    assert 'Traceback' not in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,8 @@ MODEL = flags.DEFINE_multi_string(
     'model',
     None,
     'NAME=SOURCE, or NAME=SOURCE:mean for the cosine of mean-pooled vectors; once for each model. The source is an '
-    'export, the workdir of a training run, or a plain MPNet model: a directory or a Hub name.',
+    'export, the workdir of a training run, or a plain MPNet model: a directory or a Hub name. NAME=workrb:CLASS is a '
+    'model of WorkRB, such as workrb:BM25Model.',
     required=True,
 )
 TASKS = flags.DEFINE_list('tasks', None, 'Names of tasks, separated by commas.', required=True)

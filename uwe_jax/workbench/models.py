@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from uwe_jax import checkpoint, hub
 from uwe_jax.ranking import Ranker
+from uwe_jax.workbench import baselines
 from uwe_jax.workbench.measurement import Scorer
 
 POOLINGS = ('tokens', 'mean')
@@ -41,13 +42,15 @@ def read_model(words: str, dtype: str) -> Model:
 
     Args:
       words: NAME=SOURCE, or NAME=SOURCE:mean for mean-pooled vectors; the source is an export, the workdir of a run, or
-        a plain MPNet model: a directory or a Hub name.
+        a plain MPNet model: a directory or a Hub name. NAME=workrb:CLASS is a model of WorkRB's, see `Baseline`.
       dtype: of the encoder's products.
 
     Raises:
       ValueError: the words are not as said.
     """
     name, equals, source = words.partition('=')
+    if equals and source.startswith(baselines.PREFIX):
+        return Model(name, source, '', lambda: baselines.Baseline(source.removeprefix(baselines.PREFIX)))
     pooling = 'tokens'
     if not pathlib.Path(source).is_dir() and ':' in source:
         source, _, pooling = source.rpartition(':')
@@ -64,6 +67,10 @@ def find(source: str) -> None:
 
     Raises:
       FetchError: the source is no directory of a model, and cannot be had from the Hub.
+      ValueError: WorkRB is not installed, or has no such model.
     """
+    if source.startswith(baselines.PREFIX):
+        baselines.Baseline(source.removeprefix(baselines.PREFIX))
+        return
     if not (pathlib.Path(source).expanduser() / checkpoint.FOLDER).is_dir():
         hub.fetch(source)

@@ -23,8 +23,8 @@ def attention(run: Run) -> Element | None:
         'Attention',
         note(
             'The best, the middle and the worst query of a task, each with the right target that ranks first. Columns '
-            'are the tokens of the query, rows those of the target. A says how much each pair of tokens counts, C is their '
-            'cosine; both in hundredths.'
+            'are the tokens of the query, rows those of the target. A says how much each pair of tokens counts, C is '
+            'their cosine; both in hundredths.'
         ),
         *parts,
     )
@@ -80,7 +80,10 @@ def misses(run: Run) -> Element | None:
         return None
     return section(
         'Worst misses',
-        note('The queries with the lowest average precision (AP). In the third column, right targets are in bold.'),
+        note(
+            'The queries with the lowest average precision (AP). Of many right targets only the first are shown; in '
+            'the third column, right ones are in bold.'
+        ),
         *parts,
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from uwe_jax.workbench.html import plots
 from uwe_jax.workbench.html.markup import Child, Element, element, group, head, left, note, row, section, table
@@ -52,6 +52,8 @@ def published(run: Run) -> Element:
         beside = f'No mean of this run stands beside them, since it lacks {", ".join(missing)}.'
     else:
         beside = 'Beside them stand the means of this run; that of House, Tech and TechWolf counts as one task.'
+        if differing := [name for names in SIX for name in names if _differs(by_name[name][0]['task'])]:
+            beside += f' Of other sizes than the published ones, and so not quite comparable: {", ".join(differing)}.'
     rows = [
         row(
             left('th', one.model, scope='row'),
@@ -154,6 +156,10 @@ def _published(task: str, metric: str) -> list[_Bar]:
 
 def _publication(one: Published) -> Element:
     return element('span', one.model, element('small', 'published'), class_='model published')
+
+
+def _differs(task: Mapping[str, Any]) -> bool:
+    return task['expected'] is not None and task['expected'] != [task['measured_queries'], task['targets']]
 
 
 def _six(run: Run, by_name: Mapping[str, Sequence[Mapping]], metric: str) -> list[_Bar]:

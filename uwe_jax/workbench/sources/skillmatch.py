@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from uwe_jax.workbench.sources.tables import read_rows, text
-from uwe_jax.workbench.tasks import RankingTask
+from uwe_jax.workbench.tasks import RankingTask, joined
 
 TEST_SHARE, SEED = 0.9, 42  # of the related pairs
 
@@ -21,12 +21,11 @@ def skill_similarity(pairs: str) -> RankingTask:
     """
     rows = [(text(row, 'skill_a'), text(row, 'skill_b'), _related(row)) for row in read_rows(pairs)]
     targets = sorted({skill for one, other, _ in rows for skill in (one, other)})
-    number = {target: n for n, target in enumerate(targets)}
     related = [(one, other) for one, other, are in rows if are]
     # scikit-learn's split: the test set is the beginning of a permutation by numpy's older generator.
     order = np.random.RandomState(SEED).permutation(len(related))
     test = [related[place] for place in order[: math.ceil(TEST_SHARE * len(related))]]
-    return RankingTask('skill_similarity', [a for a, _ in test], targets, [[number[b]] for _, b in test])
+    return joined('skill_similarity', test, targets)
 
 
 def _related(row) -> bool:

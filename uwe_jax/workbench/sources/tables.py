@@ -77,7 +77,7 @@ def _csv_rows(path: pathlib.Path) -> Iterator[Row]:
 
 def _hub_rows(name: str, split: str) -> Iterator[Row]:
     try:
-        import datasets  # pyright: ignore[reportMissingImports]
+        import datasets
     except ImportError as error:
         raise ValueError(f'{name}: datasets of the Hub need the extra workbench, or give a file') from error
     try:

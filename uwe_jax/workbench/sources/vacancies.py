@@ -18,15 +18,13 @@ def job_normalisation(titles: str, occupations: str) -> RankingTask:
       ValueError: as `read_rows`; or an occupation is not in the release.
     """
     names = sorted({text(row, 'preferredLabel') for row in read_rows(occupations)})
-    number = {name: n for n, name in enumerate(names)}
-    queries, positives = [], []
+    known, pairs = set(names), []
     for row in read_rows(titles):
-        queries.append(text(row, 'vacancyTitle', 'vacancy_job_title'))
         occupation = text(row, 'escoJobTitle', 'esco_job_title')
-        if occupation not in number:
+        if occupation not in known:
             raise ValueError(f'{row[0]}: occupation {occupation!r} is not one of the {len(names)} of {occupations}')
-        positives.append([number[occupation]])
-    return RankingTask('job_normalisation', queries, names, positives)
+        pairs.append((text(row, 'vacancyTitle', 'vacancy_job_title'), occupation))
+    return joined('job_normalisation', pairs, names)
 
 
 def skill_extraction(name: str, sentences: str, esco: Esco) -> RankingTask:

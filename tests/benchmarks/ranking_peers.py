@@ -1,0 +1,53 @@
+"""Peers of the ranking benchmark: a plain PyTorch scorer, and sentence-transformers. Needs the extra `torch`."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import sentence_transformers
+import torch
+
+from uwe_jax.data.graph import MAX_TOKENS
+from uwe_jax.ranking.embedded import Embedded
+
+QUERIES_AT_A_TIME = 32
+
+
+def torch_scorer(queries: Embedded, targets: Embedded) -> Callable[[], torch.Tensor]:
+    """Soft late interaction as it is usually written: all targets padded to the longest, a chunk of queries at a time.
+
+    Args:
+      queries, targets: token embeddings.
+
+    Returns:
+      Gives the scores, [queries, targets] float32, in the order of `queries.place` and `targets.place`.
+    """
+    (q, q_len), (y, y_len) = (
+        embedded.padded(np.arange(len(embedded)), int(embedded.length.max())) for embedded in (queries, targets)
+    )
+    q, y, q_len, y_len = map(torch.from_numpy, (q, y, q_len, y_len))
+    q_real, y_real = (torch.arange(x.shape[1]) < n[:, None] for x, n in ((q, q_len), (y, y_len)))
+    unit_y = torch.nn.functional.normalize(y, dim=2)
+
+    @torch.no_grad()
+    def score() -> torch.Tensor:
+        parts = []
+        for start in range(0, len(q), QUERIES_AT_A_TIME):
+            chunk = slice(start, start + QUERIES_AT_A_TIME)
+            products = torch.einsum('qid,yjd->qyij', q[chunk], y)
+            cosines = torch.einsum('qid,yjd->qyij', torch.nn.functional.normalize(q[chunk], dim=2), unit_y)
+            weights = products.div(0.1).masked_fill(~y_real[None, :, None], -torch.inf).softmax(dim=3)
+            of_tokens = (weights * cosines).sum(dim=3).masked_fill(~q_real[chunk, None], 0)
+            parts.append(of_tokens.sum(dim=2) / q_len[chunk, None])
+        return torch.cat(parts)
+
+    return score
+
+
+def sentence_transformer(directory: pathlib.Path, dtype: str) -> Callable[[Sequence[str]], np.ndarray]:
+    """Mean-pooled unit vectors, [texts, d] float32, by the library, cut to as many tokens as ours."""
+    model = sentence_transformers.SentenceTransformer(
+        str(directory), device='cpu', model_kwargs={'dtype': getattr(torch, dtype)}
+    )
+    model.max_seq_length = MAX_TOKENS
+    return lambda texts: model.encode(list(texts), convert_to_tensor=True, normalize_embeddings=True).float().numpy()
