@@ -92,5 +92,6 @@ def _make_small(config: Any) -> None:
     config.interaction.dtype = 'float32'
     config.run.log_every = 1
     config.run.evaluate_every = 1_000  # that is, before the first and after the last step
+    config.run.evaluate_queries = 2_000  # that is, all of the sample's
     config.run.save_every = 16
     config.run.keep = 1

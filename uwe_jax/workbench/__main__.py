@@ -83,7 +83,9 @@ def read_data(words: list[str]) -> dict[str, str]:
     """
     paths: dict[str, str] = {}
     for word in words:
-        name, _, path = word.rpartition('=')
+        name, equals, path = word.partition('=')
+        if not equals:
+            name, path = '', word
         if not path:
             raise ValueError(f'--data={word}: expected NAME=PATH or a folder')
         if name in paths:
