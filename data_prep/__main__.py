@@ -3,15 +3,8 @@
 import argparse
 import importlib
 import shlex
-import signal
 import sys
 from typing import Any, NoReturn
-
-from absl import flags, logging
-
-from data_prep.tables import DataError
-from uwe_jax.hub import FetchError
-from uwe_jax.logs import own_lines_only
 
 # What each module of this name does. The one that is asked for is imported alone.
 COMMANDS = {
@@ -33,19 +26,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def main() -> int:
-    """Runs one command, and turns what is wrong with the input into one line."""
-    flags.FLAGS.mark_as_parsed()  # absl's logging waits for absl's flags, of which there are none
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
-    own_lines_only()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is removed
+    """Runs one command; returns the exit status."""
     arguments = parser().parse_args()
-    try:
-        module(arguments.what).run(arguments, shlex.join(['python', '-m', 'data_prep', *sys.argv[1:]]))
-    except (DataError, FetchError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
-    return 0
+    from data_prep.command import run_logged  # not before: JAX takes seconds, for which --help need not wait
+
+    typed = shlex.join(['python', '-m', 'data_prep', *sys.argv[1:]])
+    return run_logged(lambda: module(arguments.what).run(arguments, typed))
 
 
 def parser() -> argparse.ArgumentParser:

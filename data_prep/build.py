@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from data_prep import check
-from data_prep.esco import Esco, titles
+from data_prep.esco import ATTRIBUTION, Esco, titles
 from data_prep.lengths import choose_lengths, joined_with_distractors, summary
 from data_prep.pairs import Nodes, Pairs, numbers
 from data_prep.read import Read, read, skills_of
@@ -24,11 +24,10 @@ from data_prep.split import HeldOut, hold_out
 from data_prep.tables import DataError, Repairs
 from data_prep.vacancies import Columns, add_column_flags, columns_of
 from uwe_jax import hub
-from uwe_jax.data.graph import GRAPHS, MANIFEST, MAX_TOKENS, NAME, BipartiteGraph, sha256
+from uwe_jax.data.graph import MANIFEST, MAX_TOKENS, NAME, BipartiteGraph, sha256
 from uwe_jax.data.text import match_key
 from uwe_jax.files import whole_directory
 
-ATTRIBUTION = 'This service uses the ESCO classification of the European Commission.'
 UNMATCHED = 'unmatched_skills.jsonl'  # skill names in the vacancies that are no skill's, or several skills'
 TEXTS_PER_CALL = 10_000  # tokenised at a time: the tokenizer's own results are many times the size of the ids
 
@@ -71,6 +70,8 @@ class Options:
         for name in ('held_out_occupations', 'held_out_alternatives'):
             if not 0 <= getattr(self, name) < 1:
                 raise DataError(f'--{name}={getattr(self, name)}: expected a share, from 0 to below 1')
+        if self.drop_leaks and not self.evaluations:
+            raise DataError('--drop_leaks: expected an evaluation set, named by --eval')
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -141,9 +142,7 @@ def _build(options: Options, directory: pathlib.Path, start: float) -> None:
         options.seed,
     )
     graphs = {name: pairs.without(filter(held_out.forbids, pairs.targets)) for name, pairs in given.pairs.items()}
-    for name in ('job', 'sentence'):
-        if not len(graphs[name].skill):
-            raise DataError(f'the {name} graph has no pair left; hold less out, or give more data')
+    forbidden = {name: len(given.pairs[name].skill) - len(pairs.skill) for name, pairs in graphs.items()}
     evaluations = {
         'job': _held_out_jobs(given.esco, numbers(given.skills), options.relations, held_out),
         'alternative': _held_out_alternatives(given.pairs['alternative'], held_out),
@@ -156,6 +155,9 @@ def _build(options: Options, directory: pathlib.Path, start: float) -> None:
         logging.info('pairs of evaluation sets, dropped: %s', dropped)
         graphs = {name: pairs.with_edges(~leaked[name]) for name, pairs in graphs.items()}
         leaks = _find_leaks(given.skills, graphs, evaluations, outside)
+    for name in ('job', 'sentence'):
+        if not len(graphs[name].skill):
+            raise DataError(f'the {name} graph has no pair left; hold less out, or give more data')
     for line in check.report_text(leaks).splitlines():
         logging.info('%s', line)
     check.refuse_leaks(leaks)
@@ -199,7 +201,7 @@ def _build(options: Options, directory: pathlib.Path, start: float) -> None:
             'occupations': {'share': options.held_out_occupations, 'count': len(held_out.occupations)},
             'alternatives': {'share': options.held_out_alternatives, 'count': len(held_out.alternatives)},
             'queries': {name: len(lines) for name, lines in evaluations.items()},
-            'pairs_dropped': {name: len(given.pairs[name].skill) - len(graphs[name].skill) for name in GRAPHS},
+            'pairs_dropped': forbidden,
         },
         'leaks': {'pairs_dropped': dropped, 'sets': check.summary(leaks)},
         'skill_names': {

@@ -212,8 +212,9 @@ def find_leaks(
 
 
 def leaked_edges(skills: Iterable[str], pairs: Pairs, report: Sequence[Leaks]) -> np.ndarray:
-    """Which edges of a graph are a pair of an evaluation set: [edges] bool."""
-    leaked = {frozenset(map(match_key, pair)) for leaks in report for pair in leaks.same_pair}
+    """Which edges of a graph are a pair of an outside set: [edges] bool."""
+    outside = [leaks for leaks in report if not leaks.held_out]  # what is held out has no edge, or the split is wrong
+    leaked = {frozenset(map(match_key, pair)) for leaks in outside for pair in leaks.same_pair}
     texts = frozenset().union(*leaked)
     skill_key, target_key = ([match_key(text) for text in nodes] for nodes in (skills, pairs.targets))
     of_skill, of_target = (np.array([key in texts for key in keys], bool) for keys in (skill_key, target_key))

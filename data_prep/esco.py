@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from data_prep.tables import DataError, Repairs, read_csv
 from uwe_jax.data.text import normalise
 
+ATTRIBUTION = 'This service uses the ESCO classification of the European Commission.'
 RELATIONS = ('essential', 'optional')  # in order of strength
 
 

@@ -58,7 +58,7 @@ def epoch(numbers: Mapping[str, Any]) -> Figure:
     """How often a skill is seen in an epoch, by how many targets it has: one panel a graph."""
     figure = _figure(11.0, 4.2)
     graphs = {name: rows for name, rows in numbers['skills'].items() if any(row['targets'][1] for row in rows)}
-    panels = figure.subplots(1, len(graphs), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(graphs), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (name, rows) in zip(panels, graphs.items(), strict=True):
         own = [row for row in rows if row['targets'][1]]
         x = [row['mean_targets'] for row in own]
@@ -87,7 +87,7 @@ def epoch(numbers: Mapping[str, Any]) -> Figure:
 
 def tokens(numbers: Mapping[str, Any]) -> Figure:
     """How many tokens texts have, and where they are cut: one panel a side."""
-    figure = _figure(10.0, 6.4)
+    figure = _figure(10.0, 6.8)
     panels = figure.subplots(2, 2).flat
     for axes, (side, found) in zip(panels, numbers.items(), strict=False):
         length = found['length']
@@ -104,7 +104,7 @@ def tokens(numbers: Mapping[str, Any]) -> Figure:
         cut = f'padded to {length}, which cuts\n{found["cut_texts"]:.2%} of texts,\n{found["cut_tokens"]:.2%} of tokens'
         if joined:
             cut += f'\nand, in training,\n{found["joined_cut"]:.1%} of texts'
-        axes.annotate(cut, (length + 0.5, 0.55), (6, 0),
+        axes.annotate(cut, (length + 0.5, 0.65), (6, 0),
                       xycoords=('data', 'axes fraction'), textcoords='offset points', color=GREY, fontsize=8,
                       va='center', bbox={'facecolor': 'white', 'edgecolor': 'none', 'alpha': 0.8})  # fmt: skip
         axes.set_title(f'{NAMES[side]}: {texts.sum():,}', loc='left', fontsize=10)
@@ -114,6 +114,7 @@ def tokens(numbers: Mapping[str, Any]) -> Figure:
         _plain(axes)
     for axes in panels:  # of a side without texts
         axes.set_visible(False)
+    figure.suptitle('Tokens of a text, and what the padded length cuts', x=0.01, ha='left', fontsize=11)
     return figure
 
 
@@ -131,7 +132,7 @@ def padding(numbers: Mapping[str, Any], batch_size: int) -> Figure:
         axes.annotate(f'{own["padding"]:.0%} padding', (whole[row], row), (5, 0), textcoords='offset points',
                       va='center', color=GREY, fontsize=9)  # fmt: skip
     axes.set_xlim(0, whole.max() * 1.2)
-    axes.set_xlabel(f'tokens a batch of {batch_size}, mean of an epoch')
+    axes.set_xlabel(f'tokens a batch of {batch_size}, mean of an epoch; a skill without a target is all padding')
     axes.set_title(
         f'Padding: {numbers["padding"]:.0%} in all, {numbers["padding_at_64"]:.0%} if all were padded to 64',
         loc='left', fontsize=11,

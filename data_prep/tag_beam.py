@@ -10,17 +10,15 @@ Wants an environment of its own, with the extra `beam`: pip install '.[beam]', w
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 
 import apache_beam as beam  # pyright: ignore[reportMissingImports]
-from absl import flags, logging
 from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]
 from apache_beam.utils.shared import Shared  # pyright: ignore[reportMissingImports]
 
+from data_prep.command import run_logged
 from data_prep.pieces import Piece
-from data_prep.tables import DataError
 from data_prep.tag import Job, add_flags, options_of
-from uwe_jax.hub import FetchError
-from uwe_jax.logs import own_lines_only
 
 
 class MakePiece(beam.DoFn):
@@ -40,23 +38,27 @@ class MakePiece(beam.DoFn):
 
 
 def main() -> int:
-    """Makes the missing pieces, then the manifest; turns what is wrong with the input into one line."""
-    flags.FLAGS.mark_as_parsed()
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
-    own_lines_only()
+    """Makes the missing pieces, then the manifest; returns the exit status."""
     parser = argparse.ArgumentParser(prog='python -m data_prep.tag_beam', description=__doc__, allow_abbrev=False)
     add_flags(parser)
     arguments, of_beam = parser.parse_known_args()
-    try:
-        job = Job(options_of(arguments))
-        with beam.Pipeline(options=PipelineOptions(of_beam)) as pipeline:
-            _ = pipeline | beam.Create(job.missing()) | beam.Reshuffle() | beam.ParDo(MakePiece(job))
-        job.finish(shlex.join(['python', '-m', 'data_prep.tag_beam', *sys.argv[1:]]))
-    except (DataError, FetchError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
-    return 0
+    return run_logged(lambda: tag(arguments, of_beam))
+
+
+def tag(arguments: argparse.Namespace, of_beam: Sequence[str]) -> None:
+    """Runs the pipeline.
+
+    Args:
+      arguments: the flags of `tag`.
+      of_beam: Beam's own options, as typed.
+
+    Raises:
+      DataError, FetchError: as `data_prep.tag.run`.
+    """
+    job = Job(options_of(arguments))
+    with beam.Pipeline(options=PipelineOptions(list(of_beam))) as pipeline:
+        _ = pipeline | beam.Create(job.missing()) | beam.Reshuffle() | beam.ParDo(MakePiece(job))
+    job.finish(shlex.join(['python', '-m', 'data_prep.tag_beam', *sys.argv[1:]]))
 
 
 if __name__ == '__main__':

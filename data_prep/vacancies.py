@@ -205,6 +205,20 @@ def vacancy_edges(
                         yield 'sentence', part, own
 
 
+def vacancy_titles(
+    files: Sequence[pathlib.Path], columns: Columns, names: SkillNames, repairs: Repairs
+) -> Iterator[tuple[str, list[int]]]:
+    """Reads of vacancies the titles alone: (title, skill nodes); arguments and errors as for `vacancy_edges`."""
+    column = columns.names()
+    for path in files:
+        for where, row in _passing_over_empty(path, columns.required(), repairs):
+            title = text_in(row.get(column['title']), where, column['title'])
+            title = clean(title, 'title', f'{path.name}{where[len(str(path)) :]}', repairs)
+            nodes = names.nodes(names_in(row.get(column['skills']), where, column['skills']))
+            if title and nodes:
+                yield title, nodes
+
+
 def synthetic_edges(
     files: Sequence[pathlib.Path], names: SkillNames, repairs: Repairs
 ) -> Iterator[tuple[str, list[int]]]:

@@ -8,6 +8,7 @@ import pathlib
 from data_prep.enrich.estimate import Prices
 from data_prep.enrich.recipe import Options, enrich
 from data_prep.tables import DataError
+from data_prep.vacancies import add_column_flags, columns_of
 from uwe_jax.hub import BASE_MODEL
 
 BASE_URL = 'https://api.openai.com/v1'
@@ -18,6 +19,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command. The key has none: it would stand in the shell's history and in the manifest."""
     parser.add_argument('--esco', type=pathlib.Path, required=True, help="the folder of an ESCO release's CSV files")
     parser.add_argument('--output', type=pathlib.Path, required=True, help='the directory to make, or to go on with')
+    parser.add_argument(
+        '--vacancies',
+        action='append',
+        default=[],
+        metavar='GLOB',
+        help='CSV, JSONL or Parquet of vacancies with skills, as for build: their titles count too',
+    )
+    add_column_flags(parser)
     parser.add_argument('--titles', type=int, default=20, help='how many distinct titles a skill should have')
     parser.add_argument('--rounds', type=int, default=3, help='how often to ask for one skill at most')
     parser.add_argument(
@@ -74,6 +83,7 @@ def run(arguments: argparse.Namespace, command: str) -> None:
     enrich(
         Options(
             **{name: value for name, value in given.items() if name in names},
+            columns=columns_of(arguments),
             key=key or None,
             prices=None if prices[0] is None else Prices(*prices),
             command=command,

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from data_prep.build import ATTRIBUTION
 from data_prep.enrich.estimate import Prices, estimate
 from data_prep.enrich.journal import Journal, read_journal
 from data_prep.enrich.merge import TOO_SIMILAR, Vectors, merge
 from data_prep.enrich.outputs import BELOW, JOURNAL, write_outputs
 from data_prep.enrich.prompt import Prompt
 from data_prep.enrich.redact import Secrets
-from data_prep.enrich.skills import choose, real_titles
+from data_prep.enrich.skills import choose, real_titles, titles_of_vacancies
 from data_prep.enrich.state import ANSWER, MERGED, SkillTitles, count
-from data_prep.esco import read_esco
-from data_prep.tables import DataError, Repairs
+from data_prep.esco import ATTRIBUTION, read_esco
+from data_prep.tables import DataError, Repairs, files_of
+from data_prep.vacancies import Columns, check_tables
 from uwe_jax import hub
 from uwe_jax.data.graph import sha256
 
@@ -36,6 +36,8 @@ class Options:
     Attributes:
       esco: the folder of an ESCO release.
       output: the directory to make, or to go on with.
+      vacancies: globs of vacancies whose titles skills have too, as `build` reads them.
+      columns: what their columns are called.
       titles: how many a skill should have.
       rounds: how often a skill is asked for at most.
       base_url, model: of the endpoint; the URL's query may hold a token.
@@ -52,6 +54,8 @@ class Options:
 
     esco: pathlib.Path
     output: pathlib.Path
+    vacancies: Sequence[str]
+    columns: Columns
     titles: int
     rounds: int
     base_url: str
@@ -86,12 +90,8 @@ class Options:
                 raise DataError(f'--{name}={getattr(self, name)}: expected seconds, more than 0')
 
 
-def enrich(options: Options, also: Mapping[str, Iterable[str]] | None = None) -> None:
+def enrich(options: Options) -> None:
     """Makes titles for the skills that have too few.
-
-    Args:
-      options: what was chosen.
-      also: real titles of skills that ESCO does not have, such as those of vacancies: see `skills.real_titles`.
 
     Raises:
       DataError: an input cannot be used, the endpoint fails for good, or the output cannot be written. What was
@@ -99,8 +99,10 @@ def enrich(options: Options, also: Mapping[str, Iterable[str]] | None = None) ->
       FetchError: the encoder cannot be had.
     """
     repairs = Repairs()
+    vacancies = sorted(files_of(options.vacancies, '--vacancies'))
+    check_tables(vacancies, options.columns)
     esco = read_esco(options.esco, repairs)
-    real = real_titles(esco, also or {})
+    real = real_titles(esco, titles_of_vacancies(vacancies, options.columns, esco, repairs))
     skills = {uri: SkillTitles(skill, real[uri]) for uri, skill in esco.skills.items()}
     prompt = Prompt.load()
     secrets = Secrets(options.key or '', options.base_url)
@@ -161,7 +163,7 @@ def enrich(options: Options, also: Mapping[str, Iterable[str]] | None = None) ->
             'seed': options.seed,
             'counts': _counts(options, skills.values(), chosen, lines, len(below)),
             'spent': spent | {'dollars': _cost(options, spent)},
-            'sources': {path.name: sha256(path) for path in esco.files},
+            'sources': {path.name: sha256(path) for path in (*esco.files, *vacancies)},
             'attribution': ATTRIBUTION,
             'repairs': repairs.summary(),
             'command': secrets.redact(options.command),

@@ -1,15 +1,32 @@
 """Which titles skills have without a model, and which skills have too few."""
 
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from absl import logging
 
 from data_prep.enrich.state import SkillTitles
 from data_prep.esco import Esco
 from data_prep.esco import titles as occupation_titles
-from data_prep.tables import DataError
+from data_prep.pairs import Nodes, add_id, numbers
+from data_prep.tables import DataError, Repairs
+from data_prep.vacancies import Columns, SkillNames, vacancy_titles
 from uwe_jax.data.text import match_key, normalise
+
+
+def titles_of_vacancies(
+    files: Sequence[pathlib.Path], columns: Columns, esco: Esco, repairs: Repairs
+) -> dict[str, list[str]]:
+    """The titles of the vacancies that need a skill, by its URI, with repetitions; errors as `vacancy_edges`."""
+    skills: Nodes = {}
+    for skill in esco.skills.values():
+        add_id(skills, skill.label, skill.uri)
+    uris = list(skills.values())
+    found: dict[str, list[str]] = {}
+    for title, nodes in vacancy_titles(files, columns, SkillNames(esco.skills, numbers(skills)), repairs):
+        for uri in (uri for node in nodes for uri in uris[node]):
+            found.setdefault(uri, []).append(title)
+    return found
 
 
 def real_titles(esco: Esco, also: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
@@ -17,14 +34,11 @@ def real_titles(esco: Esco, also: Mapping[str, Iterable[str]]) -> dict[str, list
 
     Args:
       esco: the preferred and alternative titles of an occupation are titles of each skill related to it.
-      also: by skill URI, titles of other sources, in any order and with repetitions; those of vacancies go here.
+      also: by skill URI, titles of other sources, in any order and with repetitions.
 
     Returns:
       By skill URI: titles that differ in more than case, spaces and Unicode form, sorted; of those that do not, ESCO's,
       and of several others the shortest and then the first by code points.
-
-    Raises:
-      DataError: `also` names an unknown skill.
     """
     found: dict[str, dict[str, str]] = {uri: {} for uri in esco.skills}
     for occupation, related in esco.relations.items():
@@ -32,8 +46,6 @@ def real_titles(esco: Esco, also: Mapping[str, Iterable[str]]) -> dict[str, list
             for uri in related:
                 _add(found[uri], title)
     for uri, more in also.items():
-        if uri not in found:
-            raise DataError(f'unknown skill {uri!r}; expected one of skills_en.csv')
         others: dict[str, str] = {}
         for title in more:
             if text := normalise(title):

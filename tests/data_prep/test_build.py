@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow_datasets.proto import tf_example_pb2
 
+import data_prep.__main__
 from data_prep.build import build
 from data_prep.lengths import choose_lengths
 from data_prep.pairs import Pairs
@@ -350,11 +351,20 @@ def test_refused_by_name_and_nothing_is_left_behind(name, esco, base_model):
     assert [path for path in left if path.name != 'out'] == []
 
 
-def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path):
-    command = [sys.executable, '-m', 'data_prep', 'build', '--esco=nowhere', f'--output={tmp_path / "data"}']
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, monkeypatch):
+    flags = ['build', '--esco=nowhere', f'--output={tmp_path / "data"}']
+    done = subprocess.run([sys.executable, '-m', 'data_prep', *flags], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines() == ['error: nowhere: no such directory, expected the folder of an ESCO release']
-    done = subprocess.run([*command, '--seed=x'], cwd=ROOT, capture_output=True, text=True)
-    assert "argument --seed: invalid int value: 'x'" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    monkeypatch.setattr(sys, 'argv', ['data_prep', *flags, '--seed=x'])
+    with pytest.raises(SystemExit, match=r"^error: argument --seed: invalid int value: 'x'; see .* build --help$"):
+        data_prep.__main__.main()
+
+
+def test_help_waits_for_no_library_and_names_every_command():
+    code = (
+        'import sys, data_prep.__main__ as m; m.parser().print_help(); print(sys.modules.keys() & {"jax", "pyarrow"})'
+    )
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert all(f'    {command} ' in done.stdout for command in data_prep.__main__.COMMANDS)
+    assert done.stdout.endswith('set()\n')

@@ -13,7 +13,8 @@ from data_prep.build import build
 from data_prep.check import Evaluation, find_leaks, read_evaluation, report_text
 from data_prep.pairs import Pairs
 from data_prep.tables import DataError
-from tests.data_prep.conftest import JOB, options, write_csv, write_jsonl, write_parquet
+from tests.data_prep.conftest import JOB, options, pairs_by_text, write_csv, write_jsonl, write_parquet
+from uwe_jax.data.graph import open_dataset
 from uwe_jax.data.text import match_key
 
 # Two skills; 'baker' and 'pastry cook' are titles of one occupation, 'clerk' of another and of a vacancy.
@@ -192,20 +193,47 @@ def test_a_build_whose_check_fails_leaves_nothing_and_one_that_passes_says_what_
 
 
 def test_pairs_of_an_evaluation_set_can_be_dropped_and_are_counted(esco, base_model):
-    write_csv(esco / 'e.csv', [{'query': 'EXPERT', 'target': skill} for skill in ('Sql', 'query languages', 'juggle')])
-    build(options(esco, base_model, evaluations=[str(esco / 'e.csv')], drop_leaks=True))
-    output = esco.parent / 'out' / 'data'
-    leaks = json.loads((output / 'manifest.json').read_text())['leaks']
+    rows = [('EXPERT', 'Sql'), ('Expert', 'juggle'), ('you write  sql.', 'SQL'), ('expert', 'bake bread')]
+    write_csv(esco / 'e.csv', [{'query': query, 'target': target} for query, target in rows])
+    given = {'evaluations': [str(esco / 'e.csv')], 'held_out_alternatives': 0.3}
+    with pytest.raises(DataError, match=r'e\.csv: same pair in training 3\); .* as build --drop_leaks does'):
+        build(options(esco, base_model, **given))
+    build(options(esco, base_model, **given, drop_leaks=True))
+    build(options(esco, base_model, held_out_alternatives=0.3, output=esco.parent / 'all'))
+    less, everything = open_dataset(esco.parent / 'out' / 'data'), open_dataset(esco.parent / 'all')
+    kept, before = pairs_by_text(less), pairs_by_text(everything)
+    assert {name: before[name] - kept[name] for name in before} == {
+        'job': {('SQL', 'expert'), ('bake bread', 'expert')},
+        'sentence': {('SQL', 'You write SQL.')},
+        'alternative': set(),
+    }
+    assert [node['text'] for node in less.nodes('sentence')] == ['You bake and query.']  # no node without an edge
+    leaks = less.manifest['leaks']
+    assert leaks['pairs_dropped'] == {'job': 2, 'sentence': 1, 'alternative': 0}
     found = leaks['sets'][str(esco / 'e.csv')]
-    assert sum(leaks['pairs_dropped'].values()) > 0
     assert (found['failed'], found['same pair in training']['count']) == (False, 0)
-    run(f'--shards={output}', f'--eval={esco / "e.csv"}')  # raises if a pair is known
+    assert found['query seen in training'] == {'count': 1, 'examples': ['EXPERT']}  # of its pair with another skill
+    for name in ('job', 'alternative'):
+        assert list(less.held_out(name)) == list(everything.held_out(name))
+    assert less.manifest['held_out'] == everything.manifest['held_out']
+    run(f'--shards={less.directory}', f'--eval={esco / "e.csv"}')  # raises if a pair is known
+
+
+def test_dropping_leaks_wants_a_set_to_look_for_and_leaves_something_to_train_on(esco, base_model):
+    with pytest.raises(DataError, match='--drop_leaks: expected an evaluation set, named by --eval'):
+        options(esco, base_model, drop_leaks=True)
+    write_csv(esco / 'sentences.csv', [{'sentence': 'You write SQL.', 'skills': 'SQL'}])
+    write_csv(esco / 'e.csv', [{'query': 'You write SQL.', 'target': 'SQL'}])
+    with pytest.raises(DataError, match='the sentence graph has no pair left'):
+        build(options(esco, base_model, evaluations=[str(esco / 'e.csv')], drop_leaks=True))
 
 
 def test_a_dropped_pair_takes_the_targets_that_nothing_else_joins_with_it():
     pairs = Pairs(SIDES['job'], *(part.astype(np.int32) for part in EDGES['job']))
     leaked = check.leaked_edges(SIDES['skill'], pairs, [leaks_of(('CLERK', 'sql'), ('baker', 'SQL'))])
     assert leaked.tolist() == [False, False, False, True, False]
+    leaked_of_own = check.leaked_edges(SIDES['skill'], pairs, [leaks_of(('clerk', 'SQL'), held_out=True)])
+    assert not leaked_of_own.any()  # what was held out is not mended but refused
     kept = pairs.with_edges(~leaked)
     assert list(kept.targets) == ['baker', 'pastry cook', 'temp']
     assert list(zip(kept.skill.tolist(), kept.target.tolist(), strict=True)) == [(0, 0), (0, 1), (1, 1), (1, 2)]

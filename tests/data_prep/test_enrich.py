@@ -20,13 +20,15 @@ from data_prep.enrich.merge import TOO_SIMILAR, Vectors, merge
 from data_prep.enrich.prompt import ANSWER, Prompt
 from data_prep.enrich.recipe import Options, enrich
 from data_prep.enrich.redact import Secrets
-from data_prep.enrich.skills import real_titles
+from data_prep.enrich.skills import real_titles, titles_of_vacancies
 from data_prep.enrich.state import SkillTitles, count
 from data_prep.esco import Concept, read_esco
 from data_prep.tables import DataError, Repairs
+from data_prep.vacancies import Columns
 from tests.conftest import ROOT, read_rows
 from tests.data_prep import soak_enrich
 from tests.data_prep.chat_server import FAULTS, RETRY_AFTER, UNANSWERED, USELESS, ChatServer
+from tests.data_prep.conftest import write_jsonl
 from tests.data_prep.soak_enrich import KEY, VOCABULARY, few_skills, flags, run_with_kills
 from uwe_jax.data.graph import sha256
 from uwe_jax.data.text import match_key
@@ -44,6 +46,8 @@ def options(esco, output, url, encoder, **changes):
     given = {
         'esco': esco,
         'output': output,
+        'vacancies': [],
+        'columns': Columns(),
         'titles': 6,
         'rounds': 3,
         'base_url': url,
@@ -437,14 +441,21 @@ def test_a_first_look_at_a_few_skills_is_part_of_the_whole_and_no_answer_is_aske
         assert (own / name).read_bytes() == (output / name).read_bytes()
 
 
-def test_titles_of_other_sources_count_as_real(esco):
+def test_the_titles_of_vacancies_count_as_real(esco, tmp_path):
     release = read_esco(esco, Repairs())
-    uri = next(iter(release.skills))
+    uri, skill = next(iter(release.skills.items()))
     without = real_titles(release, {})[uri]
-    also = {uri: ['Quality  inspector', 'quality inspector', without[0].upper(), ' ']}
-    assert real_titles(release, also)[uri] == sorted([*without, 'Quality inspector'])
-    with pytest.raises(DataError, match="unknown skill 'x'"):
-        real_titles(release, {'x': ['baker']})
+    rows = [
+        {'role': 'Quality  inspector', 'needs': [skill.label]},
+        {'role': 'quality inspector', 'needs': [uri, 'fly']},
+        {'role': without[0].upper(), 'needs': [skill.label.upper()]},
+        {'role': '', 'needs': [uri]},
+        {'role': 'pilot', 'needs': ['fly']},
+    ]
+    write_jsonl(tmp_path / 'v.jsonl', rows)
+    also = titles_of_vacancies([tmp_path / 'v.jsonl'], Columns(title='role', skills='needs'), release, Repairs())
+    assert also == {uri: ['Quality inspector', 'quality inspector', without[0].upper()]}
+    assert real_titles(release, also) == real_titles(release, {}) | {uri: sorted([*without, 'Quality inspector'])}
 
 
 def run_command(*given):
@@ -487,6 +498,7 @@ REFUSED = {
     'a user in the URL': ({'base_url': 'http://me:secret@host/v1'}, '--base_url: a user or password in it'),
     'a URL without a host': ({'base_url': 'user:secret@host'}, r'--base_url: not the URL of an endpoint'),
     'a key with a line break': ({'key': 'sk-1\nsecret'}, 'the key: expected visible ASCII'),
+    'vacancies that are not there': ({'vacancies': ['no/*.csv']}, r'--vacancies=no/\*\.csv: matches no file'),
     'an output below a file': ({'output': 'skills_en.csv/out'}, 'cannot be written'),
     'a skill that is unknown': ({'skills': 'juggle\n'}, r"named\.txt, line 1: 'juggle' is unknown"),
     'a file of skills that is missing': ({'skills': None}, r'named\.txt: cannot be read'),

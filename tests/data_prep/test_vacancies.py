@@ -4,7 +4,7 @@ import json
 import resource
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.build import build
@@ -379,18 +379,20 @@ def test_repaired_and_counted(name, esco, base_model):
         assert pairs['sentence'] == {('SQL', 'You ask.')}
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.text(st.characters(blacklist_characters='\0')), min_size=2, max_size=2), min_size=1))
 def test_a_csv_file_reads_back_as_it_was_written(tmp_path_factory, rows):
-    path = tmp_path_factory.mktemp('csv') / 't.csv'
+    path = tmp_path_factory.getbasetemp() / 't.csv'
     written = [dict(zip('ab', row, strict=True)) for row in rows if any(cell.strip() for cell in row)]
     if written and not any('\ud800' <= character <= '\udfff' for row in rows for cell in row for character in cell):
         write_csv(path, [dict(zip('ab', row, strict=True)) for row in rows])
         assert [row for _, row in read_csv(path, 'ab', Repairs())] == written
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_whatever_the_bytes_a_reader_yields_rows_or_names_the_file(tmp_path_factory, content):
-    path = tmp_path_factory.mktemp('any') / 't.any'
+    path = tmp_path_factory.getbasetemp() / 't.any'
     path.write_bytes(b'a,b\n' + content)
     for reader in (read_csv, read_jsonl):
         rows, error = [], str(path)

@@ -4,7 +4,9 @@ import csv
 
 import pytest
 
-from uwe_jax.workbench.registry import PLACES, TASKS, load_tasks
+from uwe_jax.data.graph import Dataset
+from uwe_jax.workbench.registry import OTHER_SIZE, PLACES, TASKS, load_tasks
+from uwe_jax.workbench.sources.tables import read_rows, text
 from uwe_jax.workbench.tasks import RankingTask
 
 
@@ -43,7 +45,7 @@ def data(tmp_path):
     ]
     for name in ('house_validation', 'tech_validation', 'techwolf_test'):
         write(workbench / f'skill_extraction_{name}.csv', ('sentence', 'span', 'label'), labels)
-    skillskape = [('0', 'You query.', "['SQL', 'cook', 'no such skill']"), ('1', 'Nothing.', '[]')]
+    skillskape = [('0', 'You query.', "['SQL', 'cook', 'no such skill']"), ('1', 'Nothing.', "['UNK']")]
     write(workbench / 'skillskape_dev.csv', ('', 'sentence', 'skills'), skillskape)
     pairs = [(f'a{n}', f'b{n}', str(int(n < 10))) for n in range(20)]
     write(workbench / 'skillmatch_1k.csv', ('skill_a', 'skill_b', 'related'), pairs)
@@ -111,8 +113,20 @@ def test_skill_similarity_ranks_the_skills_of_all_pairs_for_nine_tenths_of_the_r
 def test_a_size_other_than_the_published_one_is_a_note(data):
     task = load('house', data)
     assert task.expected == (262, 13891)
-    assert task.note == 'another split, release or copy than the published one: the sizes differ'
-    assert (load('skillskape', data).expected, load('skillskape', data).note) == (None, '')
+    assert task.note == OTHER_SIZE
+    skillskape = load('skillskape', data)
+    assert skillskape.expected is None
+    assert skillskape.note == "labels that are no skill of the ESCO release: 1, such as 'no such skill'"
+
+
+def test_skills_of_one_name_are_one_target_with_the_answers_of_all(data):
+    columns = ('conceptUri', 'preferredLabel', 'altLabels')
+    skills = [('s1', 'cook', 'boil\nfry'), ('s2', 'bake', ''), ('s3', 'cook', 'roast'), ('s4', 'cook', '')]
+    write(data / 'esco_1.2.0' / 'skills_en.csv', columns, skills)
+    jobs = load('skill_to_job', data)
+    assert answers(jobs) == [('cook', ['baker']), ('bake', ['data engineer'])]
+    assert load('job_to_skill', data).targets == ['bake', 'cook']
+    assert answers(load('skill_normalisation', data)) == [('fry', ['cook']), ('roast', ['cook'])]
 
 
 def test_any_csv_of_pairs_is_a_task(tmp_path):
@@ -121,7 +135,18 @@ def test_any_csv_of_pairs_is_a_task(tmp_path):
     assert (task.name, task.targets) == ('mine', ['x', 'y'])
     assert answers(task) == [('a', ['x', 'y']), ('b', ['y'])]
     [turned] = load_tasks([f'csv:{tmp_path / "mine.csv"}:target:query'], {})
-    assert answers(turned) == [('x', ['a']), ('y', ['a', 'b'])]
+    assert (turned.name, answers(turned)) == ('mine_target_to_query', [('x', ['a']), ('y', ['a', 'b'])])
+
+
+def test_the_target_space_of_any_csv_can_be_a_second_file(tmp_path):
+    mine, space = tmp_path / 'mine.csv', tmp_path / 'space.csv'
+    write(mine, ('query', 'target'), [('a', 'x'), ('b', 'y')])
+    write(space, ('target',), [('z',), ('y',), ('x',), ('y',)])
+    [task] = load_tasks([f'csv:{mine}:query:target:{space}'], {})
+    assert (task.targets, answers(task)) == (['z', 'y', 'x'], [('a', ['x']), ('b', ['y'])])
+    write(space, ('target',), [('x',)])
+    with pytest.raises(ValueError, match=f"{mine}, row 2: target 'y' is not one of the 1 of {space}"):
+        load_tasks([f'csv:{mine}:query:target:{space}'], {})
 
 
 def test_what_is_held_out_of_a_dataset_is_a_task(small_dataset_dir):
@@ -129,8 +154,14 @@ def test_what_is_held_out_of_a_dataset_is_a_task(small_dataset_dir):
     assert names[:2] == ['held_out_job_to_skill', 'held_out_alternative_to_skill']
 
 
+def test_a_dataset_that_holds_nothing_out_is_refused(small_dataset_dir, monkeypatch):
+    monkeypatch.setattr(Dataset, 'held_out', lambda self, graph: [])
+    with pytest.raises(ValueError, match=f'{small_dataset_dir}: nothing was held out; expected a dataset built with'):
+        load_tasks([f'held_out:{small_dataset_dir}'], {})
+
+
 ESCO, LABELLED = ('conceptUri', 'preferredLabel', 'altLabels'), ('sentence', 'label')
-HOUSE = PLACES['house']
+HOUSE, SKILLSKAPE = PLACES['house'], PLACES['skillskape']
 
 
 @pytest.mark.parametrize(
@@ -147,13 +178,8 @@ HOUSE = PLACES['house']
         ),
         ('house', HOUSE, LABELLED, ('You.', 'LABEL NOT PRESENT'), 'task house: 0 queries'),
         ('house', HOUSE, LABELLED, ('', 'cook'), "row 1: '' in 'sentence', expected a text"),
-        (
-            'skillskape',
-            PLACES['skillskape'],
-            ('sentence', 'skills'),
-            ('You.', '[SQL'),
-            r"'\[SQL' in 'skills', expected a",
-        ),
+        ('skillskape', SKILLSKAPE, ('sentence', 'skills'), ('You.', '[SQL'), r"'\[SQL' in 'skills', expected a list"),
+        ('skillskape', SKILLSKAPE, ('sentence', 'skills'), ('You.', '[7]'), r"'\[7\]' in 'skills', expected a list"),
         ('skill_similarity', PLACES['skillmatch'], ('skill_a', 'skill_b', 'related'), ('a', 'b', 'yes'), "'yes' in"),
         ('onet_job_to_skill', 'onet/technology_skills.csv', ('Title', 'Example'), ('t',), 'row 1: more or fewer cells'),
     ],
@@ -162,6 +188,35 @@ def test_a_file_that_is_not_as_expected_is_refused_with_its_row(data, name, file
     write(data / file, columns, [row])
     with pytest.raises(ValueError, match=message):
         load(name, data)
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'', 'no rows, expected a header and rows'),
+        (b'query,target\n', 'no rows, expected a header and rows'),
+        (b'query,target\na,x\nb,"y', 'row 2: not CSV'),
+        (b'query,target\na,x\nb,y,z\n', 'row 2: more or fewer cells than the header has'),
+        (b'query,target\n\xe9,x\n', 'not UTF-8'),
+        (b'query,answer\na,x\n', "row 1: no column 'target'; found query, answer"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(tmp_path, content, message):
+    file = tmp_path / 'pairs.csv'
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=f'{file}(, |: ){message}'):
+        load_tasks([f'csv:{file}'], {})
+
+
+def test_datasets_of_the_hub_are_tables_too(tmp_path):
+    pytest.importorskip('datasets', reason='comes with the workbench extra')
+    write(tmp_path / 'house' / 'test.csv', ('sentence', 'label'), [('You cook.', 'cook'), ('You bake.', '')])
+    rows = read_rows(f'{tmp_path / "house"}@test')
+    assert text(next(rows), 'sentence') == 'You cook.'
+    with pytest.raises(ValueError, match="house@test, row 2: None in 'label', expected a text"):
+        text(next(rows), 'label')
+    with pytest.raises(ValueError, match=r'not to be had .*; give its CSV file with --data=NAME=FILE'):
+        list(read_rows(f'{tmp_path / "house"}@validation'))
 
 
 def test_what_is_not_there_is_refused(data, tmp_path):

@@ -69,6 +69,7 @@ def _extraction(name: str) -> Callable[[str, str], RankingTask]:
     return lambda sentences, folder: vacancies.skill_extraction(name, sentences, _esco(folder))
 
 
+OTHER_SIZE = 'not the published size: another split, release or copy, or equal queries are one here'
 SENTENCES = 'vacancy sentences to ESCO skills'
 TASKS = {
     'job_to_skill': Definition(
@@ -121,10 +122,7 @@ def load_tasks(names: Sequence[str], data: Mapping[str, str]) -> list[RankingTas
         if kind == 'csv' and rest:
             tasks.append(from_csv(rest))
         elif kind == 'held_out' and rest:
-            tasks += [
-                dataclasses.replace(task, name=f'held_out_{task.name}', title=f'held out of {pathlib.Path(rest).name}')
-                for task in held_out_tasks(open_dataset(rest))
-            ]
+            tasks += _held_out(rest)
         elif name in TASKS:
             tasks.append(_make(name, TASKS[name], data))
         else:
@@ -135,11 +133,19 @@ def load_tasks(names: Sequence[str], data: Mapping[str, str]) -> list[RankingTas
     return tasks
 
 
+def _held_out(dataset: str) -> list[RankingTask]:
+    tasks = held_out_tasks(open_dataset(dataset))
+    if not tasks:
+        raise ValueError(f'{dataset}: nothing was held out; expected a dataset built with --held_out_occupations')
+    title = f'held out of {pathlib.Path(dataset).name}'
+    return [dataclasses.replace(task, name=f'held_out_{task.name}', title=title) for task in tasks]
+
+
 def _make(name: str, definition: Definition, data: Mapping[str, str]) -> RankingTask:
     task = definition.make(*(_place(kind, name, data) for kind in definition.data))
-    found = len(task.queries), len(task.targets)
-    other = definition.expected is not None and found != definition.expected
-    note = 'another split, release or copy than the published one: the sizes differ' if other else ''
+    size = len(task.queries), len(task.targets)
+    notes = (task.note, '' if definition.expected in (None, size) else OTHER_SIZE)
+    note = '; '.join(filter(None, notes))
     return dataclasses.replace(task, title=definition.title, expected=definition.expected, note=note)
 
 

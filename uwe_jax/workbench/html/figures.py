@@ -54,20 +54,17 @@ def published(run: Run) -> Element:
         beside = 'Beside them stand the means of this run; that of House, Tech and TechWolf counts as one task.'
         if differing := [name for names in SIX for name in names if _differs(by_name[name][0]['task'])]:
             beside += f' Of other sizes than the published ones, and so not quite comparable: {", ".join(differing)}.'
-    rows = [
-        row(
-            left('th', one.model, scope='row'),
-            left('td', one.task),
-            *(percent(one.metrics[metric]) if metric in one.metrics else '' for metric in SHOWN),
-        )
-        for one in PUBLISHED
-    ]
+    by_task: dict[str, list[Element]] = {}
+    for one in PUBLISHED:
+        numbers = [percent(one.metrics[metric]) if metric in one.metrics else '' for metric in SHOWN]
+        by_task.setdefault(one.task, []).append(row(left('th', one.model, scope='row'), *numbers))
+    bodies = [group(task, rows) for task, rows in by_task.items()]
     columns = [f'{NAMES[metric]}, published' for metric in SHOWN]
     return section(
         'Published numbers',
         note(f'In per cent, from the paper (arXiv 2511.07969): not measured here, and without intervals. {beside}'),
-        element('div', _bars(WORKBENCH, f'{WORKBENCH}, in per cent', groups, top), class_='wide'),
-        table('Published numbers', head(left('th', 'Model'), left('th', 'Task'), *columns), element('tbody', *rows)),
+        element('div', _bars(element('b', WORKBENCH), f'{WORKBENCH}, in per cent', groups, top), class_='wide'),
+        table('Published numbers', head(left('th', 'Model'), *columns), *bodies, kind='numbers few'),
     )
 
 

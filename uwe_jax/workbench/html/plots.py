@@ -11,6 +11,7 @@ THICK = 12  # of a bar
 HISTOGRAM = 120  # pixels: its height without the axis
 AXIS = 20  # the height of an axis's labels
 TICKS = 5  # about
+EQUAL = 1e-6  # numbers that differ by less, of their size or of 1, are one
 
 
 class Scale:
@@ -26,7 +27,8 @@ class Scale:
     def __init__(self, values: Iterable[float]):
         values = list(values)
         low, high = min(values), max(values)
-        raw = ((high - low) or abs(high) or 1.0) / TICKS
+        size = max(abs(low), abs(high), 1.0)
+        raw = (high - low if high - low > EQUAL * size else size) / TICKS
         power = 10.0 ** math.floor(math.log10(raw))
         self._step = min(power * times for times in (1, 2, 5, 10) if power * times >= 0.999 * raw)
         first, last = math.floor(low / self._step + 1e-9), math.ceil(high / self._step - 1e-9)

@@ -37,7 +37,7 @@ def scores(run: Run) -> Element:
             'In per cent; the best of each task in bold. The intervals come from a bootstrap over the queries, with '
             f'{RESAMPLES:,} resamples.'
         ),
-        table('Scores', head(left('th', 'Model'), *columns), *bodies),
+        table('Scores', head(left('th', 'Model'), *columns), *bodies, kind='numbers few'),
     )
 
 
@@ -105,10 +105,10 @@ def comparison(run: Run) -> Element | None:
                 row(
                     left('th', one['task'], scope='row'),
                     left('th', run.model(one['model']), scope='row'),
-                    element('td', drawn, class_='plot'),
                     points(one['difference']),
                     _quiet(interval(one, points)),
                     left('td', verdict),
+                    element('td', drawn, class_='plot'),
                 )
             )
         bodies.append(group(NAMES[metric], rows))
@@ -116,10 +116,10 @@ def comparison(run: Run) -> Element | None:
     names = head(
         left('th', 'Task'),
         left('th', 'Model'),
-        element('th', plots.axis(scale, '+'), scope='col', class_='plot', aria_label='plot'),
         'Points',
         INTERVAL,
         left('th', f'than {run.base}'),
+        element('th', plots.axis(scale, '+'), scope='col', class_='plot', aria_label='plot'),
     )
     apart = sum(_verdict(one) != UNCLEAR for one in run.comparisons)
     return section(

@@ -13,7 +13,8 @@ class Esco:
 
     Attributes:
       skills, occupations: preferred labels by URI, in the files' order.
-      alternatives: other labels of each skill, by its preferred label, in the file's order.
+      alternatives: the other labels of each skill, by its preferred label, in the file's order; where skills share one,
+        those of all.
       relations: (occupation's URI, skill's URI), in the file's order.
     """
 
@@ -33,7 +34,8 @@ class Esco:
         for row in read_rows(_file(folder, 'skills_en.csv')):
             label = skills[text(row, 'conceptUri')] = text(row, 'preferredLabel')
             # A single character is no name that could be normalised.
-            alternatives[label] = [name for name in lines(row, 'altLabels') if len(name) > 1 and name != label]
+            names = [name for name in lines(row, 'altLabels') if len(name) > 1 and name != label]
+            alternatives.setdefault(label, []).extend(names)
         occupations = {
             text(r, 'conceptUri'): text(r, 'preferredLabel') for r in read_rows(_file(folder, 'occupations_en.csv'))
         }

@@ -7,17 +7,25 @@ from uwe_jax.workbench.tasks import RankingTask, joined
 
 
 def from_csv(words: str) -> RankingTask:
-    """The task of a file; its targets are all that stand in it, equal queries are one.
+    """The task of a file; equal queries are one.
 
     Args:
-      words: PATH, or PATH:QUERY:TARGET with the names of its columns, by default `query` and `target`.
+      words: PATH; PATH:QUERY:TARGET with the names of its columns, by default `query` and `target`; or
+        PATH:QUERY:TARGET:SPACE, where the column TARGET of a second CSV file is the target space. By default that is
+        all targets that stand in the file.
 
     Raises:
-      ValueError: the words are not as said, or as `read_rows`.
+      ValueError: the words are not as said, a target is not in the target space, or as `read_rows`.
     """
-    path, *columns = [words] if pathlib.Path(words).is_file() else words.split(':')
-    if len(columns) not in (0, 2):
-        raise ValueError(f'csv:{words}: expected csv:PATH or csv:PATH:QUERY:TARGET')
-    query, target = columns or ('query', 'target')
-    pairs = [(text(row, query), text(row, target)) for row in read_rows(path)]
-    return joined(pathlib.Path(path).stem, pairs, list(dict.fromkeys(other for _, other in pairs)))
+    path, *rest = [words] if pathlib.Path(words).is_file() else words.split(':')
+    if len(rest) not in (0, 2, 3):
+        raise ValueError(f'csv:{words}: expected csv:PATH, csv:PATH:QUERY:TARGET or csv:PATH:QUERY:TARGET:SPACE')
+    query, target, *space = rest or ('query', 'target')
+    rows = list(read_rows(path))
+    targets = dict.fromkeys(text(row, target) for row in (read_rows(*space) if space else rows))
+    pairs = [(text(row, query), text(row, target)) for row in rows]
+    for (where, _), (_, right) in zip(rows, pairs, strict=True):
+        if right not in targets:
+            raise ValueError(f'{where}: target {right!r} is not one of the {len(targets)} of {space[0]}')
+    name = pathlib.Path(path).stem
+    return joined(f'{name}_{query}_to_{target}' if rest else name, pairs, list(targets))

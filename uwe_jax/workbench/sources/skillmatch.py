@@ -30,6 +30,6 @@ def skill_similarity(pairs: str) -> RankingTask:
 
 def _related(row) -> bool:
     where, cells = row
-    if str(cells.get('related')) not in ('0', '1'):
+    if cells.get('related') not in (0, 1, '0', '1'):  # numbers or truth values where it comes from the Hub
         raise ValueError(f"{where}: {cells.get('related')!r} in 'related', expected 0 or 1")
-    return str(cells['related']) == '1'
+    return cells['related'] in (1, '1')

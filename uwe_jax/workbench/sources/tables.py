@@ -2,11 +2,11 @@
 
 import csv
 import pathlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Row = tuple[str, Mapping[str, Any]]  # where it stands, for messages; and its cells
+ELSE = 'give its CSV file with --data=NAME=FILE'
 
 
 def read_rows(source: str) -> Iterator[Row]:
@@ -16,8 +16,8 @@ def read_rows(source: str) -> Iterator[Row]:
       source: a CSV file, or NAME@SPLIT of a dataset on the Hub, which needs the extra `workbench`.
 
     Raises:
-      ValueError: the file is not there, not UTF-8 or not CSV, or the Hub does not have the dataset; names the file and
-        the row.
+      ValueError: the file is not there, not UTF-8, not CSV or without rows, or the Hub does not have the dataset; names
+        the file and the row.
     """
     path = pathlib.Path(source).expanduser()
     if path.is_file():
@@ -61,29 +61,32 @@ def _column(row: Row, names: Sequence[str]) -> str:
 
 
 def _csv_rows(path: pathlib.Path) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)
-    number = 1
+    row = 1
     try:
         with open(path, encoding='utf-8-sig', newline='') as file:
-            for number, cells in enumerate(csv.DictReader(file, strict=True), start=1):
+            for cells in csv.DictReader(file, strict=True):
+                where = f'{path}, row {row}'
                 if None in cells or None in cells.values():
-                    raise ValueError('more or fewer cells than the header has')
-                yield f'{path}, row {number}', cells
+                    raise ValueError(f'{where}: more or fewer cells than the header has')
+                yield where, cells
+                row += 1
     except UnicodeDecodeError as error:
         raise ValueError(f'{path}: not UTF-8 ({error})') from error
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f'{path}, row {number}: {error}') from error
+    except csv.Error as error:
+        raise ValueError(f'{path}, row {row}: not CSV ({error})') from error
+    if row == 1:
+        raise ValueError(f'{path}: no rows, expected a header and rows')
 
 
 def _hub_rows(name: str, split: str) -> Iterator[Row]:
     try:
         import datasets
     except ImportError as error:
-        raise ValueError(f'{name}: datasets of the Hub need the extra workbench, or give a file') from error
+        raise ValueError(f"{name}: needs {error.name}: pip install 'uwe_jax[workbench]'; or {ELSE}") from error
     try:
         dataset = datasets.load_dataset(name, split=split)
     except Exception as error:  # many types: no network, no such dataset, no permission
         reason = f'{type(error).__name__}: {error}'.splitlines()[0]
-        raise ValueError(f'{name}: not to be had from the Hugging Face Hub ({reason}); give a file') from error
+        raise ValueError(f'{name}: not to be had from the Hugging Face Hub ({reason}); {ELSE}') from error
     for number, cells in enumerate(dataset, start=1):
         yield f'{name}@{split}, row {number}', cells

@@ -1,10 +1,13 @@
 """Tasks of annotated vacancies: titles and their occupation, sentences and their skills, as WorkRB 0.6 defines them."""
 
 import ast
+import dataclasses
 
 from uwe_jax.workbench.sources.esco import Esco
 from uwe_jax.workbench.sources.tables import Row, read_rows, text
 from uwe_jax.workbench.tasks import RankingTask, joined
+
+NO_SKILL = ('LABEL NOT PRESENT', 'UNDERSPECIFIED', 'UNK')  # annotators' words for a span that names no skill of ESCO
 
 
 def job_normalisation(titles: str, occupations: str) -> RankingTask:
@@ -30,7 +33,7 @@ def job_normalisation(titles: str, occupations: str) -> RankingTask:
 def skill_extraction(name: str, sentences: str, esco: Esco) -> RankingTask:
     """Vacancy sentences, and the skills in them; a sentence without a skill of the release is no query.
 
-    Labels that say that a span is no skill of ESCO, or none in particular, are none of its names.
+    `NO_SKILL` is left out, and so is any other label that is not in the release: a note says how many, and one of them.
 
     Args:
       name: of the task.
@@ -41,15 +44,21 @@ def skill_extraction(name: str, sentences: str, esco: Esco) -> RankingTask:
       ValueError: as `read_rows`; or no sentence has a skill.
     """
     pairs = [(text(row, 'sentence'), label) for row in read_rows(sentences) for label in _labels(row)]
-    return joined(name, pairs, esco.skill_names)
+    task = joined(name, pairs, esco.skill_names)
+    known = {*NO_SKILL, *task.targets}
+    unknown = [label for _, label in pairs if label not in known]
+    note = f'labels that are no skill of the ESCO release: {len(unknown)}, such as {unknown[0]!r}' if unknown else ''
+    return dataclasses.replace(task, note=note)
 
 
 def _labels(row: Row) -> list[str]:
     where, cells = row
-    if isinstance(cells.get('skills'), str):
-        try:
-            found = ast.literal_eval(cells['skills'])
-        except (ValueError, SyntaxError) as error:
-            raise ValueError(f"{where}: {cells['skills']!r} in 'skills', expected a list such as ['SQL']") from error
-        return [str(label) for label in found]
-    return [text(row, 'label')]
+    if 'skills' not in cells:
+        return [text(row, 'label')]
+    try:
+        labels = ast.literal_eval(cells['skills'])
+    except (ValueError, SyntaxError, TypeError):
+        labels = None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"{where}: {cells['skills']!r} in 'skills', expected a list such as ['SQL']")
+    return labels
