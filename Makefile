@@ -44,7 +44,7 @@ quickstart: $(VENV)/installed.test
 
 test: $(VENV)/installed.$(EXTRAS)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || echo 'torch is not installed: the tests that compare with it are skipped (make test EXTRAS=test,torch runs them)'
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(TESTS)
 
 check: $(VENV)/installed.$(EXTRAS)
 	$(BIN)/ruff format --check .
