@@ -35,14 +35,6 @@ class Pairs:
     skill: np.ndarray
     target: np.ndarray
 
-    @classmethod
-    def from_rows(cls, rows: Iterable[tuple[str, str, Sequence[int]]]) -> 'Pairs':
-        """Joins, for every (text, id, skills), that text's node to those skills; without any it is left out."""
-        collected = PairsBuilder()
-        for row in rows:
-            collected.add(*row)
-        return collected.pairs()
-
     def without(self, texts: Iterable[str]) -> 'Pairs':
         """Returns the graph without some of its targets and their edges; the others keep their order."""
         gone = set(texts)

@@ -94,16 +94,20 @@ class Output:
     the same one, at the same time.
 
     Args:
-      directory: need not exist.
+      directory: made if it is not there.
       settings: all that the pieces' content depends on besides their rows: JSON values by name.
 
     Raises:
-      DataError: the directory is a file.
+      DataError: the directory is a file, or cannot be made.
     """
 
     def __init__(self, directory: pathlib.Path, settings: Mapping[str, Any]):
         if directory.exists() and not directory.is_dir():
             raise DataError(f'{directory}: is a file, expected a directory')
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f'{directory}: cannot be made ({error.strerror}); choose another --output') from error
         self.directory, self._settings = directory, settings
 
     def missing(self, pieces: Sequence[Piece]) -> list[Piece]:
@@ -198,7 +202,6 @@ def _pretty(content: Mapping[str, Any]) -> bytes:
 
 def _write(path: pathlib.Path, content: bytes) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as partial:
             partial.write_bytes(content)
     except OSError as error:

@@ -26,7 +26,6 @@ class Prices:
 class Estimate:
     """Calls and tokens, retries left out."""
 
-    skills: int
     calls: int
     input_tokens: int
     output_tokens: int
@@ -52,7 +51,7 @@ def estimate(skills: Sequence[SkillTitles], prompt: Prompt, wanted: int, rounds:
       attempts: after how many unusable answers a skill is closed.
     """
     schema = len(str(ANSWER))
-    total = Estimate(0, 0, 0, 0)
+    total = Estimate(0, 0, 0)
     for skill in skills:
         if not skill.open(wanted, rounds, attempts):
             continue
@@ -61,7 +60,6 @@ def estimate(skills: Sequence[SkillTitles], prompt: Prompt, wanted: int, rounds:
         sent = schema + sum(len(message['content'].encode()) for message in messages)
         left = rounds - skill.round
         total = Estimate(
-            total.skills + 1,
             total.calls + left,
             # The answer of each round before is sent along.
             total.input_tokens + sum(_tokens(sent + done * count * BYTES_PER_TITLE) for done in range(left)),

@@ -66,7 +66,8 @@ def scrape(arguments: argparse.Namespace, command: str) -> None:
                     assembly.add_fetched(journal.get('page', url) or {})
                 counts = {'addresses': counted.summary()} | assembly.finish()
             summary = work / 'summary.json'
-            summary.write_text(json.dumps({'command': command} | counts, indent=2, ensure_ascii=False) + '\n')
+            content = json.dumps({'command': command} | counts, indent=2, ensure_ascii=False) + '\n'
+            summary.write_text(content, encoding='utf-8')
             complete.touch()
             summary.replace(output.with_name(output.name + '.summary.json'))
             (work / 'vacancies.jsonl').replace(output)

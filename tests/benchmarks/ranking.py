@@ -36,7 +36,7 @@ from uwe_jax.ranking import Ranker, TargetIndex
 from uwe_jax.ranking.embedded import DTYPES, Embedded
 from uwe_jax.texts import read_texts
 from uwe_jax.workbench.evaluate import evaluate
-from uwe_jax.workbench.registry import load_tasks
+from uwe_jax.workbench.registry import load_tasks, read_places
 from uwe_jax.workbench.tasks import RankingTask, sampled
 
 PARTS = flags.DEFINE_list('parts', 'latency,index,quality', 'Which to run.')
@@ -202,9 +202,7 @@ def rate(call: Callable, count: int) -> float:
 
 def quality() -> None:
     """MAP and RP@10 of the model as it is, in several ways."""
-    tasks = [
-        sampled(task, MAX_QUERIES.value, 0) for task in load_tasks(TASKS.value, dict(d.split('=') for d in DATA.value))
-    ]
+    tasks = [sampled(task, MAX_QUERIES.value, 0) for task in load_tasks(TASKS.value, read_places(DATA.value))]
     print(f'\n{"MAP / RP@10, %":34}' + ''.join(f'{task.name[:18]:>20}' for task in tasks))
     print(f'{"queries x targets":34}' + ''.join(f'{f"{len(t.queries)} x {len(t.targets)}":>20}' for t in tasks))
     cells: dict[str, list[str]] = {}
@@ -220,9 +218,25 @@ def quality() -> None:
 
 
 @functools.cache
-def space_of(targets: tuple[str, ...]) -> Embedded:
-    """A task's target space, embedded once."""
-    return ranker().index(targets).embedded
+def space_of(targets: tuple[str, ...], score: Score) -> Embedded:
+    """A target space, embedded once for a score."""
+    model = ranker()
+    model.pair_score = score
+    return model.index(targets).embedded
+
+
+@functools.cache
+def library_space_of(targets: tuple[str, ...]) -> np.ndarray:
+    """A target space, embedded once by sentence-transformers: [targets, d] float32."""
+    return library()(targets)
+
+
+@functools.cache
+def library() -> Callable[[Sequence[str]], np.ndarray]:
+    """What sentence-transformers makes of texts."""
+    from tests.benchmarks import ranking_peers
+
+    return ranking_peers.sentence_transformer(hub.fetch(MODEL.value), 'float32')
 
 
 class Cosines:
@@ -239,28 +253,24 @@ class Cosines:
 def scorers(task: RankingTask) -> Iterator[tuple[str, object]]:
     """Ways to score a task's targets."""
     targets = tuple(task.targets)
-    model, embedded = ranker(), space_of(targets)
-    for name, score, dtype in (
-        ('soft, float32', Score(), 'float32'),
-        ('soft, bfloat16 index', Score(), 'bfloat16'),
-        ('soft, int8 index', Score(), 'int8'),
-        ('maxsim', Score(kind='maxsim'), 'float32'),
+    model, tokens, means = ranker(), space_of(targets, Score()), space_of(targets, Score(kind='mean'))
+    for name, score, embedded in (
+        ('soft, float32', Score(), tokens),
+        ('soft, bfloat16 index', Score(), stored(tokens, 'bfloat16')),
+        ('soft, int8 index', Score(), stored(tokens, 'int8')),
+        ('maxsim', Score(kind='maxsim'), tokens),
+        ('mean', Score(kind='mean'), means),
     ):
         model.pair_score = score
-        yield name, TargetIndex(model, targets, range(len(targets)), stored(embedded, dtype))
-    model.pair_score = Score(kind='mean')
-    yield 'mean', model.index(targets)
+        yield name, TargetIndex(model, targets, range(len(targets)), embedded)
     model.pair_score = Score()
     if importlib.util.find_spec('sentence_transformers'):
-        from tests.benchmarks import ranking_peers
-
-        encode = ranking_peers.sentence_transformer(hub.fetch(MODEL.value), 'float32')
-        yield 'mean, sentence-transformers', Cosines(encode(list(targets)), encode)
+        yield 'mean, sentence-transformers', Cosines(library_space_of(targets), library())
 
 
 def recalls(task: RankingTask) -> Iterator[tuple[int, float]]:
     """How many of the ten best a shortlist of each size holds."""
-    space = TargetIndex(ranker(), task.targets, range(len(task.targets)), space_of(tuple(task.targets)))
+    space = TargetIndex(ranker(), task.targets, range(len(task.targets)), space_of(tuple(task.targets), Score()))
     queries = sampled(task, 200, 0).queries
     exact = space.rank(queries, 10)
     for size in map(int, SHORTLISTS.value):

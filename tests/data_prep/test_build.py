@@ -14,7 +14,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 import data_prep.__main__
 from data_prep.build import build
 from data_prep.lengths import choose_lengths
-from data_prep.pairs import Pairs
+from data_prep.pairs import PairsBuilder
 from data_prep.shards import edge_parts
 from data_prep.split import hold_out
 from data_prep.tables import DataError
@@ -217,7 +217,10 @@ def test_pairs_are_distinct_sorted_and_lose_exactly_the_texts_taken_out(rows, go
         names = list(pairs.targets)
         return [(int(s), names[t]) for s, t in zip(pairs.skill, pairs.target, strict=True)]
 
-    pairs = Pairs.from_rows(rows)
+    builder = PairsBuilder()
+    for row in rows:
+        builder.add(*row)
+    pairs = builder.pairs()
     assert sorted(by_text(pairs)) == sorted({(skill, text) for text, _, skills in rows for skill in skills})
     edges = list(zip(pairs.skill.tolist(), pairs.target.tolist(), strict=True))
     assert edges == sorted(set(edges))

@@ -267,6 +267,7 @@ REFUSED = {
     'k of none': ({'k': 0}, None, r'--k=0: expected 1 or more'),
     'a threshold that is no number': ({'threshold': 'nan'}, None, r'--threshold=nan: expected a number'),
     'pieces of nothing': ({'piece_rows': 0}, None, r'--piece_rows=0: expected 1 or more'),
+    'an output below a file': ({'output': f'{__file__}/out'}, None, r'out: cannot be made \(Not a directory\)'),
     'an output that is a file': ({'output': __file__}, None, r'test_tag\.py: is a file, expected a directory'),
 }
 

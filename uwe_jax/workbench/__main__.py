@@ -11,7 +11,7 @@ from uwe_jax.files import whole_file
 from uwe_jax.hub import FetchError
 from uwe_jax.logs import own_lines_only
 from uwe_jax.workbench import benchmark, html, markdown, models, results
-from uwe_jax.workbench.registry import load_tasks
+from uwe_jax.workbench.registry import load_tasks, read_places
 
 MODEL = flags.DEFINE_multi_string(
     'model',
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     output = pathlib.Path(OUTPUT.value)
     try:
         given = [models.read_model(words, DTYPE.value) for words in MODEL.value]
-        tasks = load_tasks(TASKS.value, read_data(DATA.value))
+        tasks = load_tasks(TASKS.value, read_places(DATA.value))
         benchmark.check(given, tasks, BASE.value)
         training_data = None if TRAINING_DATA.value is None else open_dataset(TRAINING_DATA.value)
         output.mkdir(parents=True, exist_ok=True)
@@ -73,25 +73,6 @@ def main(argv: list[str]) -> int:
     print(markdown.summary(content))
     logging.info('wrote results.json, results.md and report.html to %s', output)
     return 0
-
-
-def read_data(words: list[str]) -> dict[str, str]:
-    """Paths by name, from NAME=PATH; a folder without a name has the name ''.
-
-    Raises:
-      ValueError: one is empty, or a name stands twice.
-    """
-    paths: dict[str, str] = {}
-    for word in words:
-        name, equals, path = word.partition('=')
-        if not equals:
-            name, path = '', word
-        if not path:
-            raise ValueError(f'--data={word}: expected NAME=PATH or a folder')
-        if name in paths:
-            raise ValueError(f'--data={word}: {name or "a folder"} is given twice, expected one path')
-        paths[name] = path
-    return paths
 
 
 if __name__ == '__main__':

@@ -133,6 +133,25 @@ def load_tasks(names: Sequence[str], data: Mapping[str, str]) -> list[RankingTas
     return tasks
 
 
+def read_places(words: list[str]) -> dict[str, str]:
+    """What `load_tasks` takes, from NAME=PATH; a folder without a name has the name ''.
+
+    Raises:
+      ValueError: one is empty, or a name stands twice.
+    """
+    paths: dict[str, str] = {}
+    for word in words:
+        name, equals, path = word.partition('=')
+        if not equals:
+            name, path = '', word
+        if not path:
+            raise ValueError(f'--data={word}: expected NAME=PATH or a folder')
+        if name in paths:
+            raise ValueError(f'--data={word}: {name or "a folder"} is given twice, expected one path')
+        paths[name] = path
+    return paths
+
+
 def _held_out(dataset: str) -> list[RankingTask]:
     tasks = held_out_tasks(open_dataset(dataset))
     if not tasks:
