@@ -84,7 +84,7 @@ def _hub_rows(name: str, split: str) -> Iterator[Row]:
     except ImportError as error:
         raise ValueError(f"{name}: needs {error.name}: pip install 'uwe_jax[workbench]'; or {ELSE}") from error
     try:
-        dataset = datasets.load_dataset(name, split=split)
+        dataset: Any = datasets.load_dataset(name, split=split)
     except Exception as error:  # many types: no network, no such dataset, no permission
         reason = f'{type(error).__name__}: {error}'.splitlines()[0]
         raise ValueError(f'{name}: not to be had from the Hugging Face Hub ({reason}); {ELSE}') from error
