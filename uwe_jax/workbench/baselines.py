@@ -1,4 +1,7 @@
-"""WorkRB's own models, measured as ours are: BM25Model, TfIdfModel, BiEncoderModel, ... Needs the extra `torch`."""
+"""WorkRB's own models, measured as ours are: BM25Model, TfIdfModel, BiEncoderModel, ... Needs the extra `torch`.
+
+Lexical scores are often equal. Ours is the rule of `metrics` for them, WorkRB has none: there their metrics may differ.
+"""
 
 import dataclasses
 import importlib.metadata
@@ -10,6 +13,8 @@ import numpy as np
 from uwe_jax import hub
 
 PREFIX = 'workrb:'
+# One chooses its encoder by the kind of a text, which no task of ours says; the other has a label space of its own.
+UNFIT = ('JobBERTModel', 'RndESCOClassificationModel')
 
 
 class Baseline:
@@ -22,7 +27,7 @@ class Baseline:
       fingerprint: WorkRB's version, the class, and what it loads.
 
     Raises:
-      ValueError: WorkRB is not installed, or has no such model.
+      ValueError: WorkRB is not installed, or has no such model, or one that cannot rank any texts.
     """
 
     def __init__(self, words: str):
@@ -32,11 +37,11 @@ class Baseline:
         except ImportError as error:
             raise ValueError(f"{PREFIX}{words}: needs {error.name}: pip install 'uwe_jax[torch]'") from error
         name, _, source = words.partition(':')
-        if not hasattr(models, name):
-            known = ', '.join(sorted(model for model in dir(models) if model.endswith('Model')))
-            raise ValueError(f'{PREFIX}{words}: WorkRB has no model {name!r}, expected one of {known}')
+        known = [model for model in models.__all__ if model.endswith('Model') and model not in UNFIT]
+        if name not in known:
+            raise ValueError(f'{PREFIX}{words}: found {name!r}, expected one of {", ".join(known)}')
         self._model = getattr(models, name)(*([str(hub.fetch(source))] if source else []))
-        # Of these models, none looks at what kind of text it is given.
+        # Any kind will do: of these models none looks at it.
         self._kinds = {'query_input_type': ModelInputType.JOB_TITLE, 'target_input_type': ModelInputType.SKILL_NAME}
         self.fingerprint = f'workrb {importlib.metadata.version("workrb")} {words}'
 
