@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.enrich import add_flags, run
+from data_prep.enrich import add_flags, ask, run
 from data_prep.enrich.answers import MOST_CHARACTERS, UnusableError, read_titles
 from data_prep.enrich.ask import Asker, Limits
 from data_prep.enrich.endpoint import Endpoint
@@ -72,10 +72,10 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def asker(server, attempts=6, max_wait=0.06, timeout=5.0, any_accepted=True, wanted=6):
+def asker(server, attempts=6, max_wait=0.06, timeout=5.0, any_accepted=True, wanted=6, seed=0):
     """An asker of its own, with the records that it keeps."""
     records = []
-    limits = Limits(wanted, concurrency=2, attempts=attempts, max_wait=max_wait, seed=0)
+    limits = Limits(wanted, concurrency=2, attempts=attempts, max_wait=max_wait, seed=seed)
     endpoint = Endpoint(server.url, KEY, 'tiny', timeout)
     return Asker(endpoint, Prompt.load(), limits, lambda *new: records.extend(new), any_accepted), records
 
@@ -285,22 +285,33 @@ def test_repeated_and_known_titles_of_an_answer_change_nothing():
     assert skills[0].answers == skills[1].answers
 
 
-def test_waits_are_those_that_the_server_asks_for():
+def waits_of(own, monkeypatch):
+    """The seconds for which an asker waits between calls, which it then does."""
+    waits, wait = [], own._stopped.wait
+    monkeypatch.setattr(own._stopped, 'wait', lambda seconds: wait(waits.append(seconds) or seconds))
+    return waits
+
+
+def test_waits_are_those_that_the_server_asks_for(monkeypatch):
     with ChatServer(VOCABULARY, spoil=spoiled(*['429 with Retry-After'] * 3)) as server:
-        asker(server, max_wait=60)[0].ask([SkillTitles(BREAD, [])])
-    gaps = np.diff([asked.time for asked in server.log])
-    assert (gaps >= RETRY_AFTER).all()
-    assert gaps.max() < 0.5 / 2  # the shortest wait of our own
+        own, _ = asker(server, max_wait=60)
+        waits = waits_of(own, monkeypatch)
+        own.ask([SkillTitles(BREAD, [])])
+    assert waits == [RETRY_AFTER] * 3
+    assert (np.diff([asked.time for asked in server.log]) >= RETRY_AFTER).all()
 
 
-def test_own_waits_double_up_to_the_cap_and_depend_on_the_seed_alone():
-    gaps = []
-    for _ in range(2):
+def test_own_waits_double_up_to_the_cap_and_depend_on_the_seed_alone(monkeypatch):
+    monkeypatch.setattr(ask, 'FIRST_WAIT', 0.01)
+    found = []
+    for seed in (0, 0, 1):
         with ChatServer(VOCABULARY, spoil=spoiled(*['500'] * 4)) as server:
-            asker(server, max_wait=0.2)[0].ask([SkillTitles(BREAD, [])])
-        gaps.append(np.diff([asked.time for asked in server.log]))
-    np.testing.assert_allclose(*gaps, atol=0.08)
-    assert ((gaps[0] >= 0.1) & (gaps[0] < 0.28)).all()
+            own, _ = asker(server, max_wait=0.03, seed=seed)
+            found.append(waits_of(own, monkeypatch))
+            own.ask([SkillTitles(BREAD, [])])
+    assert found[0] == found[1] != found[2]
+    for waits in found:
+        assert all(longest / 2 <= own <= longest for own, longest in zip(waits, (0.01, 0.02, 0.03, 0.03), strict=True))
 
 
 @pytest.mark.parametrize(
