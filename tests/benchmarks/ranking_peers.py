@@ -50,4 +50,5 @@ def sentence_transformer(directory: pathlib.Path, dtype: str) -> Callable[[Seque
         str(directory), device='cpu', model_kwargs={'dtype': getattr(torch, dtype)}
     )
     model.max_seq_length = MAX_TOKENS
-    return lambda texts: model.encode(list(texts), convert_to_tensor=True, normalize_embeddings=True).float().numpy()
+    how = {'convert_to_tensor': True, 'normalize_embeddings': True, 'show_progress_bar': False}
+    return lambda texts: model.encode(list(texts), **how).float().numpy()
