@@ -63,9 +63,7 @@ def read(
     synthetic = sorted(files_of(synthetic_globs, '--synthetic'))
     check_tables(vacancies, columns)
     esco = read_esco(release, repairs)
-    skills: Nodes = {}
-    for skill in esco.skills.values():
-        add_id(skills, skill.label, skill.uri)
+    skills = skill_nodes(esco)
     number = numbers(skills)
     names = SkillNames(esco.skills, number)
     graphs = {name: PairsBuilder() for name in GRAPHS}
@@ -106,6 +104,14 @@ def _job_rows(esco: Esco, number: Mapping[str, int], relations: str) -> Iterator
         skills = skills_of(esco, uri, number, relations)
         for title in titles(occupation):
             yield title, uri, skills
+
+
+def skill_nodes(esco: Esco) -> Nodes:
+    """The skills as nodes: those of one label are one."""
+    nodes: Nodes = {}
+    for skill in esco.skills.values():
+        add_id(nodes, skill.label, skill.uri)
+    return nodes
 
 
 def skills_of(esco: Esco, occupation: str, number: Mapping[str, int], relations: str) -> list[int]:

@@ -1,14 +1,12 @@
 """Draws how two texts meet: python -m uwe_jax.attention --model=DIR --query=TEXT --target=TEXT --output=FILE.png."""
 
 import pathlib
-import sys
 
 from absl import app, flags
 
 from uwe_jax import plots
-from uwe_jax.hub import FetchError
+from uwe_jax.command import exit_status, refuse_arguments
 from uwe_jax.interaction import Score, has_attention
-from uwe_jax.logs import own_lines_only
 from uwe_jax.ranking import Ranker
 
 MODEL = flags.DEFINE_string(
@@ -20,24 +18,22 @@ OUTPUT = flags.DEFINE_string('output', None, 'The PNG file to write.', required=
 
 
 def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit status."""
+    refuse_arguments(argv)
+    return exit_status(draw)
+
+
+def draw() -> None:
     """Draws A and C of one pair, and prints its score."""
-    if len(argv) > 1:
-        raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
-    own_lines_only()
     output = pathlib.Path(OUTPUT.value)
-    try:
-        plots.check_output(output)
-        for flag in (QUERY, TARGET):
-            if not flag.value.strip():
-                raise ValueError(f'--{flag.name}: {flag.value!r}, expected a text')
-        ranker = Ranker.from_pretrained(MODEL.value, check=check_has_attention)
-        found = ranker.attention(QUERY.value, TARGET.value)
-        plots.save(plots.attention_map(found, QUERY.value, TARGET.value, ranker.pair_score), output)
-    except (ValueError, OSError, FetchError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+    plots.check_output(output)
+    for flag in (QUERY, TARGET):
+        if not flag.value.strip():
+            raise ValueError(f'--{flag.name}: {flag.value!r}, expected a text')
+    ranker = Ranker.from_pretrained(MODEL.value, check=check_has_attention)
+    found = ranker.attention(QUERY.value, TARGET.value)
+    plots.save(plots.attention_map(found, QUERY.value, TARGET.value, ranker.pair_score), output)
     print(f'{found.score:.3f}  {OUTPUT.value}')
-    return 0
 
 
 def check_has_attention(score: Score) -> None:

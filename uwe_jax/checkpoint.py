@@ -48,6 +48,11 @@ class Checkpoints:
         self._manager.close()
 
 
+def has_checkpoints(directory: pathlib.Path) -> bool:
+    """Whether a directory is the workdir of a run that has saved, or begun to."""
+    return (directory / FOLDER).is_dir()
+
+
 def load_params(workdir: pathlib.Path) -> tuple[dict, int]:
     """Reads the parameters alone of the newest checkpoint, as a nested dict of numpy arrays, and its step.
 

@@ -2,12 +2,12 @@
 
 import json
 import pathlib
-import sys
 
 from absl import app, flags, logging
 
 from uwe_jax import hub, logs
 from uwe_jax.checkpoint import load_params
+from uwe_jax.command import exit_status
 from uwe_jax.data.graph import MAX_TOKENS, read_manifest
 from uwe_jax.model_card import model_card
 
@@ -53,16 +53,15 @@ def export(workdir: pathlib.Path, output: pathlib.Path) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Exports, and turns what is wrong with the input into one line."""
+    """Runs the command; returns the exit status."""
     del argv
-    logs.own_lines_only()
-    try:
-        step = export(pathlib.Path(WORKDIR.value), pathlib.Path(OUTPUT.value))
-    except (ValueError, OSError, hub.FetchError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+    return exit_status(export_and_say)
+
+
+def export_and_say() -> None:
+    """Exports what the flags say."""
+    step = export(pathlib.Path(WORKDIR.value), pathlib.Path(OUTPUT.value))
     logging.info('exported the model after step %d to %s', step, OUTPUT.value)
-    return 0
 
 
 if __name__ == '__main__':

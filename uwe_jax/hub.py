@@ -28,6 +28,7 @@ from absl import logging
 from flax import nnx
 
 from uwe_jax.data.graph import sha256
+from uwe_jax.data.text import truncated
 from uwe_jax.files import whole_directory
 from uwe_jax.mpnet import MPNet, MPNetConfig
 
@@ -241,11 +242,6 @@ class Tokenizer:
     def tokens(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """The token that each id stands for, to look at."""
         return [self._tokenizer.id_to_token(int(i)) or '' for i in ids]
-
-
-def truncated(ids: np.ndarray, max_tokens: int) -> np.ndarray:
-    """The ids of a text without what precedes </s>, where there are more: [L] -> [at most max_tokens]."""
-    return np.append(ids[: max_tokens - 1], ids[-1]) if len(ids) > max_tokens else ids
 
 
 # Where a part of `MPNet` stands in a Hugging Face file; parts of a layer follow `encoder.layer.N`.

@@ -7,6 +7,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from uwe_jax.command import refuse_arguments
 from uwe_jax.hub import FetchError
 from uwe_jax.logs import own_lines_only
 from uwe_jax.processes import join_processes
@@ -20,8 +21,7 @@ WORKDIR = flags.DEFINE_string(
 
 def main(argv: list[str]) -> int:
     """Trains, and turns what is wrong with the input into one line."""
-    if len(argv) > 1:
-        raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+    refuse_arguments(argv)
     own_lines_only()
     join_processes()
     logging.info('process %d of %d, devices: %s', jax.process_index(), jax.process_count(), jax.local_devices())

@@ -1,13 +1,11 @@
 """Ranks targets for queries: python -m uwe_jax.rank --model=DIR --targets=FILE "query" ..."""
 
 import pathlib
-import sys
 
 from absl import app, flags, logging
 
+from uwe_jax.command import exit_status
 from uwe_jax.data.graph import sha256
-from uwe_jax.hub import FetchError
-from uwe_jax.logs import own_lines_only
 from uwe_jax.ranking import Ranker, TargetIndex
 from uwe_jax.ranking.bulk import rank_into
 from uwe_jax.texts import read_texts
@@ -30,25 +28,23 @@ POOLING = flags.DEFINE_enum('pooling', 'tokens', ['tokens', 'mean'], 'Late inter
 
 
 def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit status."""
+    return exit_status(lambda: rank(argv[1:]))
+
+
+def rank(queries: list[str]) -> None:
     """Prints the best targets of every query, or writes those of many."""
-    own_lines_only()
-    queries = argv[1:]
-    try:
-        check_flags(queries)
-        targets = list(read_texts(pathlib.Path(TARGETS.value), COLUMN.value))
-        many = 0 if INPUT.value is None else sum(1 for _ in read_texts(pathlib.Path(INPUT.value), INPUT_COLUMN.value))
-        for path, texts in ((TARGETS.value, len(targets)), (INPUT.value, many)):
-            if path is not None and not texts:
-                raise ValueError(f'{path}: no text in it')
-        index = open_index(Ranker.from_pretrained(MODEL.value, POOLING.value), targets)
-        if INPUT.value is not None:
-            write(index, targets, many)
-        else:
-            show(index, queries)
-    except (ValueError, OSError, FetchError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
-    return 0
+    check_flags(queries)
+    targets = list(read_texts(pathlib.Path(TARGETS.value), COLUMN.value))
+    many = 0 if INPUT.value is None else sum(1 for _ in read_texts(pathlib.Path(INPUT.value), INPUT_COLUMN.value))
+    for path, texts in ((TARGETS.value, len(targets)), (INPUT.value, many)):
+        if path is not None and not texts:
+            raise ValueError(f'{path}: no text in it')
+    index = open_index(Ranker.from_pretrained(MODEL.value, POOLING.value), targets)
+    if INPUT.value is not None:
+        write(index, many)
+    else:
+        show(index, queries)
 
 
 def check_flags(queries: list[str]) -> None:
@@ -94,12 +90,12 @@ def show(index: TargetIndex, queries: list[str]) -> None:
             print(f'  {hit.score:.3f}  {hit.text}')
 
 
-def write(index: TargetIndex, targets: list[str], total: int) -> None:
+def write(index: TargetIndex, total: int) -> None:
     """Writes what --output asks for."""
     source, output = pathlib.Path(INPUT.value or ''), pathlib.Path(OUTPUT.value or '')
     settings = [sha256(source), INPUT_COLUMN.value, index.fingerprint]
     rank_into(output, index, read_texts(source, INPUT_COLUMN.value), K.value, settings, total)
-    logging.info('ranked %d targets for %d queries: %s', len(targets), total, output)
+    logging.info('ranked %d targets for %d queries: %s', len(index.texts), total, output)
 
 
 if __name__ == '__main__':

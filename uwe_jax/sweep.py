@@ -3,15 +3,13 @@
 import dataclasses
 import json
 import pathlib
-import sys
 
 from absl import app, flags, logging
 
 from uwe_jax import plots
+from uwe_jax.command import exit_status, refuse_arguments
 from uwe_jax.data.graph import open_dataset
 from uwe_jax.files import whole_file
-from uwe_jax.hub import FetchError
-from uwe_jax.logs import own_lines_only
 from uwe_jax.ranking import Ranker
 from uwe_jax.workbench.sweep import TEMPERATURES, check_temperature_counts, read_temperatures, sweep, table
 from uwe_jax.workbench.tasks import held_out_tasks, sampled
@@ -29,39 +27,37 @@ SEED = flags.DEFINE_integer('seed', 0, 'Of the choice of queries where there are
 
 
 def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit status."""
+    refuse_arguments(argv)
+    return exit_status(measure_and_draw)
+
+
+def measure_and_draw() -> None:
     """Prints MAP and the mean entropy of A's rows at every temperature, writes them as JSON, and draws them."""
-    if len(argv) > 1:
-        raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
-    own_lines_only()
     output = pathlib.Path(OUTPUT.value)
-    try:
-        plots.check_output(output)
-        temperatures = read_temperatures(TEMPERATURE.value)
-        dataset = open_dataset(DATA.value)
-        tasks = held_out_tasks(dataset)
-        if not tasks:
-            raise ValueError(f'{DATA.value}: nothing is held out; build it with --held_out_occupations above 0')
-        if MAX_QUERIES.value is not None:
-            tasks = [sampled(task, MAX_QUERIES.value, SEED.value) for task in tasks]
-        ranker = Ranker.from_pretrained(MODEL.value, check=check_temperature_counts)
-        rows = list(sweep(ranker, tasks, temperatures))
-        print(table(rows))
-        settings = {
-            'model': MODEL.value,
-            'data': dataset.fingerprint,
-            'score': dataclasses.asdict(ranker.pair_score),
-            'max_queries': MAX_QUERIES.value,
-            'seed': SEED.value,
-        }
-        numbers = output.with_suffix('.json')
-        with whole_file(numbers) as partial:
-            partial.write_text(json.dumps(settings | {'rows': rows}, indent=2) + '\n')
-        plots.save(plots.temperature_sweep(rows, ranker.pair_score), output)
-    except (ValueError, OSError, FetchError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+    plots.check_output(output)
+    temperatures = read_temperatures(TEMPERATURE.value)
+    dataset = open_dataset(DATA.value)
+    tasks = held_out_tasks(dataset)
+    if not tasks:
+        raise ValueError(f'{DATA.value}: nothing is held out; build it with --held_out_occupations above 0')
+    if MAX_QUERIES.value is not None:
+        tasks = [sampled(task, MAX_QUERIES.value, SEED.value) for task in tasks]
+    ranker = Ranker.from_pretrained(MODEL.value, check=check_temperature_counts)
+    rows = list(sweep(ranker, tasks, temperatures))
+    print(table(rows))
+    settings = {
+        'model': MODEL.value,
+        'data': dataset.fingerprint,
+        'score': dataclasses.asdict(ranker.pair_score),
+        'max_queries': MAX_QUERIES.value,
+        'seed': SEED.value,
+    }
+    numbers = output.with_suffix('.json')
+    with whole_file(numbers) as partial:
+        partial.write_text(json.dumps(settings | {'rows': rows}, indent=2) + '\n')
+    plots.save(plots.temperature_sweep(rows, ranker.pair_score), output)
     logging.info('wrote %s and %s', output, numbers)
-    return 0
 
 
 if __name__ == '__main__':

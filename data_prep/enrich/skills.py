@@ -8,7 +8,8 @@ from absl import logging
 from data_prep.enrich.state import SkillTitles
 from data_prep.esco import Esco
 from data_prep.esco import titles as occupation_titles
-from data_prep.pairs import Nodes, add_id, numbers
+from data_prep.pairs import numbers
+from data_prep.read import skill_nodes
 from data_prep.tables import DataError, Repairs
 from data_prep.vacancies import Columns, SkillNames, vacancy_titles
 from uwe_jax.data.text import match_key, normalise
@@ -18,9 +19,7 @@ def titles_of_vacancies(
     files: Sequence[pathlib.Path], columns: Columns, esco: Esco, repairs: Repairs
 ) -> dict[str, list[str]]:
     """The titles of the vacancies that need a skill, by its URI, with repetitions; errors as `vacancy_edges`."""
-    skills: Nodes = {}
-    for skill in esco.skills.values():
-        add_id(skills, skill.label, skill.uri)
+    skills = skill_nodes(esco)
     uris = list(skills.values())
     found: dict[str, list[str]] = {}
     for title, nodes in vacancy_titles(files, columns, SkillNames(esco.skills, numbers(skills)), repairs):

@@ -34,7 +34,7 @@ from uwe_jax.interaction import Score
 from uwe_jax.logs import own_lines_only
 from uwe_jax.ranking import Ranker, TargetIndex
 from uwe_jax.ranking.embedded import DTYPES, Embedded
-from uwe_jax.ranking.index import LENGTHS
+from uwe_jax.ranking.index import padded_length
 from uwe_jax.texts import read_texts
 from uwe_jax.workbench.evaluate import evaluate
 from uwe_jax.workbench.registry import load_tasks, read_places
@@ -129,7 +129,7 @@ def one_query(space: TargetIndex, text: str) -> dict[str, Callable]:
     ((y, _),) = space._blocks
     tokens = y.tokens if y.scale is None else jax.block_until_ready(y.tokens.astype(jnp.bfloat16))
     q = jnp.asarray(query.tokens, tokens.dtype)
-    padded = jnp.asarray(query.padded([0], next(n for n in LENGTHS if len(q) <= n))[0][0], tokens.dtype)
+    padded = jnp.asarray(query.padded([0], padded_length(len(q)))[0][0], tokens.dtype)
     means = space.embedded.means()
     mean = query.means()[0]
     calls: dict[str, Callable] = {

@@ -16,6 +16,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from uwe_jax.data.graph import GRAPHS, MAX_TOKENS, Dataset
 from uwe_jax.data.plan import EMPTY, BatchPlan, Plan
+from uwe_jax.data.text import truncated
 
 PAD = 1  # <pad> in MPNet's vocabulary; which positions are padding is told by the lengths alone
 _NOTHING = np.zeros(0, np.int32)  # the ids of an empty slot
@@ -181,10 +182,9 @@ def pad(texts: Sequence[np.ndarray], tokens: int) -> Texts:
     ids = np.full((len(texts), tokens), PAD, np.int32)
     length = np.zeros(len(texts), np.int32)
     for row, text in enumerate(texts):
-        length[row] = min(len(text), tokens)
-        ids[row, : length[row]] = text[: length[row]]
-        if len(text) > tokens:
-            ids[row, -1] = text[-1]
+        kept = truncated(text, tokens)
+        length[row] = len(kept)
+        ids[row, : len(kept)] = kept
     return Texts(ids, length)
 
 

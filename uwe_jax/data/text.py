@@ -1,6 +1,8 @@
-"""When two texts are the same: the identity of a node, and the stricter one that guards evaluation sets."""
+"""Texts: when two are the same node, when two are the same for evaluation sets, and what is kept of a long one."""
 
 import unicodedata
+
+import numpy as np
 
 
 def normalise(text: str) -> str:
@@ -11,3 +13,8 @@ def normalise(text: str) -> str:
 def match_key(text: str) -> str:
     """Returns the form under which texts count as equal where nothing held out may reach training: case ignored too."""
     return normalise(normalise(text).casefold())
+
+
+def truncated(ids: np.ndarray, max_tokens: int) -> np.ndarray:
+    """The ids of a text without what precedes </s>, where there are more: [L] -> [at most max_tokens]."""
+    return np.append(ids[: max_tokens - 1], ids[-1]) if len(ids) > max_tokens else ids

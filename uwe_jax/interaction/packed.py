@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from uwe_jax.interaction.attention import has_attention
-from uwe_jax.interaction.score import MASKED, Score, inverse_norm
+from uwe_jax.interaction.score import MASKED, Score, attending_tokens, fold_mask, inverse_norm, participating
 
 Layout = tuple[tuple[int, int], ...]  # runs of texts, one after another: (tokens of each text, texts)
 
@@ -51,12 +51,12 @@ def packed_scores(q: jax.Array, q_len: jax.Array, y: Packed, layout: Layout, sco
       [B, targets] float32.
     """
     queries, tokens, _ = q.shape
-    taking_part = jnp.arange(tokens) < q_len[:, None]
-    inverse = jnp.where(taking_part, inverse_norm(q), 0.0)  # [B, L]
+    taking_part = participating(q_len, tokens, special_tokens=True)
+    inverse, bias = fold_mask(q, taking_part)  # [B, L] each
     r = token_products(q, y)  # [T, B L]
     attends_to_query = score.attend == 'query' and has_attention(score)
     if attends_to_query:
-        r = r.reshape(-1, queries, tokens) + jnp.where(taking_part, 0.0, MASKED)
+        r = r.reshape(-1, queries, tokens) + bias
         sums = weighted(r, r * inverse, score, axis=2) * y.inverse[:, None]  # [T, B]
     rows, start = [], 0
     for length, texts in layout:
@@ -76,7 +76,7 @@ def packed_scores(q: jax.Array, q_len: jax.Array, y: Packed, layout: Layout, sco
         return scores.T
     # The norms of the query's tokens stand outside the sums over the target's.
     sums = jnp.sum(scores.reshape(-1, queries, tokens) * inverse, axis=2).T  # [B, targets]
-    return sums / jnp.maximum(q_len, 1)[:, None] if score.reduce == 'mean' else sums
+    return sums / attending_tokens(taking_part, score)[:, None]
 
 
 def token_products(q: jax.Array, y: Packed) -> jax.Array:

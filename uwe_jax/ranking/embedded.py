@@ -1,6 +1,7 @@
 """Embedded texts: the vectors of each, one text's after another's, without padding."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -41,12 +42,12 @@ class Embedded:
     def __len__(self) -> int:
         return len(self.place)
 
-    @property
+    @functools.cached_property
     def start(self) -> np.ndarray:
         """[n] int64; the first vector of each text."""
         return np.cumsum(self.length, dtype=np.int64) - self.length
 
-    @property
+    @functools.cached_property
     def row(self) -> np.ndarray:
         """[n] int64; where each given text lies: the inverse of `place`."""
         row = np.empty(len(self), np.int64)

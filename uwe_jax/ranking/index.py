@@ -1,6 +1,5 @@
 """A target space, embedded once and ranked for any query."""
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -206,27 +205,24 @@ class TargetIndex:
 
     def _queries_at_a_time(self, tokens: int) -> int:
         """How many queries' products with the largest block fit into the memory."""
-        largest = max(sum(length * texts for length, texts in layout) for _, layout in self._blocks)
-        devices = self._ranker.mesh.size if self._ranker.mesh else 1
+        largest = max(len(y.tokens) for y, _ in self._blocks)
         room = self._ranker.memory - largest * self._bytes_a_vector
         queries = max(room // max(largest * tokens * BYTES_A_PAIR, 1), 1)
-        return min(1 << (queries.bit_length() - 1), MOST_QUERIES) * devices
+        return min(1 << (queries.bit_length() - 1), MOST_QUERIES) * self._ranker.devices
 
     def _filled(self, queries: int, most: int) -> int:
         """The next power of two times the devices, so that few programs are compiled."""
-        devices = self._ranker.mesh.size if self._ranker.mesh else 1
+        devices = self._ranker.devices
         return min(devices << (-(-queries // devices) - 1).bit_length(), most)
 
     def _shortlisted(self, queries: Embedded, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """For each query: the targets whose means are nearest, [count], ascending, and their scores."""
-        score = dataclasses.replace(self._ranker.pair_score, special_tokens=True)  # only those that count are stored
-        row, longest = self.embedded.row, int(self.embedded.length.max())
-        tokens = next(length for length in LENGTHS if longest <= length)
+        row, tokens = self.embedded.row, padded_length(int(self.embedded.length.max()))
         for place, mean in zip(queries.row, queries.means(), strict=True):
             targets = np.sort(best(self._means @ mean, count))
             y, y_len = self.embedded.padded(row[targets], tokens)
-            q, q_len = queries.padded([place], next(n for n in LENGTHS if queries.length[place] <= n))
-            yield targets, np.asarray(_score(q, q_len, y, y_len, score))[0]
+            q, q_len = queries.padded([place], padded_length(int(queries.length[place])))
+            yield targets, np.asarray(_score(q, q_len, y, y_len, self._ranker.stored_score))[0]
 
     @functools.cached_property
     def _means(self) -> np.ndarray:
@@ -268,6 +264,11 @@ def layouts(length: np.ndarray, most: int) -> Iterator[Layout]:
             layout.append((tokens, fit))
             room, texts = room - tokens * fit, texts - fit
     yield tuple(layout)
+
+
+def padded_length(length: int) -> int:
+    """What a text of so many vectors is padded to: one of `LENGTHS`."""
+    return LENGTHS[np.searchsorted(LENGTHS, length)]
 
 
 def _by_length(length: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:

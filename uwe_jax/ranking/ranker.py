@@ -17,6 +17,7 @@ from flax import nnx
 from uwe_jax import checkpoint, hub, mesh
 from uwe_jax.data.graph import MAX_TOKENS
 from uwe_jax.data.loader import Array, pad
+from uwe_jax.data.text import truncated
 from uwe_jax.interaction import Score, attention
 from uwe_jax.mpnet import MPNet
 from uwe_jax.ranking.embedded import DTYPES, Embedded
@@ -105,7 +106,7 @@ class Ranker:
         if pooling not in ('tokens', 'mean'):
             raise ValueError(f'pooling: {pooling!r}, expected tokens or mean')
         workdir = pathlib.Path(source).expanduser()
-        trained = (workdir / checkpoint.FOLDER).is_dir()
+        trained = checkpoint.has_checkpoints(workdir)
         if trained:
             config = json.loads((workdir / 'config.json').read_text())
             directory, score = hub.fetch(config['init']), Score(**config['score'])
@@ -125,6 +126,16 @@ class Ranker:
         else:
             encoder = hub.load_encoder(directory, dtype=dtype)
         return cls(encoder, hub.Tokenizer.from_pretrained(directory), score, memory_mib=memory_mib)
+
+    @property
+    def devices(self) -> int:
+        """How many devices share the work."""
+        return self.mesh.size if self.mesh else 1
+
+    @property
+    def stored_score(self) -> Score:
+        """What a score is of vectors that `embedded` gave: of these all take part."""
+        return dataclasses.replace(self.pair_score, special_tokens=True)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -163,8 +174,7 @@ class Ranker:
           ValueError: the score has no attention between tokens, or a text is blank.
         """
         ids = self._tokenised([query, target])
-        devices = self.mesh.size if self.mesh else 1
-        batch = pad(ids + ids[:1] * (-2 % devices), MAX_TOKENS)
+        batch = pad(ids + ids[:1] * (-2 % self.devices), MAX_TOKENS)
         (q, y), (q_len, y_len) = self._encode(*batch)[:2], batch[1][:2]
         a, c, score = _attention(q[None], q_len[None], y[None], y_len[None], self.pair_score)
         a, c = (np.asarray(x)[0, :q_len, :y_len] for x in (a, c))
@@ -212,7 +222,7 @@ class Ranker:
         if long and not self.truncated:
             logging.warning('%d of %d texts have more than %d tokens and are cut', long, len(texts), MAX_TOKENS)
         self.truncated += long
-        return [hub.truncated(text, MAX_TOKENS) for text in ids]
+        return [truncated(text, MAX_TOKENS) for text in ids]
 
     def _embed(self, ids: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Token embeddings, texts of similar length together.
@@ -222,14 +232,13 @@ class Ranker:
           embeddings: [n, L, d] float32, L one of `LENGTHS`.
         """
         padded = np.searchsorted(LENGTHS, [len(text) for text in ids])
-        devices = self.mesh.size if self.mesh else 1
         for size, tokens in enumerate(LENGTHS):
             places = np.flatnonzero(padded == size)
             most = TOKENS_PER_CALL // tokens
             for start in range(0, len(places), most):
                 chosen = places[start : start + most]
                 rows = next((few for few in FEW if len(chosen) <= few), most)
-                rows = devices * -(-rows // devices)
+                rows = self.devices * -(-rows // self.devices)
                 batch = pad([ids[place] for place in chosen] + [ids[chosen[0]]] * (rows - len(chosen)), tokens)
                 yield chosen, self._encode(*batch)[: len(chosen)]
 

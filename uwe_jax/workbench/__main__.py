@@ -6,10 +6,9 @@ import sys
 
 from absl import app, flags, logging
 
+from uwe_jax.command import exit_status, refuse_arguments
 from uwe_jax.data.graph import open_dataset
 from uwe_jax.files import whole_file
-from uwe_jax.hub import FetchError
-from uwe_jax.logs import own_lines_only
 from uwe_jax.workbench import benchmark, html, markdown, models, results
 from uwe_jax.workbench.registry import load_tasks, read_places
 
@@ -38,41 +37,39 @@ TRAINING_DATA = flags.DEFINE_string(
 
 
 def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit status."""
+    refuse_arguments(argv)
+    return exit_status(measure)
+
+
+def measure() -> None:
     """Measures, prints a table, and writes results.json, results.md and report.html."""
-    if len(argv) > 1:
-        raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
-    own_lines_only()
     output = pathlib.Path(OUTPUT.value)
-    try:
-        given = [models.read_model(words, DTYPE.value) for words in MODEL.value]
-        tasks = load_tasks(TASKS.value, read_places(DATA.value))
-        benchmark.check(given, tasks, BASE.value)
-        training_data = None if TRAINING_DATA.value is None else open_dataset(TRAINING_DATA.value)
-        output.mkdir(parents=True, exist_ok=True)
-        for model in given:
-            models.find(model.source)
-        found = benchmark.run(
-            given,
-            tasks,
-            output,
-            base=BASE.value,
-            max_queries=MAX_QUERIES.value,
-            seed=SEED.value,
-            training_data=training_data,
-        )
-        command = shlex.join(['python', '-m', 'uwe_jax.workbench', *sys.argv[1:]])
-        content = {'format': results.FORMAT, 'command': command, **found}
-        results.write_json(output / 'comparison.json', found['comparisons'])
-        results.write_json(output / 'results.json', content)
-        for name, text in (('results.md', markdown.render(content)), ('report.html', html.render(content))):
-            with whole_file(output / name) as partial:
-                partial.write_text(text, encoding='utf-8')
-    except (ValueError, OSError, FetchError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+    given = [models.read_model(words, DTYPE.value) for words in MODEL.value]
+    tasks = load_tasks(TASKS.value, read_places(DATA.value))
+    benchmark.check(given, tasks, BASE.value)
+    training_data = None if TRAINING_DATA.value is None else open_dataset(TRAINING_DATA.value)
+    output.mkdir(parents=True, exist_ok=True)
+    for model in given:
+        models.find(model.source)
+    found = benchmark.run(
+        given,
+        tasks,
+        output,
+        base=BASE.value,
+        max_queries=MAX_QUERIES.value,
+        seed=SEED.value,
+        training_data=training_data,
+    )
+    command = shlex.join(['python', '-m', 'uwe_jax.workbench', *sys.argv[1:]])
+    content = {'format': results.FORMAT, 'command': command, **found}
+    results.write_json(output / 'comparison.json', found['comparisons'])
+    results.write_json(output / 'results.json', content)
+    for name, text in (('results.md', markdown.render(content)), ('report.html', html.render(content))):
+        with whole_file(output / name) as partial:
+            partial.write_text(text, encoding='utf-8')
     print(markdown.summary(content))
     logging.info('wrote results.json, results.md and report.html to %s', output)
-    return 0
 
 
 if __name__ == '__main__':

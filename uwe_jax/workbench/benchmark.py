@@ -14,12 +14,11 @@ from absl import logging
 from uwe_jax.data.graph import Dataset
 from uwe_jax.workbench import results
 from uwe_jax.workbench.measurement import Scorer, measure
+from uwe_jax.workbench.metrics import SHOWN
 from uwe_jax.workbench.models import Model
 from uwe_jax.workbench.statistics import intervals
 from uwe_jax.workbench.strata import training_titles
 from uwe_jax.workbench.tasks import RankingTask, sampled
-
-COMPARED = ('map', 'rp@10')
 
 
 def run(
@@ -156,8 +155,8 @@ def _comparisons(store: results.Results, found: Sequence[dict[str, Any]], base: 
         if model == base:
             continue
         own, others = store.of_queries(result), store.of_queries(of_base[task])
-        difference = np.stack([own[metric] - others[metric] for metric in COMPARED], axis=1)
-        for metric, (mean, low, high) in zip(COMPARED, intervals(difference, seed), strict=True):
+        difference = np.stack([own[metric] - others[metric] for metric in SHOWN], axis=1)
+        for metric, (mean, low, high) in zip(SHOWN, intervals(difference, seed), strict=True):
             rows.append(
                 {'task': task, 'model': model, 'base': base, 'metric': metric}
                 | {'difference': mean, 'low': low, 'high': high}

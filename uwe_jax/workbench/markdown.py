@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from uwe_jax.workbench.metrics import METRICS
+from uwe_jax.workbench.metrics import METRICS, SHOWN
 from uwe_jax.workbench.published import PUBLISHED
 
 NAMES = {
@@ -26,7 +26,7 @@ def render(results: Mapping[str, Any]) -> str:
     """
     found = results['results']
     parts = ['# WorkBench', f'`{results["command"]}`', *_samples(found), *_models(found)]
-    parts += [part for metric in ('map', 'rp@10') for part in _side_by_side(found, metric)]
+    parts += [part for metric in SHOWN for part in _side_by_side(found, metric)]
     parts += [*_differences(results['comparisons']), *_all_metrics(found), *_strata(found), *_notes(found)]
     return '\n\n'.join([*parts, *_published()]) + '\n'
 
@@ -34,7 +34,7 @@ def render(results: Mapping[str, Any]) -> str:
 def summary(results: Mapping[str, Any]) -> str:
     """MAP and RP@10 alone, and the differences."""
     found = results['results']
-    parts = [*_samples(found), *_side_by_side(found, 'map'), *_side_by_side(found, 'rp@10')]
+    parts = [*_samples(found), *(part for metric in SHOWN for part in _side_by_side(found, metric))]
     return '\n\n'.join([*parts, *_differences(results['comparisons'])])
 
 
@@ -118,7 +118,7 @@ def _notes(found: Sequence[Mapping]) -> list[str]:
 
 def _published() -> list[str]:
     rows = [
-        (one.model, one.task, *(f'{100 * one.metrics[m]:.1f}' if m in one.metrics else '' for m in ('map', 'rp@10')))
+        (one.model, one.task, *(f'{100 * one.metrics[m]:.1f}' if m in one.metrics else '' for m in SHOWN))
         for one in PUBLISHED
     ]
     title = "## Published, %: the paper's numbers, not measured here"

@@ -93,6 +93,9 @@ METRICS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
 )
 
 
+SHOWN = ('map', 'rp@10')  # where there is no room for all; compared between models
+
+
 def measure(rank: np.ndarray) -> dict[str, np.ndarray]:
     """All of `METRICS`, [queries] float64 each, from the ranks [queries, P] that `ranks` gives."""
     return {name: of_queries(rank) for name, of_queries in METRICS.items()}

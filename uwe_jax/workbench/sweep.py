@@ -39,7 +39,6 @@ def sweep(ranker: Ranker, tasks: Iterable[RankingTask], temperatures: Sequence[f
     """
     score = ranker.pair_score
     check_temperature_counts(score)
-    stored = dataclasses.replace(score, special_tokens=True)  # only tokens that count are stored
     temperatures = sorted({*temperatures, score.temperature})
     for task, index in indexed(ranker, tasks):
         of_queries: dict[float, list] = {temperature: [] for temperature in temperatures}
@@ -55,7 +54,7 @@ def sweep(ranker: Ranker, tasks: Iterable[RankingTask], temperatures: Sequence[f
                 factor = np.float32(score.temperature / temperature)
                 longer = dataclasses.replace(queries, tokens=factor * queries.tokens)
                 of_queries[temperature] += measure(index.score(longer), task.positives[block])
-                entropies[temperature].append(float(_mean_entropy(factor * q, q_len, y, y_len, stored)))
+                entropies[temperature].append(float(_mean_entropy(factor * q, q_len, y, y_len, ranker.stored_score)))
             done = min(block.stop, len(task.queries))
             logging.info(
                 '%s: %d of %d queries at %d temperatures', task.name, done, len(task.queries), len(temperatures)

@@ -7,7 +7,6 @@ from uwe_jax.workbench.html.markup import Element, element
 from uwe_jax.workbench.html.plots import minus
 from uwe_jax.workbench.statistics import CONFIDENCE
 
-SHOWN = ('map', 'rp@10')  # where there is no room for all metrics
 INTERVAL = f'{100 * CONFIDENCE:.0f}\N{NO-BREAK SPACE}% interval'
 COLOURS = 6  # of models besides the base; with more, they come again
 

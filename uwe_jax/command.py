@@ -1,0 +1,26 @@
+"""How a command ends: what is wrong with the input is one line, and the exit status says so."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app
+
+from uwe_jax.hub import FetchError
+from uwe_jax.logs import own_lines_only
+
+
+def refuse_arguments(argv: Sequence[str]) -> None:
+    """Raises UsageError if anything but flags was given."""
+    if len(argv) > 1:
+        raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+
+
+def exit_status(work: Callable[[], None]) -> int:
+    """Does the work with our own lines alone in the log; returns the exit status."""
+    own_lines_only()
+    try:
+        work()
+    except (ValueError, OSError, FetchError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    return 0
