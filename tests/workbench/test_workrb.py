@@ -1,7 +1,10 @@
 """WorkRB runs our models, we run its models, and both find the same numbers."""
 
+import shutil
+
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from uwe_jax.ranking import Ranker
 from uwe_jax.workbench import benchmark, metrics
@@ -100,6 +103,17 @@ def test_its_bi_encoder_is_our_mean_pooled_ranker(titles, cut_model):
     expected = Ranker.from_pretrained(cut_model, pooling='mean').score(TASK.queries, SKILLS)
     np.testing.assert_allclose(index.score(TASK.queries), expected, atol=1e-5)
     assert_equal(evaluate(index, TASK), titles.evaluate(workrb.models.BiEncoderModel(str(cut_model)), ['map', 'rp@10']))
+
+
+def test_a_bi_encoder_with_other_weights_is_another_model(cut_model, tmp_path):
+    shutil.copytree(cut_model, tmp_path / 'model')
+    weights = tmp_path / 'model' / 'model.safetensors'
+    model = read_model(f'baseline=workrb:BiEncoderModel:{tmp_path / "model"}', 'float32')
+    before, again = model.load().fingerprint, model.load().fingerprint
+    tensors = safetensors.numpy.load_file(weights)
+    tensors['embeddings.word_embeddings.weight'][0, 0] += 1
+    safetensors.numpy.save_file(tensors, weights, metadata={'format': 'pt'})
+    assert before == again != model.load().fingerprint
 
 
 @pytest.mark.parametrize('name', ['GuessModel', 'ModelInterface', 'JobBERTModel', 'bi_encoder'])

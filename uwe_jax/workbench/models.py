@@ -70,7 +70,6 @@ def find(source: str) -> None:
       ValueError: WorkRB is not installed, or has no such model.
     """
     if source.startswith(baselines.PREFIX):
-        baselines.Baseline(source.removeprefix(baselines.PREFIX))
-        return
-    if not (pathlib.Path(source).expanduser() / checkpoint.FOLDER).is_dir():
+        baselines.find(source.removeprefix(baselines.PREFIX))
+    elif not checkpoint.has_checkpoints(pathlib.Path(source).expanduser()):
         hub.fetch(source)
