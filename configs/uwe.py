@@ -54,6 +54,7 @@ def get_config(variant: str = '') -> Any:
     config.optimizer.decay = 'linear'  # to 0; or cosine, constant (ours)
     config.optimizer.weight_decay = 0.01  # on matrices, not on biases and norms (ours)
     config.optimizer.clip = 1.0  # largest norm of the whole gradient (ours)
+    config.optimizer.max_skips = 0  # updates in a row left out as their gradient is no number; one more ends it (ours)
     config.optimizer.b1 = 0.9  # (AdamW's default)
     config.optimizer.b2 = 0.999  # (AdamW's default)
 

@@ -24,9 +24,9 @@ from data_prep.split import HeldOut, hold_out
 from data_prep.tables import DataError, Repairs
 from data_prep.vacancies import Columns, add_column_flags, columns_of
 from uwe_jax import hub
-from uwe_jax.data.graph import MANIFEST, MAX_TOKENS, NAME, BipartiteGraph, sha256
+from uwe_jax.data.graph import MANIFEST, MAX_TOKENS, NAME, BipartiteGraph
 from uwe_jax.data.text import match_key
-from uwe_jax.files import whole_directory
+from uwe_jax.files import sha256, whole_directory
 
 UNMATCHED = 'unmatched_skills.jsonl'  # skill names in the vacancies that are no skill's, or several skills'
 TEXTS_PER_CALL = 10_000  # tokenised at a time: the tokenizer's own results are many times the size of the ids

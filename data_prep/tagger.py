@@ -14,7 +14,7 @@ from data_prep.esco import read_esco
 from data_prep.tables import DataError, Repairs
 from data_prep.vacancies import SkillNames
 from uwe_jax import hub
-from uwe_jax.data.graph import sha256
+from uwe_jax.files import sha256
 from uwe_jax.ranking import Ranker
 
 SENTENCES_PER_CALL = 2048  # whose scores against all skills are held at a time

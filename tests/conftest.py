@@ -119,7 +119,7 @@ def small_config(dataset_dir, base_model, **changes):
     config.data.dir = str(dataset_dir)
     config.update_from_flattened_dict(
         {'model.layers': 1, 'model.dtype': 'float32', 'data.batch_size': 16, 'steps': 4, 'run.save_every': 2}
-        | {'run.keep': 5, 'run.evaluate_every': 100, 'mesh.fsdp': 8}
+        | {'run.keep': 5, 'run.evaluate_every': 100, 'run.evaluate_queries': 20, 'mesh.fsdp': 8}
         | changes
     )
     return config

@@ -14,32 +14,31 @@ def lines_of(path):
 
 
 def test_a_continued_run_reads_as_if_it_had_never_stopped(tmp_path):
-    first = Logs(tmp_path, None, writes=True)
-    first.metrics((step, {'loss': float(step)}) for step in (1, 2, 3))
-    first.evaluation(0, 'job_to_skill', {'map': 1.0, 'rp@10': 2.0})
-    first.close()
+    with Logs(tmp_path, 0, writes=True) as first:
+        first.metrics((step, {'loss': float(step)}) for step in (1, 2, 3))
+        first.evaluation(0, 'job_to_skill', {'map': 1.0, 'rp@10': 2.0})
     (tmp_path / 'metrics.jsonl').open('a').write('{"step": 4, "lo')  # killed while it wrote
-    second = Logs(tmp_path, 2, writes=True)
-    second.metrics([(3, {'loss': 30.0})])
-    second.close()
+    with Logs(tmp_path, 2, writes=True) as second:
+        second.metrics([(3, {'loss': 30.0})])
     assert [(line['step'], line['loss']) for line in lines_of(tmp_path / 'metrics.jsonl')] == [(1, 1), (2, 2), (3, 30)]
     assert [line['step'] for line in second.evaluations()] == [0]
 
 
-def test_without_a_checkpoint_everything_begins_anew(tmp_path):
-    for _ in range(2):  # the first was killed in its first evaluation
-        logs = Logs(tmp_path, None, writes=True)
-        logs.evaluation(0, 'job_to_skill', {'map': 1.0, 'rp@10': 2.0})
-    assert len(logs.evaluations()) == 1
+def test_what_was_evaluated_before_a_kill_is_not_evaluated_again(tmp_path):
+    with Logs(tmp_path, 0, writes=True) as killed:
+        killed.evaluation(0, 'job_to_skill', {'map': 1.0, 'rp@10': 2.0})
+    with Logs(tmp_path, 0, writes=True) as logs:
+        assert logs.evaluated(0) == ['job_to_skill']
+        assert logs.evaluated(2) == []
 
 
 def test_only_one_process_writes(tmp_path):
-    Logs(tmp_path, None, writes=False).metrics([(1, {'loss': 1.0})])
+    Logs(tmp_path, 0, writes=False).metrics([(1, {'loss': 1.0})])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_number_that_is_none_is_written_as_null(tmp_path):
-    logs = Logs(tmp_path, None, writes=True)
+    logs = Logs(tmp_path, 0, writes=True)
     logs.metrics([(1, {'loss': float('nan')})])
     assert read(tmp_path / 'metrics.jsonl') == [{'step': 1, 'loss': None}]
 
@@ -60,4 +59,11 @@ def test_nan_stops_with_the_name_of_the_first_such_step(bad):
     good = {'loss': 1.0, 'gradient_norm': 1.0}
     lines = [(5, good), (6, good | {bad: float('nan')}), (7, good | {bad: float('inf')})]
     with pytest.raises(FloatingPointError, match=r'step 6: .* checkpoint is the one after step 4'):
-        check_finite(lines, 4)
+        check_finite(lines, 0, 4)
+
+
+def test_skipped_updates_are_put_up_with_while_they_are_few_in_a_row():
+    bad = {'loss': float('nan'), 'gradient_norm': float('nan')}
+    check_finite([(5, bad | {'skipped/in_a_row': 1}), (6, bad | {'skipped/in_a_row': 2})], 2, None)
+    with pytest.raises(FloatingPointError, match=r'step 7: .* checkpoint is none'):
+        check_finite([(7, bad | {'skipped/in_a_row': 3})], 2, None)

@@ -1,39 +1,61 @@
-"""A workdir belongs to one config and one dataset."""
+"""A workdir belongs to one config, one dataset, and one run at a time."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from configs.uwe import get_config
-from uwe_jax.workdir import claim
+from uwe_jax.workdir import claimed
 
 
-def test_a_run_may_be_continued_by_the_same_config_and_data(tmp_path):
-    claim(tmp_path, get_config(), 'data')
-    claim(tmp_path, get_config(), 'data')
-    assert json.loads((tmp_path / 'config.json').read_text())['steps'] == 10_000
+def config_with(**fields):
+    config = get_config()
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A workdir in which a run has ended."""
+    with claimed(tmp_path, get_config(), 'data'):
+        pass
+    return tmp_path
+
+
+def test_a_run_may_be_continued_by_the_same_config_and_data(workdir):
+    with claimed(workdir, get_config(), 'data'):
+        assert json.loads((workdir / 'config.json').read_text())['steps'] == 10_000
 
 
 @pytest.mark.parametrize(
     ('field', 'value'), [('steps', 7), ('optimizer.peak_lr', 1.0), ('seed', 1), ('score.kind', 'maxsim')]
 )
-def test_another_experiment_is_refused_by_the_name_of_the_field(tmp_path, field, value):
-    claim(tmp_path, get_config(), 'data')
-    other = get_config()
-    other.update_from_flattened_dict({field: value})
-    with pytest.raises(ValueError, match=rf'config\.json: made with {field}=.*, but now {field}={value!r}'):
-        claim(tmp_path, other, 'data')
+def test_another_experiment_is_refused_by_the_name_of_the_field(workdir, field, value):
+    expected = rf'config\.json: made with {field}=.*, but now {field}={value!r}'
+    with pytest.raises(ValueError, match=expected), claimed(workdir, config_with(**{field: value}), 'data'):
+        pass
 
 
-def test_other_data_is_refused(tmp_path):
-    claim(tmp_path, get_config(), 'data')
-    with pytest.raises(ValueError, match=r"data\.json: made with fingerprint='data', but now fingerprint='other'"):
-        claim(tmp_path, get_config(), 'other')
+def test_other_data_is_refused(workdir):
+    expected = r"data\.json: made with fingerprint='data', but now fingerprint='other'"
+    with pytest.raises(ValueError, match=expected), claimed(workdir, get_config(), 'other'):
+        pass
 
 
 @pytest.mark.parametrize(('field', 'value'), [('mesh.fsdp', 2), ('run.log_every', 7), ('data.dir', '/elsewhere')])
-def test_how_and_where_a_run_goes_on_may_change(tmp_path, field, value):
-    claim(tmp_path, get_config(), 'data')
-    other = get_config()
-    other.update_from_flattened_dict({field: value})
-    claim(tmp_path, other, 'data')
+def test_how_and_where_a_run_goes_on_may_change(workdir, field, value):
+    with claimed(workdir, config_with(**{field: value}), 'data'):
+        pass
+
+
+def test_a_second_run_is_refused_while_the_first_is_at_work(tmp_path):
+    again = 'from uwe_jax.workdir import *; from configs.uwe import get_config; import pathlib, sys\n'
+    again += 'with claimed(pathlib.Path(sys.argv[1]), get_config(), "data"): pass'
+    command = [sys.executable, '-c', again, str(tmp_path)]
+    with claimed(tmp_path, get_config(), 'data'):
+        refused = subprocess.run(command, capture_output=True, text=True)
+        assert f'ValueError: {tmp_path}: another run is at work there (' in refused.stderr
+        assert ', pid ' in refused.stderr
+    subprocess.run(command, check=True)

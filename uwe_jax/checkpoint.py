@@ -1,25 +1,61 @@
-"""Saving and restoring a run. The only module that knows Orbax."""
+"""Saving and restoring a run. The only module that knows Orbax.
 
+checkpoints/step_N/                   the state after N steps; under this name only when it is complete
+checkpoints/step_N/checksums.json     the sha256 of its files, by which damage is seen
+checkpoints/damaged_step_N/           was passed over when the run was continued
+"""
+
+import contextlib
+import json
 import pathlib
+from collections.abc import Iterator, Sequence
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
+
+from uwe_jax.files import sha256, whole_file
+from uwe_jax.processes import agreed
+from uwe_jax.state import State
 
 FOLDER = 'checkpoints'
+PREFIX = 'step_'
+CHECKSUMS = 'checksums.json'
+# What Orbax writes after the checksums, and restores nothing from.
+LATER = ('_CHECKPOINT_METADATA', 'commit_success.txt')
+
+
+class CheckpointError(ValueError):
+    """No checkpoint of a run can be used, although there are some."""
 
 
 class Checkpoints:
     """The checkpoints of one workdir: the training state, and a little JSON that tells what it belongs to.
 
-    Saving happens in the background; a checkpoint has its final name only when it is complete.
+    Saving happens in the background; a checkpoint has its final name only when it is complete. One that was damaged
+    later is passed over and moved aside.
 
     Args:
       workdir: an absolute directory.
       keep: how many of the newest to keep.
+
+    Raises:
+      CheckpointError: there are checkpoints, and none is whole.
     """
 
     def __init__(self, workdir: pathlib.Path, keep: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, step_prefix='step')
-        self._manager = ocp.CheckpointManager(workdir / FOLDER, options=options)
+        self._folder = workdir / FOLDER
+        if jax.process_index() == 0:
+            _move_damaged_aside(self._folder)
+        agreed(0)  # all processes wait here, so that they find the same checkpoints
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            step_prefix=PREFIX.removesuffix('_'),
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+        )
+        self._manager = _Manager(self._folder, options=options)
 
     @property
     def latest(self) -> int | None:
@@ -27,10 +63,16 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state, meta: dict) -> None:
-        """Starts saving the state after `step` steps; the arrays may be donated as soon as this returns."""
-        self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        )
+        """Starts saving the state after `step` steps, unless that was saved before.
+
+        The arrays may be donated as soon as this returns.
+
+        Raises:
+          OSError: the save before this one has failed, for example because the disk is full.
+        """
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        with _told_in_one_line(self._folder):
+            self._manager.save(step, args=args)
 
     def restore(self, like):
         """Reads the newest state.
@@ -43,9 +85,102 @@ class Checkpoints:
         return self._manager.restore(self.latest, args=args)['state']
 
     def close(self) -> None:
-        """Waits until what was saved is complete."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until what was saved is complete.
+
+        Raises:
+          OSError: the last save has failed.
+        """
+        with _told_in_one_line(self._folder):
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    def __enter__(self) -> 'Checkpoints':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write_checksums(self) -> None:
+        """Adds them to the checkpoint that is being written, whose last step, its renaming, is still to come."""
+        [directory] = self._folder.glob(f'{PREFIX}*.orbax-checkpoint-tmp*')
+        with whole_file(directory / CHECKSUMS) as partial:
+            partial.write_text(json.dumps({name: sha256(directory / name) for name in _files(directory)}, indent=2))
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, without its own look-out for preemption, whose count of calls would disturb that of `preemption.py`."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
+@contextlib.contextmanager
+def _told_in_one_line(folder: pathlib.Path) -> Iterator[None]:
+    """Writing fails with errors of many kinds, by the library that met it."""
+    try:
+        yield
+    except Exception as error:
+        whole = [step for step, directory in _steps(folder) if _damage(directory) is None]
+        raise OSError(
+            f'{folder}: a checkpoint could not be written: {" ".join(str(error).split())}. The newest whole one is '
+            f'{f"the one after step {whole[-1]}" if whole else "none"}'
+        ) from error
+
+
+def _steps(folder: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
+    """The checkpoints under their final names, oldest first."""
+    named = [(path.name.removeprefix(PREFIX), path) for path in folder.glob(f'{PREFIX}*')]
+    return sorted((int(number), path) for number, path in named if number.isdecimal())
+
+
+def _files(directory: pathlib.Path) -> list[str]:
+    """The files that the checksums are about, by their paths within the checkpoint."""
+    paths = [path.relative_to(directory).as_posix() for path in directory.rglob('*') if path.is_file()]
+    return sorted(set(paths) - {CHECKSUMS, *LATER})
+
+
+def _damage(directory: pathlib.Path) -> str | None:
+    """What is wrong with a checkpoint; None if it is whole."""
+    try:
+        expected = json.loads((directory / CHECKSUMS).read_text())
+    except (OSError, ValueError) as error:
+        return f'{CHECKSUMS} cannot be read ({error})'
+    for name in sorted(expected.keys() | _files(directory)):
+        if name not in expected:
+            return f'{name} does not belong to it'
+        if not (directory / name).is_file():
+            return f'{name} is missing'
+        if sha256(directory / name) != expected[name]:
+            return f'{name} was cut short or altered'
+    return None
+
+
+def _newest_whole(folder: pathlib.Path) -> int | None:
+    """The step of the newest checkpoint that is whole; None if there is no checkpoint.
+
+    Raises:
+      CheckpointError: there are some, and none is whole.
+    """
+    steps = _steps(folder)
+    for step, directory in reversed(steps):
+        damage = _damage(directory)
+        if damage is None:
+            return step
+        logging.warning('%s is passed over: %s', directory, damage)
+    if steps:
+        raise CheckpointError(
+            f'{folder}: no checkpoint is whole, of steps {", ".join(str(step) for step, _ in steps)}; the log says '
+            'what is wrong with each. Put a copy there, or begin anew in another --workdir'
+        )
+    return None
+
+
+def _move_damaged_aside(folder: pathlib.Path) -> None:
+    """Lets the newest whole checkpoint be the newest."""
+    newest = _newest_whole(folder)
+    for step, directory in _steps(folder):
+        if newest is not None and step > newest:
+            directory.rename(directory.with_name(f'damaged_{directory.name}'))
 
 
 def has_checkpoints(directory: pathlib.Path) -> bool:
@@ -54,15 +189,31 @@ def has_checkpoints(directory: pathlib.Path) -> bool:
 
 
 def load_params(workdir: pathlib.Path) -> tuple[dict, int]:
-    """Reads the parameters alone of the newest checkpoint, as a nested dict of numpy arrays, and its step.
+    """Reads the parameters alone of the newest whole checkpoint, as a nested dict of numpy arrays, and its step.
 
     Raises:
+      CheckpointError: there are checkpoints, and none is whole.
       FileNotFoundError: the workdir has no complete checkpoint.
     """
-    options = ocp.CheckpointManagerOptions(step_prefix='step', create=False)
-    manager = ocp.CheckpointManager((workdir / FOLDER).absolute(), options=options)
-    step = manager.latest_step()
+    state, step = load_state(workdir, ('params',))
+    return state['params'], step
+
+
+def load_state(workdir: pathlib.Path, names: Sequence[str] = State._fields) -> tuple[dict, int]:
+    """Reads parts of the newest whole checkpoint, as `load_params` does; the devices that wrote it need not be there.
+
+    Args:
+      workdir: of a run.
+      names: fields of `State`.
+    """
+    folder = (workdir / FOLDER).absolute()
+    step = _newest_whole(folder)
     if step is None:
         raise FileNotFoundError(f'{workdir}: no complete checkpoint in {FOLDER}/; train with python -m uwe_jax.main')
-    state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))['state']
-    return state['params'], step
+    with ocp.PyTreeCheckpointer() as reader:
+        directory = folder / f'{PREFIX}{step}' / 'state'
+        saved = reader.metadata(directory).item_metadata
+        like = {name: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved[name]) for name in names}
+        on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+        args = ocp.args.PyTreeRestore(like, restore_args=on_host, partial_restore=True)
+        return reader.restore(directory, args=args), step

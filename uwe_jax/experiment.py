@@ -22,6 +22,7 @@ def check(config: Config) -> None:
         raise ValueError('data.dir: not given, expected what `python -m data_prep build --output` made')
     for field in ('steps', 'run.log_every', 'run.evaluate_every', 'run.evaluate_queries', 'run.save_every', 'run.keep'):
         _expect(config, field, lambda value: value > 0, 'a whole number above 0')
+    _expect(config, 'optimizer.max_skips', lambda value: value >= 0, 'a whole number, 0 or above')
     _expect(config, 'run.prefetch', lambda value: value >= 0, 'a whole number, 0 or above')
     _expect(config, 'model.dropout', lambda value: 0 <= value < 1, 'a probability below 1')
     _expect(config, 'model.dtype', lambda value: value in DTYPES, f'one of {", ".join(DTYPES)}')

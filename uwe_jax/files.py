@@ -1,6 +1,7 @@
-"""Files and directories that appear under their names when they are complete, and never half."""
+"""Files and directories that appear under their names when they are complete, never half; and their checksums."""
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import tempfile
@@ -38,3 +39,9 @@ def whole_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
         partial.mkdir()
         yield partial
         partial.rename(path)
+
+
+def sha256(path: pathlib.Path) -> str:
+    """The checksum of a file, in hexadecimal."""
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()

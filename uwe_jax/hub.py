@@ -27,9 +27,8 @@ import tokenizers
 from absl import logging
 from flax import nnx
 
-from uwe_jax.data.graph import sha256
 from uwe_jax.data.text import truncated
-from uwe_jax.files import whole_directory
+from uwe_jax.files import sha256, whole_directory
 from uwe_jax.mpnet import MPNet, MPNetConfig
 
 BASE_MODEL = 'sentence-transformers/all-mpnet-base-v2'

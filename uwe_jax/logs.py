@@ -24,19 +24,18 @@ class Logs:
 
     Args:
       workdir: where `metrics.jsonl`, `evaluation.jsonl` and `tensorboard/` go.
-      restored: the step of the checkpoint that the run goes on from; what was written for later ones is dropped, and
-        everything where there is no checkpoint.
+      restored: the step that the run goes on from; what was written for later ones is dropped.
       writes: False in all processes but one.
     """
 
-    def __init__(self, workdir: pathlib.Path, restored: int | None, *, writes: bool):
+    def __init__(self, workdir: pathlib.Path, restored: int, *, writes: bool):
         self._writes = writes
         self._metrics = workdir / 'metrics.jsonl'
         self._evaluation = workdir / 'evaluation.jsonl'
         if writes:
             for path in (self._metrics, self._evaluation):
-                _cut_back(path, -1 if restored is None else restored)
-            self._tensorboard = SummaryWriter(str(workdir / 'tensorboard'), purge_step=(restored or 0) + 1)
+                _cut_back(path, restored)
+            self._tensorboard = SummaryWriter(str(workdir / 'tensorboard'), purge_step=restored + 1)
 
     def metrics(self, lines: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Writes the numbers of optimizer steps."""
@@ -58,11 +57,18 @@ class Logs:
         for name, value in scalars.items():
             self._tensorboard.add_scalar(name.replace('@', '_'), value, step)
 
+    def evaluated(self, step: int) -> list[str]:
+        """The tasks that were evaluated after so many steps, in order."""
+        return [line['task'] for line in self.evaluations() if line['step'] == step]
+
     def evaluations(self) -> list[dict]:
         """What was written by `evaluation`, first to last."""
         return read(self._evaluation)
 
-    def close(self) -> None:
+    def __enter__(self) -> 'Logs':
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Writes out what is buffered."""
         if self._writes:
             self._tensorboard.close()
@@ -136,18 +142,28 @@ def own_lines_only() -> None:
     )
 
 
-def check_finite(lines: list[tuple[int, dict[str, float]]], last_good: int | None) -> None:
-    """Refuses to go on from a loss or a gradient that is no number.
+def check_finite(lines: list[tuple[int, dict[str, float]]], max_skips: int, last_good: int | None) -> None:
+    """Refuses to go on from a loss or a gradient that is no number, unless the update was skipped.
+
+    Args:
+      lines: the numbers of steps.
+      max_skips: so many skipped updates in a row are put up with.
+      last_good: the step of the newest checkpoint.
 
     Raises:
       FloatingPointError: as said; the message names the first such step.
     """
     for step, values in lines:
-        if not math.isfinite(values['loss']) or not math.isfinite(values['gradient_norm']):
-            raise FloatingPointError(
-                f'step {step}: loss {values["loss"]}, gradient norm {values["gradient_norm"]}; the newest good '
-                f'checkpoint is {"none" if last_good is None else f"the one after step {last_good}"}'
-            )
+        if math.isfinite(values['loss']) and math.isfinite(values['gradient_norm']):
+            continue
+        in_a_row = values.get('skipped/in_a_row', 0)
+        if 0 < in_a_row <= max_skips:
+            logging.warning('step %d: loss %s, skipped; %d in a row', step, values['loss'], in_a_row)
+            continue
+        raise FloatingPointError(
+            f'step {step}: loss {values["loss"]}, gradient norm {values["gradient_norm"]}; the newest good '
+            f'checkpoint is {"none" if last_good is None else f"the one after step {last_good}"}'
+        )
 
 
 def progress(step: int, steps: int, values: Mapping[str, float]) -> None:

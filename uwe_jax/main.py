@@ -10,26 +10,39 @@ from ml_collections import config_flags
 from uwe_jax.command import refuse_arguments
 from uwe_jax.hub import FetchError
 from uwe_jax.logs import own_lines_only
-from uwe_jax.processes import join_processes
+from uwe_jax.preemption import Preempted
+from uwe_jax.processes import AGAIN, join_processes, leave_after
 from uwe_jax.train import train
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.', lock_config=True)
 WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Where checkpoints and logs go; a run that is there is continued.', required=True
 )
+JOIN_TIMEOUT = flags.DEFINE_integer(
+    'join_timeout', 300, 'Seconds to wait for the other processes of the run to come.', lower_bound=1
+)
+PEER_TIMEOUT = flags.DEFINE_integer(
+    'peer_timeout', 100, 'Seconds without a sign of life after which another process counts as lost.', lower_bound=1
+)
 
 
 def main(argv: list[str]) -> int:
-    """Trains, and turns what is wrong with the input into one line."""
+    """Trains; returns the exit status, which `launch/README.md` explains."""
     refuse_arguments(argv)
     own_lines_only()
-    join_processes()
-    logging.info('process %d of %d, devices: %s', jax.process_index(), jax.process_count(), jax.local_devices())
+    workdir = pathlib.Path(WORKDIR.value).absolute()
     try:
-        train(CONFIG.value, pathlib.Path(WORKDIR.value).absolute())
-    except (ValueError, FetchError, FloatingPointError) as error:
+        join_processes(workdir, JOIN_TIMEOUT.value, PEER_TIMEOUT.value)
+        logging.info('process %d of %d, devices: %s', jax.process_index(), jax.process_count(), jax.local_devices())
+        train(CONFIG.value, workdir)
+    except Preempted:
+        logging.warning('stopped early, as asked; what was done is saved, and the same command continues')
+        return AGAIN
+    except (ValueError, OSError, FetchError, FloatingPointError, jax.errors.JaxRuntimeError) as error:
         logging.debug('', exc_info=True)  # the traceback, with --verbosity=1
         print(f'error: {error}', file=sys.stderr)
+        if jax.process_count() > 1:
+            leave_after(error, PEER_TIMEOUT.value)
         return 1
     return 0
 

@@ -40,6 +40,8 @@ def make_optimizer(config: Config, steps: int) -> tuple[optax.GradientTransforma
         optax.clip_by_global_norm(config.clip),
         optax.adamw(schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=decayed),
     )
+    if config.max_skips:
+        optimizer = optax.apply_if_finite(optimizer, config.max_skips)
     return optimizer, schedule
 
 

@@ -1,23 +1,185 @@
-"""The processes of a run: several that compute together, each with its own devices."""
+"""The processes of a run: how they find each other, agree, and end. No wait for another process is without end.
 
+Where several hosts compute together, each runs one process (with GPUs under SLURM: one for each GPU), all with the same
+command. JAX's coordination service, in process 0, joins them, and ends them all if one is lost.
+"""
+
+import contextlib
 import os
+import pathlib
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import NamedTuple, NoReturn
 
 import jax
+import numpy as np
+from absl import logging
+from jax._src.clusters import ClusterEnv  # there is no public way to ask what a cluster says without joining
+from jax.experimental import multihost_utils
+
+from uwe_jax.files import whole_file
+
+AGAIN = 75  # exit status (EX_TEMPFAIL): nothing is wrong with the run; the same command continues it
 
 
-def join_processes() -> None:
-    """Joins the other processes of the run where JAX_COORDINATOR_ADDRESS says that there are any.
+class Place(NamedTuple):
+    """Where a process stands among those of its run.
 
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID then tell how many there are and which this is; on TPU pods and SLURM, JAX
-    finds them out by itself.
+    Attributes:
+      coordinator: HOST:PORT of process 0.
+      count: how many processes there are.
+      index: which this is, from 0.
+      local_device_ids: the devices of its host that are its own; None for all of them.
     """
-    if 'JAX_COORDINATOR_ADDRESS' not in os.environ:
+
+    coordinator: str
+    count: int
+    index: int
+    local_device_ids: list[int] | None
+
+
+def join_processes(workdir: pathlib.Path, join_timeout: int, peer_timeout: int) -> None:
+    """Joins the other processes of the run, where there are any.
+
+    Args:
+      workdir: the run's, which all processes share; while they join, each leaves a note there that it has come.
+      join_timeout: seconds to wait for all to come. Then the process ends with status `AGAIN`, after a line that says
+        who came and who did not.
+      peer_timeout: seconds without a sign of life after which a process counts as lost, from then on. JAX then ends all
+        others, with a line that gives the lost one's number.
+
+    Raises:
+      ValueError: the environment names a coordinator, and not which of how many processes this is.
+    """
+    place = find_place(join_timeout)
+    if place is None or place.count == 1:
+        logging.info('one process; there is nothing to join')
         return
     if 'cpu' in os.environ.get('JAX_PLATFORMS', ''):
         jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-    count, own = os.environ.get('JAX_NUM_PROCESSES'), os.environ.get('JAX_PROCESS_ID')
-    jax.distributed.initialize(
-        os.environ['JAX_COORDINATOR_ADDRESS'],
-        num_processes=int(count) if count else None,
-        process_id=int(own) if own else None,
+    logging.info(
+        'process %d of %d, on %s: joining at %s', place.index, place.count, socket.gethostname(), place.coordinator
     )
+    with _roll_call(workdir / 'joining', place, join_timeout):
+        jax.distributed.initialize(
+            place.coordinator,
+            place.count,
+            place.index,
+            place.local_device_ids,
+            initialization_timeout=join_timeout + 60,  # the roll call, which can say who is missing, ends before
+            heartbeat_timeout_seconds=peer_timeout,
+            shutdown_timeout_seconds=peer_timeout,
+        )
+        multihost_utils.sync_global_devices('joined')
+
+
+def find_place(timeout: int) -> Place | None:
+    """What the environment says of this process's place; None if it says nothing.
+
+    It is said by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or, where these are not given, by what
+    JAX knows of Cloud TPUs, GKE and SLURM.
+
+    Args:
+      timeout: seconds in which the name of process 0's host must be known to the network.
+
+    Raises:
+      ValueError: only a part is said.
+    """
+    coordinator = os.environ.get('JAX_COORDINATOR_ADDRESS')
+    count, index = _number('JAX_NUM_PROCESSES'), _number('JAX_PROCESS_ID')
+    local = [int(i) for i in os.environ.get('JAX_LOCAL_DEVICE_IDS', '').split(',') if i] or None
+    if coordinator is None or count is None or index is None:
+        coordinator, count, index, local = ClusterEnv.auto_detect_unset_distributed_params(
+            coordinator, count, index, local, None, timeout
+        )
+    if coordinator is None:
+        return None
+    if count is None or index is None or not 0 <= index < count:
+        raise ValueError(
+            f'JAX_COORDINATOR_ADDRESS is {coordinator}, JAX_NUM_PROCESSES {count}, JAX_PROCESS_ID {index}; expected '
+            'how many processes there are, and which this is, from 0'
+        )
+    return Place(coordinator, count, index, None if local is None else list(local))
+
+
+def _number(variable: str) -> int | None:
+    value = os.environ.get(variable)
+    if value is None:
+        return None
+    if not value.isdecimal():
+        raise ValueError(f'{variable}: {value!r}, expected a whole number')
+    return int(value)
+
+
+@contextlib.contextmanager
+def _roll_call(folder: pathlib.Path, place: Place, timeout: int) -> Iterator[None]:
+    """Ends the process if what is done meanwhile, which cannot be interrupted otherwise, takes too long."""
+    folder.mkdir(parents=True, exist_ok=True)
+    own = folder / str(place.index)
+    with whole_file(own) as partial:
+        partial.write_text(f'{socket.gethostname()}, pid {os.getpid()}')
+    began = time.time()
+
+    def give_up() -> None:
+        came = {
+            index: (folder / str(index)).read_text()
+            for index in range(place.count)
+            if (folder / str(index)).exists() and (folder / str(index)).stat().st_mtime > began - timeout
+        }
+        missing = ', '.join(str(index) for index in range(place.count) if index not in came)
+        here = '; '.join(f'{index} on {where}' for index, where in came.items())
+        print(
+            f'error: after {timeout} s, of {place.count} processes these have not come: {missing or "none"}. '
+            f'In {folder} are: {here}. Expected all to be started with one --workdir that they share, and to reach '
+            f'{place.coordinator}',
+            file=sys.stderr,
+        )
+        _leave(AGAIN)
+
+    timer = threading.Timer(timeout, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        own.unlink(missing_ok=True)
+
+
+def agreed(value: int) -> int:
+    """Process 0's value, in all processes; they wait for each other here."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def leave_after(error: Exception, peer_timeout: int) -> NoReturn:
+    """Ends one process of several after an error, so that the others notice, with status 1.
+
+    An error of JAX's runtime may be no fault of this process but the loss of another. Then JAX knows it after
+    `peer_timeout` seconds, says which process was lost, and ends this one with SIGABRT.
+    """
+    if _is_of_the_runtime(error):
+        logging.error('waiting up to %d s for word of a lost process', 2 * peer_timeout)
+        time.sleep(2 * peer_timeout)
+    _leave(1)
+
+
+def _is_of_the_runtime(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, jax.errors.JaxRuntimeError) or re.match(r'[A-Z]+(_[A-Z]+)*: ', str(error)):
+            return True  # some arrive as a ValueError that begins with a status, such as UNKNOWN
+        error = error.__cause__
+    return False
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process at once: JAX's farewell would wait for the processes that still compute."""
+    logging.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -5,7 +5,7 @@ import pathlib
 from absl import app, flags, logging
 
 from uwe_jax.command import exit_status
-from uwe_jax.data.graph import sha256
+from uwe_jax.files import sha256
 from uwe_jax.ranking import Ranker, TargetIndex
 from uwe_jax.ranking.bulk import rank_into
 from uwe_jax.texts import read_texts

@@ -85,10 +85,14 @@ def make_step(
         grad = jax.value_and_grad(loss_of_batch, has_aux=True)
         (loss, metrics), gradient = grad(state.params, batch, key)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        skipped = 0
+        if isinstance(opt_state, optax.ApplyIfFiniteState):
+            skipped = state.opt_state.total_notfinite
+            metrics |= {'skipped': opt_state.total_notfinite, 'skipped/in_a_row': opt_state.notfinite_count}
         metrics |= {
             'loss': loss,
             'gradient_norm': optax.tree.norm(gradient),
-            'learning_rate': schedule(state.step),
+            'learning_rate': schedule(state.step - skipped),
             **_amounts(batch),
         }
         params = optax.apply_updates(state.params, updates)

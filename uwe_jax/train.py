@@ -16,12 +16,14 @@ from uwe_jax.experiment import Config, check
 from uwe_jax.interaction import Score
 from uwe_jax.logs import Logs, Meter, check_finite, progress
 from uwe_jax.optimizer import make_optimizer
+from uwe_jax.preemption import Preempted, Preemption
+from uwe_jax.processes import agreed
 from uwe_jax.ranking import Ranker
 from uwe_jax.state import abstract_state, first_state, shardings_of
 from uwe_jax.step import make_step
 from uwe_jax.workbench.evaluate import compare, evaluate_all, table
 from uwe_jax.workbench.tasks import held_out_tasks, sampled
-from uwe_jax.workdir import claim
+from uwe_jax.workdir import claimed
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:
@@ -34,6 +36,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     Raises:
       ValueError: the config, the dataset and the workdir do not fit together; nothing long has begun then.
       FloatingPointError: the loss or the gradient is no number any more; the message names the step.
+      OSError: a checkpoint could not be written, for example because the disk is full.
+      Preempted: the run was asked to stop early (SIGTERM), and has saved all that it did.
     """
     check(config)
     config.data.dir = str(pathlib.Path(config.data.dir).absolute())
@@ -56,49 +60,61 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     base = hub.fetch(config.init)
     tokenizer = hub.Tokenizer.from_pretrained(base)
     graphdef, params = nnx.split(hub.abstract_encoder(base, **config.model))
-    claim(workdir, config, dataset.fingerprint)  # only now, so that what was refused above claims nothing
     like = abstract_state(params, optimizer, device_mesh)
-    checkpoints = Checkpoints(workdir, config.run.keep)
-    if checkpoints.latest is None:
-        state = first_state(hub.load_params(base, params), optimizer, config.seed, like)
-    else:
-        state = checkpoints.restore(like)
-        logging.info('continuing after step %d', state.step)
-    first_step = int(state.step)
-    logs = Logs(workdir, checkpoints.latest, writes=jax.process_index() == 0)
 
-    def evaluate_now(step: int) -> None:
-        ranker = Ranker(nnx.merge(graphdef, state.params), tokenizer, score, device_mesh)
-        for task, result in evaluate_all(ranker, tasks):
-            logs.evaluation(step, task.name, result)
-
-    if first_step == 0:
-        evaluate_now(0)
-    take_step = make_step(graphdef, optimizer, schedule, config, device_mesh, shardings_of(like))
-    steps = range(first_step, config.steps)
-    meter = Meter()
-    for step, batch in zip(
-        steps,
-        meter.waiting(batches(dataset, plan, lengths, mesh.rows(device_mesh), steps, config.run.prefetch)),
-        strict=True,
+    with (
+        claimed(workdir, config, dataset.fingerprint),  # only now, so that what was refused above claims nothing
+        Checkpoints(workdir, config.run.keep) as checkpoints,
+        Logs(workdir, checkpoints.latest or 0, writes=jax.process_index() == 0) as logs,
+        Preemption() as preemption,
     ):
-        state, metrics = take_step(state, batch)
-        meter.add(step + 1, metrics)
-        due = {name: _due(step + 1, config.run[f'{name}_every'], config.steps) for name in ('log', 'evaluate', 'save')}
-        if not any(due.values()):
-            continue
-        lines = meter.read()
-        logs.metrics(lines)
-        check_finite(lines, checkpoints.latest)
-        progress(step + 1, config.steps, lines[-1][1])
-        if due['evaluate']:  # before saving, so that a run that goes on from a step has that step's evaluation
-            evaluate_now(step + 1)
-            meter.restart()
-        if due['save']:
-            checkpoints.save(step + 1, state, {'config': json.loads(config.to_json()), 'data': dataset.fingerprint})
-    checkpoints.close()
-    logs.close()
-    logging.info('held-out tasks:\n%s\n%s', table(logs.evaluations()), compare(logs.evaluations()))
+        if checkpoints.latest is None:
+            state = first_state(hub.load_params(base, params), optimizer, config.seed, like)
+        else:
+            state = checkpoints.restore(like)
+            logging.info('continuing after step %d', state.step)
+        first_step = int(state.step)
+
+        def evaluate_now(step: int) -> None:
+            ranker = Ranker(nnx.merge(graphdef, state.params), tokenizer, score, device_mesh)
+            missing = tasks[agreed(len(logs.evaluated(step))) :]  # all, unless the run was stopped while evaluating
+            for task, result in evaluate_all(ranker, missing):
+                logs.evaluation(step, task.name, result)
+                if preemption.reached():
+                    raise Preempted
+
+        def save(step: int) -> None:
+            checkpoints.save(step, state, {'config': json.loads(config.to_json()), 'data': dataset.fingerprint})
+
+        if _due(first_step, config.run.evaluate_every, config.steps):
+            with preemption.at_once():
+                evaluate_now(first_step)
+        take_step = make_step(graphdef, optimizer, schedule, config, device_mesh, shardings_of(like))
+        steps = range(first_step, config.steps)
+        meter = Meter()
+        read_ahead = batches(dataset, plan, lengths, mesh.rows(device_mesh), steps, config.run.prefetch)
+        for step, batch in zip(steps, meter.waiting(read_ahead), strict=True):
+            state, metrics = take_step(state, batch)
+            meter.add(step + 1, metrics)
+            stop = preemption.reached()
+            due = {
+                name: _due(step + 1, config.run[f'{name}_every'], config.steps) for name in ('log', 'evaluate', 'save')
+            }
+            if not any(due.values()) and not stop:
+                continue
+            lines = meter.read()
+            logs.metrics(lines)
+            check_finite(lines, config.optimizer.max_skips, checkpoints.latest)
+            progress(step + 1, config.steps, lines[-1][1])
+            if due['save'] or due['evaluate'] or stop:  # before evaluating, which takes long and may be cut short
+                save(step + 1)
+            if stop:
+                raise Preempted
+            if due['evaluate']:
+                with preemption.at_once():
+                    evaluate_now(step + 1)
+                meter.restart()
+        logging.info('held-out tasks:\n%s\n%s', table(logs.evaluations()), compare(logs.evaluations()))
 
 
 def _due(step: int, every: int, steps: int) -> bool:

@@ -1,9 +1,15 @@
-"""What a workdir belongs to: it is claimed by one config and one dataset, and refused to any other."""
+"""What a workdir belongs to: one config, one dataset, and one run at a time; it is refused to any other."""
 
+import contextlib
+import fcntl
 import json
+import os
 import pathlib
+import socket
+from collections.abc import Iterator
 
 import jax
+from absl import logging
 
 from uwe_jax.experiment import Config
 from uwe_jax.files import whole_file
@@ -12,11 +18,15 @@ from uwe_jax.files import whole_file
 FREE = ('mesh', 'interaction', 'run', 'data.dir')
 
 
-def claim(workdir: pathlib.Path, config: Config, data_fingerprint: str) -> None:
-    """Writes the config and the dataset's fingerprint into a new workdir, or compares them with what is there.
+@contextlib.contextmanager
+def claimed(workdir: pathlib.Path, config: Config, data_fingerprint: str) -> Iterator[None]:
+    """Claims a workdir, which is made if it is not there, and keeps other runs out as long as this one lasts.
+
+    A new workdir gets the config and the dataset's fingerprint; those of one that is continued are compared with them.
 
     Raises:
-      ValueError: the workdir was made by another config or with other data; the message names the first field.
+      ValueError: the workdir was made by another config or with other data, and the message names the first field; or
+        another run is at work in it.
     """
     wanted = {'config.json': json.loads(config.to_json()), 'data.json': {'fingerprint': data_fingerprint}}
     workdir.mkdir(parents=True, exist_ok=True)
@@ -24,10 +34,33 @@ def claim(workdir: pathlib.Path, config: Config, data_fingerprint: str) -> None:
         path = workdir / name
         if path.exists():
             _compare(path, json.loads(path.read_text()), content)
-    if jax.process_index() == 0:
-        for name, content in wanted.items():
-            with whole_file(workdir / name) as partial:
-                partial.write_text(json.dumps(content, indent=2) + '\n')
+    with contextlib.ExitStack() as claim:
+        if jax.process_index() == 0:  # which all processes of a run need, so that it can stand for them
+            claim.enter_context(_locked(workdir / 'lock'))
+            for name, content in wanted.items():
+                with whole_file(workdir / name) as partial:
+                    partial.write_text(json.dumps(content, indent=2) + '\n')
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+    """Holds a lock that ends with the process, however that ends."""
+    with open(path, 'a+') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ValueError(
+                f'{path.parent}: another run is at work there ({file.read().strip()}); wait for its end, or choose '
+                'another --workdir'
+            ) from error
+        except OSError as error:  # some network file systems know no locks
+            logging.warning('%s: cannot be locked (%s); take care that no second run is started there', path, error)
+        file.truncate(0)
+        file.write(f'{socket.gethostname()}, pid {os.getpid()}\n')
+        file.flush()
+        yield
 
 
 def _compare(path: pathlib.Path, found: dict, wanted: dict) -> None:

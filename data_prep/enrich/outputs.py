@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from data_prep.tables import DataError
-from uwe_jax.data.graph import MANIFEST, sha256
-from uwe_jax.files import whole_file
+from uwe_jax.data.graph import MANIFEST
+from uwe_jax.files import sha256, whole_file
 
 JOURNAL = 'journal.jsonl'
 TITLES = 'titles.jsonl'

@@ -24,7 +24,7 @@ from data_prep.esco import ATTRIBUTION, read_esco
 from data_prep.tables import DataError, Repairs, files_of
 from data_prep.vacancies import Columns, check_tables
 from uwe_jax import hub
-from uwe_jax.data.graph import sha256
+from uwe_jax.files import sha256
 
 SKILLS_PER_MERGE = 256  # whose titles are embedded together; what is done so far is kept after each block
 

@@ -30,8 +30,8 @@ from tests.data_prep import soak_enrich
 from tests.data_prep.chat_server import FAULTS, RETRY_AFTER, UNANSWERED, USELESS, ChatServer
 from tests.data_prep.conftest import write_jsonl
 from tests.data_prep.soak_enrich import KEY, VOCABULARY, few_skills, flags, run_with_kills
-from uwe_jax.data.graph import sha256
 from uwe_jax.data.text import match_key
+from uwe_jax.files import sha256
 from uwe_jax.ranking import Ranker
 
 BREAD = Concept('http://esco/skill/bake', 'bake bread', ('make loaves',), 'Make dough and bake it.')

@@ -15,12 +15,13 @@ One directory holds one dataset, `uwe_pairs`. It is written by `data_prep` and r
 
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
 
 import numpy as np
+
+from uwe_jax.files import sha256
 
 GRAPHS = ('job', 'sentence', 'alternative')  # what a skill is joined to
 SIDES = ('skill', *GRAPHS)
@@ -197,12 +198,6 @@ def read_manifest(directory: pathlib.Path) -> dict:
         if name not in manifest:
             raise DatasetError(f'{path}: not the manifest of a dataset, it has no {name!r}; build the dataset again')
     return manifest
-
-
-def sha256(path: pathlib.Path) -> str:
-    """The checksum of a file, in hexadecimal."""
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _read_jsonl(path: pathlib.Path) -> list[dict]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from uwe_jax import hub
-from uwe_jax.data.graph import sha256
+from uwe_jax.files import sha256
 
 PREFIX = 'workrb:'
 # One chooses its encoder by the kind of a text, which no task of ours says; the other has a label space of its own.

@@ -1,0 +1,109 @@
+"""Runs of `python -m uwe_jax.main` as processes of their own, which can be killed at any moment."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+
+from configs.uwe import get_config
+from tests.conftest import ROOT, two_environments
+from uwe_jax.checkpoint import load_state
+from uwe_jax.logs import read
+
+
+class Run:
+    """One start of the command.
+
+    Args:
+      config: what it trains by.
+      workdir: the run's.
+      devices: simulated devices of each process.
+      processes: 1 or 2.
+      peer_timeout: seconds.
+    """
+
+    def __init__(self, config, workdir, *, devices=1, processes=1, peer_timeout=10):
+        command = [sys.executable, '-m', 'uwe_jax.main', '--config=configs/uwe.py:quickstart', f'--workdir={workdir}']
+        command += [f'--peer_timeout={peer_timeout}', *overrides(config)]
+        shared = os.environ | {
+            'JAX_PLATFORMS': 'cpu',
+            'JAX_NUM_CPU_DEVICES': str(devices),
+            'JAX_COMPILATION_CACHE_DIR': str(jax.config.jax_compilation_cache_dir),
+            'JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
+        }
+        self.workdir = workdir
+        self.processes = [
+            subprocess.Popen(
+                command, cwd=ROOT, env=shared | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            for own in (two_environments() if processes == 2 else [{}])
+        ]
+
+    def wait_until(self, reached, timeout=300):
+        """Waits for something to be seen in the workdir; True unless the run ended before."""
+        end = time.monotonic() + timeout
+        while not reached(self.workdir):
+            if any(process.poll() is not None for process in self.processes):
+                return False
+            assert time.monotonic() < end, f'not reached in {timeout} s'
+            time.sleep(0.005)
+        return True
+
+    def kill(self, number=signal.SIGKILL, process=0):
+        """Sends a signal to one of the processes."""
+        self.processes[process].send_signal(number)
+
+    def end(self, timeout=300):
+        """Waits for the processes' ends; returns their exit statuses and what they printed."""
+        try:
+            printed = [process.communicate(timeout=timeout)[0] for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+        return [process.returncode for process in self.processes], printed
+
+
+def overrides(config):
+    """The flags that make the quickstart's config into this one."""
+    return [f'--config.{name}={value}' for name, value in sorted(flat(config) - flat(get_config('quickstart')))]
+
+
+def flat(tree, prefix=''):
+    """Nested fields as a set of pairs: {'a': {'b': 1}} -> {('a.b', 1)}."""
+    pairs = set()
+    for name, value in tree.items():
+        pairs |= flat(value, f'{prefix}{name}.') if hasattr(value, 'items') else {(prefix + name, value)}
+    return pairs
+
+
+def writing(workdir: pathlib.Path) -> list[str]:
+    """The checkpoints that are being written at this moment."""
+    return [path.name.partition('.')[0] for path in (workdir / 'checkpoints').glob('*-tmp')]
+
+
+def steps_logged(workdir):
+    return len(read(workdir / 'metrics.jsonl'))
+
+
+def numbers(workdir, name='metrics.jsonl'):
+    """What a run wrote, without what a clock measured."""
+    return [
+        {field: value for field, value in line.items() if not field.startswith(('time/', 'speed/'))}
+        for line in read(workdir / name)
+    ]
+
+
+def assert_same(workdir, expected):
+    """Two runs wrote the same numbers, and ended with the same state, bit for bit."""
+    for name in ('metrics.jsonl', 'evaluation.jsonl'):
+        assert numbers(workdir, name) == numbers(expected, name)
+    (state, step), (expected_state, expected_step) = load_state(workdir), load_state(expected)
+    assert step == expected_step
+    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(expected_state), strict=True)
+    for one, other in pairs:
+        np.testing.assert_array_equal(one, other)

@@ -1,0 +1,163 @@
+"""What a run survives: it is killed, preempted, moved to other devices, poisoned, and goes on as if nothing had been.
+
+The long forms of these are in `soak.py`.
+"""
+
+import functools
+import shutil
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from tests.conftest import small_config
+from tests.runs import Run, assert_same, numbers, steps_logged, writing
+from uwe_jax import train as train_module
+from uwe_jax.checkpoint import load_params, load_state
+from uwe_jax.logs import read
+from uwe_jax.processes import AGAIN
+from uwe_jax.train import train
+
+
+@pytest.fixture(scope='module')
+def config(small_dataset_dir, base_model):
+    """Six steps, saved after every second."""
+    return small_config(small_dataset_dir, base_model, **{'steps': 6, 'mesh.fsdp': 1})
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('uninterrupted')
+    assert Run(config, workdir).end()[0] == [0]
+    return workdir
+
+
+def in_the_last_evaluation(workdir):
+    return any(line['step'] == 6 for line in read(workdir / 'evaluation.jsonl'))
+
+
+def test_a_run_that_is_killed_three_times_ends_as_one_that_was_not(config, uninterrupted, tmp_path):
+    for moment in (
+        lambda workdir: steps_logged(workdir) >= 1,
+        lambda workdir: 'step_4' in writing(workdir),
+        in_the_last_evaluation,
+    ):
+        run = Run(config, tmp_path)
+        assert run.wait_until(moment)
+        run.kill()
+        assert run.end()[0] == [-signal.SIGKILL]
+        if steps_logged(tmp_path) == 4:
+            assert writing(tmp_path) == ['step_4'], 'the kill was to fall into the write'
+            assert load_state(tmp_path)[1] == 2
+    assert Run(config, tmp_path).end()[0] == [0]
+    assert_same(tmp_path, uninterrupted)
+
+
+def test_sigterm_saves_and_ends_with_a_status_that_asks_for_another_start(config, uninterrupted, tmp_path):
+    run = Run(config, tmp_path)
+    assert run.wait_until(lambda workdir: steps_logged(workdir) >= 3)
+    run.kill(signal.SIGTERM)
+    began = time.monotonic()
+    [status], [printed] = run.end()
+    assert status == AGAIN == 75
+    assert time.monotonic() - began < 30
+    assert 'the same command continues' in printed
+    assert load_state(tmp_path)[1] == steps_logged(tmp_path)
+    assert Run(config, tmp_path).end()[0] == [0]
+    assert_same(tmp_path, uninterrupted)
+
+
+def test_two_processes_stop_together_end_together_and_may_be_continued_by_one(config, uninterrupted, tmp_path):
+    run = Run(config, tmp_path, processes=2)
+    assert run.wait_until(lambda workdir: steps_logged(workdir) >= 1)
+    run.kill(signal.SIGTERM, process=1)
+    assert run.end()[0] == [AGAIN, AGAIN]
+    stopped = load_state(tmp_path)[1]
+    assert stopped == steps_logged(tmp_path)
+
+    run = Run(config, tmp_path, processes=2, peer_timeout=5)
+    assert run.wait_until(lambda workdir: steps_logged(workdir) > stopped)
+    run.kill(process=1)
+    began = time.monotonic()
+    [status, _], [printed, _] = run.end()
+    assert status not in (0, 1, 2)  # which would say that another start is of no use
+    assert time.monotonic() - began < 30
+    assert 'unhealthy (stopped sending heartbeats):\n1\n' in printed
+
+    assert Run(config, tmp_path).end()[0] == [0]
+    assert_close(tmp_path, uninterrupted)
+
+
+def assert_close(workdir, expected):
+    """The same batches, and the loss within 1e-5."""
+    found, wanted = numbers(workdir), numbers(expected)
+    assert [(line['step'], line['tokens']) for line in found] == [(line['step'], line['tokens']) for line in wanted]
+    np.testing.assert_allclose([line['loss'] for line in found], [line['loss'] for line in wanted], rtol=1e-5)
+
+
+@pytest.fixture(scope='module')
+def stopped_on_eight(config, tmp_path_factory):
+    """A workdir whose run was stopped after two steps on eight devices."""
+    workdir = tmp_path_factory.mktemp('stopped') / 'run'
+    run = Run(config, workdir, devices=8)
+    assert run.wait_until(lambda workdir: steps_logged(workdir) >= 1)
+    run.kill(signal.SIGTERM)
+    assert run.end()[0] == [AGAIN]
+    return workdir
+
+
+@pytest.mark.parametrize(('devices', 'fsdp'), [(1, 1), (2, 2), (4, 2)])
+def test_a_run_that_was_stopped_on_eight_devices_goes_on_with_fewer(
+    devices, fsdp, config, stopped_on_eight, uninterrupted, tmp_path, monkeypatch
+):
+    shutil.copytree(stopped_on_eight, tmp_path / 'run')
+    mesh = functools.partial(train_module.mesh.make_mesh, devices=jax.devices()[:devices])
+    monkeypatch.setattr(train_module.mesh, 'make_mesh', mesh)
+    config = config.copy_and_resolve_references()
+    config.mesh.fsdp = fsdp
+    train(config, tmp_path / 'run')
+    assert_close(tmp_path / 'run', uninterrupted)
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """In the batches of these steps, from 0, a token is none of the vocabulary's, which makes the gradient NaN."""
+    steps = set()
+
+    def batches(*arguments):
+        for step, batch in enumerate(taken(*arguments)):
+            ids = batch.texts['skill'].ids
+            texts = (
+                batch.texts['skill']._replace(ids=ids.at[0, 1].set(10**6)) if step in steps else batch.texts['skill']
+            )
+            yield batch._replace(texts={**batch.texts, 'skill': texts})
+
+    taken = train_module.batches
+    monkeypatch.setattr(train_module, 'batches', batches)
+    return steps
+
+
+def test_a_gradient_that_is_no_number_is_skipped_and_counted_where_the_config_says_so(
+    config, poisoned, tmp_path, small_dataset_dir, base_model
+):
+    poisoned.add(1)
+    changes = {'steps': 3, 'mesh.fsdp': 8, 'optimizer.max_skips': 1, 'run.log_every': 3, 'run.save_every': 3}
+    train(small_config(small_dataset_dir, base_model, **changes), tmp_path)
+    lines = numbers(tmp_path)
+    assert [line['skipped'] for line in lines] == [0, 1, 1]
+    assert [line['loss'] is None for line in lines] == [False, True, False]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(load_params(tmp_path)[0]))
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_with_the_last_good_checkpoint(
+    poisoned, tmp_path, small_dataset_dir, base_model
+):
+    poisoned.add(3)
+    changes = {'run.log_every': 4, 'run.save_every': 2}
+    with pytest.raises(
+        FloatingPointError, match=r'step 4: loss nan.*the newest good checkpoint is the one after step 2'
+    ):
+        train(small_config(small_dataset_dir, base_model, **changes), tmp_path)
+    assert load_state(tmp_path)[1] == 2
