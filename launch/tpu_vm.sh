@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# Trains on a slice of Cloud TPU VMs, which it gets by a queued resource.
+#
+#   launch/tpu_vm.sh [--dry_run] create             asks for the slice
+#   launch/tpu_vm.sh [--dry_run] setup              waits for it; storage, code and packages on every worker
+#   launch/tpu_vm.sh [--dry_run] start COMMAND ...  starts the training on every worker
+#   launch/tpu_vm.sh [--dry_run] logs               follows the logs of all workers
+#   launch/tpu_vm.sh [--dry_run] resume COMMAND ... does what is missing of the above; after a preemption, all of it
+#   launch/tpu_vm.sh [--dry_run] delete             gives the slice back; the storage stays
+#
+# COMMAND is the same for start and resume, and runs in a copy of this commit:
+#   python -m uwe_jax.main --config=configs/uwe.py --config.data.dir=/mnt/uwe/data --workdir=/mnt/uwe/run
+#
+# NAME   of the queued resource and of its TPU VM
+# ZONE   where it is: us-west4-a
+# TYPE   accelerator type: v5litepod-16, v5p-32, v6e-64, v4-32
+# SHARE  the NFS export that all workers mount as /mnt/uwe: 10.0.0.2:/share
+# SPOT   1 for spot capacity, which may be preempted; without it, on demand
+# WAIT   seconds that setup waits for the slice (21600)
+set -euo pipefail
+here=$(dirname "$0")
+# shellcheck source=steps.sh
+. "$here/steps.sh"
+
+# A step on every worker. gcloud connects to all of them at once, tries each for some time, and fails if one did.
+on_workers() {
+  step "$1" gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=all --command="$2"
+}
+
+# The state of the queued resource; empty where there is none.
+state() {
+  gcloud compute tpus queued-resources list --zone="$ZONE" --filter="name ~ /$NAME\$" --format='value(state.state)' ||
+    fail "the step 'look at the state of $NAME' failed; nothing was done after it"
+}
+
+create() {
+  local runtime
+  case $TYPE in
+    v4-*) runtime=tpu-ubuntu2204-base ;;
+    v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
+    v5p-*) runtime=v2-alpha-tpuv5 ;;
+    v6e-*) runtime=v2-alpha-tpuv6e ;;
+    *) fail "TYPE=$TYPE, expected v4-N, v5litepod-N, v5p-N or v6e-N" ;;
+  esac
+  step "ask for $TYPE" gcloud compute tpus queued-resources create "$NAME" --node-id="$NAME" --zone="$ZONE" \
+    --accelerator-type="$TYPE" --runtime-version="$runtime" ${SPOT:+--spot}
+}
+
+wait_until_active() {
+  local deadline=$((SECONDS + WAIT)) now='' before=''
+  while true; do
+    now=$(state)
+    case $now in
+      ACTIVE) return ;;
+      '') fail "there is no queued resource $NAME in $ZONE; create asks for one" ;;
+      FAILED | SUSPENDING | SUSPENDED | DELETING) fail "$NAME is $now, expected ACTIVE; resume makes it anew" ;;
+    esac
+    [[ $now == "$before" ]] || say "$NAME is $now, waiting until it is ACTIVE"
+    ((SECONDS < deadline)) ||
+      fail "$NAME is still $now after $WAIT s; it stays in the queue: run setup again, or delete"
+    before=$now
+    sleep 30
+  done
+}
+
+setup() {
+  if ! $dry_run; then wait_until_active; fi
+  step 'pack this commit' git -C "$here/.." archive --format=tar.gz --output="$scratch/uwe.tar.gz" HEAD
+  step 'copy it to every worker' gcloud compute tpus tpu-vm scp "$scratch/uwe.tar.gz" "$here/tpu_worker.sh" \
+    "$NAME:/tmp/" --zone="$ZONE" --worker=all
+  on_workers 'set up every worker' "sudo bash /tmp/tpu_worker.sh setup $(quoted "$SHARE")"
+}
+
+start() {
+  on_workers 'start on every worker' "sudo bash /opt/uwe/launch/tpu_worker.sh start $NAME $(quoted "$@")"
+}
+
+logs() {
+  step 'follow the logs' gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=0 \
+    --command="tail -n 50 -F /mnt/uwe/logs/$NAME/*.log"
+}
+
+delete() {
+  step "delete $NAME" gcloud compute tpus queued-resources delete "$NAME" --zone="$ZONE" --force --quiet
+}
+
+resume() {
+  local now=SUSPENDED # what a dry run supposes: that the slice was preempted
+  if ! $dry_run; then now=$(state); fi
+  case $now in FAILED | SUSPENDING | SUSPENDED) delete ;; esac
+  case $now in FAILED | SUSPENDING | SUSPENDED | '') create ;; esac
+  setup
+  start "$@"
+}
+
+action=${1-}
+case $action in
+  start | resume) (($# > 1)) || fail "$action: no COMMAND, expected python -m uwe_jax.main ..." ;;
+  create | setup | logs | delete) (($# == 1)) || fail "$action: unexpected argument $2" ;;
+  *) usage ;;
+esac
+shift
+need_name
+need ZONE TYPE SHARE
+WAIT=${WAIT:-21600}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+"$action" "$@"

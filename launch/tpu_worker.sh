@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# What tpu_vm.sh does on each worker of a slice. As root: NFS goes by the numbers of users, which differ from worker to
+# worker. Both may be repeated when one worker failed, for a worker whose training runs is left alone.
+#
+#   tpu_worker.sh setup SHARE                    mounts the NFS export SHARE as /mnt/uwe and installs /tmp/uwe.tar.gz
+#   tpu_worker.sh start NAME COMMAND [ARG ...]   starts the training; its log is in /mnt/uwe/logs/NAME
+set -euo pipefail
+
+setup() {
+  if ! mountpoint --quiet /mnt/uwe; then
+    # A new machine updates itself in the background, and holds apt's lock meanwhile.
+    apt-get -o DPkg::Lock::Timeout=600 -qq update
+    apt-get -o DPkg::Lock::Timeout=600 -qq -y install nfs-common
+    mkdir -p /mnt/uwe
+    mount -t nfs -o hard "$1" /mnt/uwe
+  fi
+  rm -rf /opt/uwe
+  mkdir /opt/uwe
+  tar -xzf /tmp/uwe.tar.gz -C /opt/uwe
+  # The images come with Python 3.10; uv brings a newer one.
+  python3 -m pip install --quiet --constraint /opt/uwe/constraints.txt uv
+  python3 -m uv venv --quiet --python 3.11 /opt/uwe/.venv
+  python3 -m uv pip install --quiet --python /opt/uwe/.venv --constraint /opt/uwe/constraints.txt '/opt/uwe[tpu]'
+}
+
+start() {
+  local log
+  log=/mnt/uwe/logs/$1/$(hostname).log
+  shift
+  if ! mountpoint --quiet /mnt/uwe; then
+    echo "$(hostname): error: /mnt/uwe is not mounted, expected setup to have mounted it" >&2
+    exit 1
+  fi
+  mkdir -p "$(dirname "$log")"
+  systemctl reset-failed uwe 2>/dev/null || true # what is left of an earlier one that failed
+  # A service outlives the connection, is one a machine, and gets SIGTERM when the machine is shut down.
+  # JAX's own port for its coordinator, 8482, may be closed between TPU VMs; 8476 is open.
+  systemd-run --unit=uwe --working-directory=/opt/uwe --property=KillMode=mixed --property=TimeoutStopSec=90 \
+    --property=StandardOutput="append:$log" --property=StandardError="append:$log" \
+    --setenv=HOME=/root --setenv=PATH="/opt/uwe/.venv/bin:$PATH" --setenv=JAX_COORDINATOR_PORT=8476 \
+    --setenv=UWE_JAX_CACHE=/mnt/uwe/cache/models --setenv=JAX_COMPILATION_CACHE_DIR=/mnt/uwe/cache/jax \
+    /opt/uwe/launch/local.sh 1 "$@"
+}
+
+if systemctl is-active --quiet uwe; then
+  echo "$(hostname): a training runs here, which is left alone"
+else
+  "$@"
+fi

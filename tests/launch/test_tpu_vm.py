@@ -1,0 +1,243 @@
+"""launch/tpu_vm.sh, with stand-ins for gcloud, and what it does on a worker."""
+
+import shlex
+
+import pytest
+
+from tests.launch.stand_ins import LAUNCH, StandIns, words
+
+SLICE = {'NAME': 'uwe', 'ZONE': 'us-west4-a', 'TYPE': 'v5litepod-16', 'SHARE': '10.0.0.2:/share'}
+COMMAND = ['python', '-m', 'uwe_jax.main', '--config=configs/uwe.py', "--workdir=/mnt/uwe/it's a run"]
+LIST = shlex.split('gcloud compute tpus queued-resources list --zone=us-west4-a')
+DELETE = shlex.split('gcloud compute tpus queued-resources delete uwe --zone=us-west4-a --force --quiet')
+CREATE = shlex.split(
+    'gcloud compute tpus queued-resources create uwe --node-id=uwe --zone=us-west4-a --accelerator-type=v5litepod-16 '
+    '--runtime-version=v2-alpha-tpuv5-lite'
+)
+ON_ALL = shlex.split('gcloud compute tpus tpu-vm ssh uwe --zone=us-west4-a --worker=all')
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    """A cloud whose queued resource goes through the states in the file `states`, one each time that it is asked."""
+    stand_ins = StandIns(tmp_path, 'git', 'sleep')
+    stand_ins.make(
+        'gcloud', f'if [[ "$*" == *list* ]]; then head -n 1 {tmp_path}/states; sed -i 1d {tmp_path}/states; fi'
+    )
+    states(stand_ins, 'ACTIVE')
+    return stand_ins
+
+
+def states(cloud, *names):
+    (cloud.folder / 'states').write_text(''.join(f'{name}\n' for name in names))
+
+
+def tpu_vm(cloud, *arguments, **variables):
+    return cloud.run('tpu_vm.sh', *arguments, **(SLICE | variables))
+
+
+def test_create_asks_for_the_slice_on_demand_or_spot(cloud):
+    assert tpu_vm(cloud, 'create').returncode == 0
+    assert tpu_vm(cloud, 'create', SPOT='1').returncode == 0
+    assert cloud.calls == [CREATE, [*CREATE, '--spot']]
+
+
+@pytest.mark.parametrize(
+    ('kind', 'runtime'), [('v4-32', 'tpu-ubuntu2204-base'), ('v5p-32', 'v2-alpha-tpuv5'), ('v6e-64', 'v2-alpha-tpuv6e')]
+)
+def test_each_generation_has_its_runtime(cloud, kind, runtime):
+    tpu_vm(cloud, 'create', TYPE=kind)
+    assert f'--runtime-version={runtime}' in cloud.calls[0]
+
+
+def test_setup_waits_and_then_brings_this_commit_to_every_worker(cloud):
+    states(cloud, 'WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE')
+    done = tpu_vm(cloud, 'setup')
+    assert done.returncode == 0, done.stderr
+    assert [call[0] for call in cloud.calls] == [
+        'gcloud',
+        'sleep',
+        'gcloud',
+        'sleep',
+        'gcloud',
+        'git',
+        'gcloud',
+        'gcloud',
+    ]
+    assert cloud.calls[0][: len(LIST)] == LIST
+    pack, copy, install = cloud.calls[5:]
+    archive = pack[-2].removeprefix('--output=')
+    assert pack[-1] == 'HEAD'
+    assert copy[:5] == ['gcloud', 'compute', 'tpus', 'tpu-vm', 'scp']
+    assert copy[5:] == [archive, f'{LAUNCH}/tpu_worker.sh', 'uwe:/tmp/', '--zone=us-west4-a', '--worker=all']
+    assert install == [*ON_ALL, '--command=sudo bash /tmp/tpu_worker.sh setup 10.0.0.2:/share']
+
+
+def test_the_wait_for_the_slice_has_a_bound(cloud):
+    states(cloud, 'WAITING_FOR_RESOURCES')
+    done = tpu_vm(cloud, 'setup', WAIT='0')
+    assert done.returncode == 1
+    assert 'uwe is still WAITING_FOR_RESOURCES after 0 s; it stays in the queue' in done.stderr
+    assert len(cloud.calls) == 1
+
+
+@pytest.mark.parametrize('state', ['FAILED', 'SUSPENDING', 'SUSPENDED', ''])
+def test_setup_says_what_to_do_where_no_slice_will_come(cloud, state):
+    states(cloud, state)
+    done = tpu_vm(cloud, 'setup')
+    assert done.returncode == 1
+    assert ('resume makes it anew' if state else 'create asks for one') in done.stderr
+    assert len(cloud.calls) == 1
+
+
+def test_the_command_arrives_on_the_workers_word_by_word(cloud):
+    assert tpu_vm(cloud, 'start', *COMMAND).returncode == 0
+    (call,) = cloud.calls
+    assert call[:-1] == ON_ALL
+    sent = words(call[-1].removeprefix('--command='))
+    assert sent == ['sudo', 'bash', '/opt/uwe/launch/tpu_worker.sh', 'start', 'uwe', *COMMAND]
+
+
+def test_logs_follows_all_workers(cloud):
+    assert tpu_vm(cloud, 'logs').returncode == 0
+    assert cloud.calls[0][-2:] == ['--worker=0', '--command=tail -n 50 -F /mnt/uwe/logs/uwe/*.log']
+
+
+def test_delete_gives_back_the_machines_too(cloud):
+    assert tpu_vm(cloud, 'delete').returncode == 0
+    assert cloud.calls == [DELETE]
+
+
+@pytest.mark.parametrize('state', ['SUSPENDED', 'SUSPENDING', 'FAILED'])
+def test_resume_makes_a_preempted_slice_anew(cloud, state):
+    states(cloud, state, 'WAITING_FOR_RESOURCES', 'ACTIVE')
+    done = tpu_vm(cloud, 'resume', *COMMAND, SPOT='1')
+    assert done.returncode == 0, done.stderr
+    assert cloud.calls[1:3] == [DELETE, [*CREATE, '--spot']]
+    assert 'tpu_worker.sh setup' in cloud.calls[-2][-1]
+    assert 'tpu_worker.sh start' in cloud.calls[-1][-1]
+
+
+def test_resume_keeps_a_slice_that_is_there_and_creates_one_that_is_not(cloud):
+    states(cloud, 'ACTIVE', 'ACTIVE')
+    tpu_vm(cloud, 'resume', *COMMAND)
+    assert not any('create' in call or 'delete' in call for call in cloud.calls)
+    states(cloud, '', 'ACTIVE')
+    tpu_vm(cloud, 'resume', *COMMAND)
+    assert CREATE in cloud.calls
+    assert DELETE not in cloud.calls
+
+
+STEPS = [
+    'look at the state of uwe',
+    'delete uwe',
+    'ask for v5litepod-16',
+    'look at the state of uwe',
+    'pack this commit',
+    'copy it to every worker',
+    'set up every worker',
+    'start on every worker',
+]
+
+
+@pytest.mark.parametrize(('number', 'title'), list(enumerate(STEPS, start=1)))
+def test_after_a_step_that_fails_nothing_is_done_and_its_name_is_said(cloud, number, title):
+    states(cloud, 'SUSPENDED', 'ACTIVE')
+    done = tpu_vm(cloud, 'resume', *COMMAND, FAIL_AT=str(number))
+    assert done.returncode == 1
+    assert len(cloud.calls) == number
+    assert f"the step '{title}' failed" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize('action', ['create', 'setup', 'start', 'logs', 'resume', 'delete'])
+def test_a_dry_run_says_what_it_would_do_and_calls_nothing(cloud, action):
+    command = COMMAND if action in ('start', 'resume') else []
+    done = tpu_vm(cloud, '--dry_run', action, *command)
+    assert done.returncode == 0
+    assert 'gcloud compute tpus' in done.stdout
+    assert cloud.calls == []
+
+
+def test_a_dry_run_prints_what_a_shell_would_take_for_the_same(cloud):
+    printed = tpu_vm(cloud, '--dry_run', 'start', *COMMAND).stdout.splitlines()[-1]
+    tpu_vm(cloud, 'start', *COMMAND)
+    assert words(printed) == cloud.calls[0]
+
+
+@pytest.mark.parametrize('variable', SLICE)
+def test_a_variable_that_is_not_set_is_named(cloud, variable):
+    done = tpu_vm(cloud, 'create', **{variable: ''})
+    assert done.returncode == 1
+    assert f'{variable} is not set' in done.stderr
+    assert cloud.calls == []
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'variables', 'message'),
+    [
+        (['create'], {'TYPE': 'h100-8'}, 'TYPE=h100-8, expected'),
+        (['create'], {'NAME': 'Uwe/1'}, 'NAME=Uwe/1, expected'),
+        (['create', 'spot'], {}, 'unexpected argument spot'),
+        (['start'], {}, 'no COMMAND'),
+        (['begin'], {}, 'launch/tpu_vm.sh [--dry_run] create'),
+        ([], {}, 'launch/tpu_vm.sh [--dry_run] create'),
+    ],
+)
+def test_wrong_usage_is_said(cloud, arguments, variables, message):
+    done = tpu_vm(cloud, *arguments, **variables)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert cloud.calls == []
+
+
+WORKER = ['apt-get', 'mount', 'rm', 'mkdir', 'tar', 'python3', 'systemd-run', 'hostname']
+
+
+@pytest.fixture
+def worker(tmp_path):
+    """A worker of the slice on which nothing runs and nothing is mounted yet."""
+    stand_ins = StandIns(tmp_path, *WORKER)
+    stand_ins.make('systemctl', '[[ $1 != is-active ]]')
+    stand_ins.make('mountpoint', 'exit 1')
+    return stand_ins
+
+
+def test_a_worker_gets_storage_code_and_packages(worker):
+    done = worker.run('tpu_worker.sh', 'setup', '10.0.0.2:/share')
+    assert done.returncode == 0, done.stderr
+    assert [call[0] for call in worker.calls[2:]] == (
+        ['apt-get', 'apt-get', 'mkdir', 'mount', 'rm', 'mkdir', 'tar', 'python3', 'python3', 'python3']
+    )
+    assert worker.calls[5] == ['mount', '-t', 'nfs', '-o', 'hard', '10.0.0.2:/share', '/mnt/uwe']
+    assert worker.calls[-1][-3:] == ['--constraint', '/opt/uwe/constraints.txt', '/opt/uwe[tpu]']
+
+
+@pytest.mark.parametrize('number', range(3, 13))
+def test_a_worker_stops_at_a_step_that_fails(worker, number):
+    assert worker.run('tpu_worker.sh', 'setup', '10.0.0.2:/share', FAIL_AT=str(number)).returncode == 7
+    assert len(worker.calls) == number
+
+
+def test_a_worker_starts_the_training_as_a_service(worker):
+    worker.make('mountpoint')
+    worker.make('hostname', 'echo w-0')
+    done = worker.run('tpu_worker.sh', 'start', 'uwe', *COMMAND)
+    assert done.returncode == 0, done.stderr
+    service = worker.calls[-1]
+    assert service[0] == 'systemd-run'
+    assert '--property=StandardError=append:/mnt/uwe/logs/uwe/w-0.log' in service
+    assert service[service.index('/opt/uwe/launch/local.sh') :] == ['/opt/uwe/launch/local.sh', '1', *COMMAND]
+
+
+def test_a_worker_without_storage_does_not_start(worker):
+    done = worker.run('tpu_worker.sh', 'start', 'uwe', *COMMAND)
+    assert done.returncode == 1
+    assert '/mnt/uwe is not mounted' in done.stderr
+    assert 'systemd-run' not in [call[0] for call in worker.calls]
+
+
+@pytest.mark.parametrize('arguments', [['setup', '10.0.0.2:/share'], ['start', 'uwe', *COMMAND]])
+def test_a_worker_that_trains_is_left_alone(worker, arguments):
+    worker.make('systemctl')
+    assert worker.run('tpu_worker.sh', *arguments).returncode == 0
+    assert [call[0] for call in worker.calls] == ['systemctl', 'hostname']
