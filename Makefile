@@ -1,5 +1,6 @@
 # make quickstart    install, then train, measure, export and use a model on the sample: all steps, one after another
 # make test          install, then run the test suite
+# make soak          kill a run at random moments, some sixty times, for half an hour or more
 # make check         formatting, lint and types
 
 # The first Python of these that runs; python3.11 is what all of the extras are tested on.
@@ -11,7 +12,7 @@ RUN := runs/quickstart
 STEPS := 32
 TESTS := tests
 
-.PHONY: quickstart test check
+.PHONY: quickstart test soak check
 .SUFFIXES:
 
 # One stamp a set of extras, so that each is installed once.
@@ -45,6 +46,9 @@ quickstart: $(VENV)/installed.test
 test: $(VENV)/installed.$(EXTRAS)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || echo 'torch is not installed: the tests that compare with it are skipped (make test EXTRAS=test,torch runs them)'
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(TESTS)
+
+soak: $(VENV)/installed.test
+	$(BIN)/python -m tests.soak
 
 check: $(VENV)/installed.$(EXTRAS)
 	$(BIN)/ruff format --check .

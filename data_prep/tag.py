@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace, command: str) -> None:
       DataError: an input cannot be used, a piece was made by another run, or the output cannot be written.
       FetchError: the model cannot be had.
     """
-    own, processes = _share()
+    own, processes = _share(arguments.output)
     job = Job(options_of(arguments))
     mine = [piece for piece in job.missing() if piece.number % processes == own]
     logging.info('%d pieces, of which %d are for this process to make', len(job.input.pieces), len(mine))
@@ -123,12 +123,12 @@ def run(arguments: argparse.Namespace, command: str) -> None:
     job.finish(command)
 
 
-def _share() -> tuple[int, int]:
+def _share(output: pathlib.Path) -> tuple[int, int]:
     """Which of how many processes this is.
 
     The processes meet to learn that, and then part: none waits for another at the end, or dies with it.
     """
-    join_processes()
+    join_processes(output)
     own, processes = jax.process_index(), jax.process_count()
     logging.info('process %d of %d, devices: %s', own, processes, jax.local_devices())
     if jax.distributed.is_initialized():

@@ -54,6 +54,14 @@ class Run:
             time.sleep(0.005)
         return True
 
+    def ends_within(self, seconds):
+        """Whether the first process ends in so many seconds."""
+        try:
+            self.processes[0].wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def kill(self, number=signal.SIGKILL, process=0):
         """Sends a signal to one of the processes."""
         self.processes[process].send_signal(number)

@@ -1,7 +1,6 @@
 """The whole of training on the sample, with the encoder cut to one layer: here the subject is the loop."""
 
 import json
-import sys
 
 import jax
 import numpy as np
@@ -10,6 +9,7 @@ from flax import nnx
 
 from configs.uwe import get_config
 from tests.conftest import run_two_processes, small_config
+from tests.runs import numbers, overrides
 from uwe_jax import hub, mesh
 from uwe_jax.checkpoint import load_params
 from uwe_jax.data.loader import batches, choose_lengths
@@ -19,14 +19,6 @@ from uwe_jax.optimizer import make_optimizer
 from uwe_jax.state import abstract_state, first_state, shardings_of
 from uwe_jax.step import make_step
 from uwe_jax.train import train
-
-
-def numbers(workdir):
-    """The metrics of every step, without what a clock measured."""
-    return [
-        {name: value for name, value in line.items() if not name.startswith(('time/', 'speed/'))}
-        for line in read(workdir / 'metrics.jsonl')
-    ]
 
 
 def test_a_run_of_one_step_leaves_metrics_evaluations_and_a_checkpoint(tmp_path, small_dataset_dir, base_model):
@@ -51,55 +43,15 @@ def test_the_metrics_say_what_the_loss_is_made_of(finished):
             assert line[f'{graph}/forward/positives'] >= 1
 
 
-def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path, finished, small_dataset_dir, base_model):
-    config = small_config(small_dataset_dir, base_model)
-    stop_after(2, config, tmp_path)
-    assert len(read(tmp_path / 'metrics.jsonl')) >= 2
-    train(config, tmp_path)
-    assert numbers(tmp_path) == numbers(finished)
-    for one, other in zip(*(jax.tree.leaves(load_params(w)[0]) for w in (tmp_path, finished)), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
 def test_a_run_that_is_complete_takes_no_further_step(finished, small_dataset_dir, base_model):
     before = numbers(finished)
     train(small_config(small_dataset_dir, base_model), finished)
     assert numbers(finished) == before
 
 
-def stop_after(step, config, workdir):
-    """Runs until a step is on disk and its successor has begun, as a kill would leave it."""
-    from uwe_jax import train as module
-
-    taken = module.make_step
-
-    def make_step(*arguments):
-        take_step = taken(*arguments)
-
-        def guarded(state, batch):
-            if int(state.step) > step:
-                raise KeyboardInterrupt
-            return take_step(state, batch)
-
-        return guarded
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, 'make_step', make_step)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, workdir)
-
-
 def test_another_config_in_the_same_workdir_is_refused(finished, small_dataset_dir, base_model):
     with pytest.raises(ValueError, match=r'config\.json: made with seed=0, but now seed=1'):
         train(small_config(small_dataset_dir, base_model, seed=1), finished)
-
-
-def test_a_loss_that_is_no_number_stops_the_run_by_the_name_of_the_step(tmp_path, small_dataset_dir, base_model):
-    config = small_config(
-        small_dataset_dir, base_model, **{'optimizer.peak_lr': 1e30, 'run.log_every': 4, 'run.save_every': 4}
-    )
-    with pytest.raises(FloatingPointError, match=r'step [234]: loss .*the newest good checkpoint is none'):
-        train(config, tmp_path)
 
 
 def first_steps(config, dataset, base_model, device_mesh, steps=1):
@@ -148,21 +100,11 @@ def test_the_reference_and_the_blockwise_form_train_alike(on_one_device, small_d
 
 
 def test_two_processes_train_as_one_does(tmp_path, finished, small_dataset_dir, base_model):
-    config = small_config(small_dataset_dir, base_model)
-    overrides = [
-        f'--config.{name}={getattr_of(config, name)}'
-        for name in ('init', 'data.dir', 'model.layers', 'model.dtype', 'data.batch_size', 'steps', 'run.save_every')
-    ]
+    config = small_config(small_dataset_dir, base_model, **{'mesh.fsdp': 2})
     command = [sys.executable, '-m', 'uwe_jax.main', '--config=configs/uwe.py:quickstart', f'--workdir={tmp_path}']
-    run_two_processes(command + overrides + ['--config.run.evaluate_every=100', '--config.mesh.fsdp=2'])
+    run_two_processes([*command, *overrides(config)])
     found, expected = numbers(tmp_path), numbers(finished)
     assert [line['tokens'] for line in found] == [line['tokens'] for line in expected]
     assert found[0]['loss'] == pytest.approx(expected[0]['loss'], rel=1e-6)
     assert [line['loss'] for line in found] == pytest.approx([line['loss'] for line in expected], rel=1e-3)
     assert json.loads((tmp_path / 'config.json').read_text())['steps'] == 4
-
-
-def getattr_of(config, name):
-    for part in name.split('.'):
-        config = config[part]
-    return config

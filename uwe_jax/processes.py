@@ -42,11 +42,11 @@ class Place(NamedTuple):
     local_device_ids: list[int] | None
 
 
-def join_processes(workdir: pathlib.Path, join_timeout: int, peer_timeout: int) -> None:
+def join_processes(folder: pathlib.Path, join_timeout: int = 300, peer_timeout: int = 100) -> None:
     """Joins the other processes of the run, where there are any.
 
     Args:
-      workdir: the run's, which all processes share; while they join, each leaves a note there that it has come.
+      folder: one that all processes share; while they join, each leaves a note there that it has come.
       join_timeout: seconds to wait for all to come. Then the process ends with status `AGAIN`, after a line that says
         who came and who did not.
       peer_timeout: seconds without a sign of life after which a process counts as lost, from then on. JAX then ends all
@@ -64,7 +64,7 @@ def join_processes(workdir: pathlib.Path, join_timeout: int, peer_timeout: int) 
     logging.info(
         'process %d of %d, on %s: joining at %s', place.index, place.count, socket.gethostname(), place.coordinator
     )
-    with _roll_call(workdir / 'joining', place, join_timeout):
+    with _roll_call(folder / 'joining', place, join_timeout):
         jax.distributed.initialize(
             place.coordinator,
             place.count,

@@ -3,8 +3,10 @@
 import collections
 import concurrent.futures
 import itertools
+import os
 import pickle
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -158,13 +160,24 @@ DAMAGES = [
 
 @pytest.mark.parametrize('damage', DAMAGES, ids=lambda damage: damage.name)
 def test_a_damaged_shard_is_refused_by_its_name(dataset, tmp_path, damage):
-    import shutil
-
     copy = shutil.copytree(dataset.directory, tmp_path / 'data')
     [name] = [name for name in dataset.manifest['files'] if name.startswith('uwe_pairs-sentence')]
     damage.apply(copy / name)
     with pytest.raises(DatasetError, match=rf'{re.escape(name)}: .*{damage.message}'):
         open_dataset(copy)
+
+
+@pytest.mark.parametrize('prefetch', [0, 2])  # read in the foreground, and by threads
+def test_a_shard_that_is_damaged_while_a_run_reads_it_ends_the_run_by_its_name(dataset, tmp_path, prefetch):
+    copy = open_dataset(shutil.copytree(dataset.directory, tmp_path / 'data'))
+    plan = Plan(copy.graphs, batch_size=16, seed=0, distractor_probability=0.8)
+    rows = mesh.rows(mesh.make_mesh())
+    read = batches(copy, plan, LENGTHS, rows, range(100), prefetch)
+    next(read)
+    [shard] = copy.shards('job')
+    os.truncate(shard, 1000)
+    with pytest.raises(DatasetError, match=rf'{re.escape(shard)}: record \d+ cannot be read'):
+        collections.deque(read, maxlen=0)
 
 
 def test_a_directory_without_a_manifest_is_no_dataset(tmp_path):

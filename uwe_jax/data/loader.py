@@ -14,7 +14,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from tensorflow_datasets.proto import tf_example_pb2
 
-from uwe_jax.data.graph import GRAPHS, MAX_TOKENS, Dataset
+from uwe_jax.data.graph import GRAPHS, MAX_TOKENS, Dataset, DatasetError
 from uwe_jax.data.plan import EMPTY, BatchPlan, Plan
 from uwe_jax.data.text import truncated
 
@@ -71,14 +71,24 @@ class Records:
         return Records, (self._shards,)
 
     def __call__(self, numbers: np.ndarray) -> list[bytes]:
-        """The records of these numbers, in this order."""
-        shard = np.searchsorted(self._ends, numbers, side='right')
-        position = numbers - np.concatenate([[0], self._ends])[shard]
+        """The records of these numbers, in this order.
+
+        Raises:
+          DatasetError: a shard was cut short or altered since it was opened; the message names it.
+        """
+        shards = np.searchsorted(self._ends, numbers, side='right')
+        positions = numbers - np.concatenate([[0], self._ends])[shards]
         records = []
         with self._lock:
-            for reader, place in zip(map(self._readers.__getitem__, shard), position.tolist(), strict=True):
-                reader.seek(place)
-                records.append(reader.read())
+            for shard, position in zip(shards.tolist(), positions.tolist(), strict=True):
+                try:
+                    self._readers[shard].seek(position)
+                    records.append(self._readers[shard].read())
+                except RuntimeError as error:
+                    raise DatasetError(
+                        f'{self._shards[shard]}: record {position} cannot be read ({error}): truncated or altered since '
+                        'the run began; build the dataset again'
+                    ) from error
         return records
 
 

@@ -1,0 +1,98 @@
+"""Kills a run at random moments, and looks whether it ends as one that was left alone: the same numbers, bit for bit.
+
+    python -m tests.soak [--kills=20] [--seed=0] [--ways=one,eight,two]      or: make soak
+
+On the quickstart's data, with the encoder cut to two layers: here the subject is the loop. It is done on one device, on
+eight simulated devices, and by two processes, each of which is killed in turn. A moment is drawn anew for each kill,
+from the start of the program to some steps later; every fifth kill waits for a checkpoint's write instead. A run that
+ends before its kill is compared, and the next one begins in a new workdir. The last run of each way is left to end.
+"""
+
+import pathlib
+import random
+import signal
+import tempfile
+import time
+
+from absl import app, flags
+
+from tests.conftest import SAMPLE, build_dataset, small_config
+from tests.runs import Run, assert_same, steps_logged, writing
+from uwe_jax import hub
+
+KILLS = flags.DEFINE_integer('kills', 20, 'Of each way.', lower_bound=1)
+SEED = flags.DEFINE_integer('seed', 0, 'Of the moments.')
+WAYS = flags.DEFINE_list('ways', 'one,eight,two', 'Of one device, eight devices, two processes.')
+WAY = {'one': {}, 'eight': {'devices': 8}, 'two': {'processes': 2}}
+PEER_TIMEOUT = 10  # s
+
+
+def main(argv):
+    """Does all of it, and stops at the first difference."""
+    if argv[1:]:
+        raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = pathlib.Path(scratch)
+        base = hub.fetch(hub.BASE_MODEL)
+        build_dataset(SAMPLE, folder / 'data', base)
+        changes = {'model.layers': 2, 'steps': 24, 'run.save_every': 4, 'run.keep': 2, 'mesh.fsdp': 1}
+        config = small_config(folder / 'data', base, **changes, **{'data.batch_size': 32})
+        for way in WAYS.value:
+            soak(way, config, folder / way)
+
+
+def soak(way, config, folder):
+    """Compares runs that are killed with one that is not."""
+    folder.mkdir()
+    moments = random.Random(SEED.value)
+    began = time.monotonic()
+    statuses, _ = Run(config, folder / 'left_alone', **WAY[way]).end()
+    assert set(statuses) == {0}, statuses
+    whole = time.monotonic() - began
+    print(f'{way}: left alone, the run takes {whole:.0f} s', flush=True)
+    number, kills, in_writes, slowest = 0, 0, 0, 0.0
+    while True:
+        workdir = folder / f'killed_{number}'
+        run = Run(config, workdir, **WAY[way], peer_timeout=PEER_TIMEOUT)
+        delay = moments.uniform(1, 0.7 * whole)
+        process = kills % len(run.processes)
+        if kills == KILLS.value:
+            killed = False
+        elif kills % 5 == 4:
+            killed = run.wait_until(writing)
+        else:
+            killed = not run.ends_within(delay)
+        if killed:
+            run.kill(process=process)
+        began = time.monotonic()
+        statuses, printed = run.end()
+        if killed:
+            kills += 1
+            slowest = max(slowest, time.monotonic() - began)
+            assert statuses[process] == -signal.SIGKILL, '\n'.join(printed)
+            assert not {0, 1, 2} & set(statuses), (statuses, *printed)  # each asks to be started again
+            in_writes += bool(writing(workdir))
+            where = (
+                f'while writing {", ".join(writing(workdir))}' if writing(workdir) else f'{delay:.1f} s after its start'
+            )
+            print(
+                f'{way}: kill {kills}, process {process}, {where}, {steps_logged(workdir)} steps logged; '
+                f'exit statuses {statuses}',
+                flush=True,
+            )
+            continue
+        assert set(statuses) == {0}, '\n'.join(printed)
+        assert_same(workdir, folder / 'left_alone')
+        print(f'{way}: the run that was killed ends as the one left alone, bit for bit', flush=True)
+        number += 1
+        if kills == KILLS.value:
+            break
+    print(
+        f'{way}: {kills} kills in {number} runs, {in_writes} of them in a write; processes whose peer was killed ended '
+        f'within {slowest:.1f} s',
+        flush=True,
+    )
+
+
+if __name__ == '__main__':
+    app.run(main)

@@ -1,0 +1,83 @@
+"""Processes join only where there is something to join, and wait for nobody without end."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT, two_environments
+from uwe_jax.processes import AGAIN, Place, find_place
+
+SAID_BY_JAX = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID', 'JAX_LOCAL_DEVICE_IDS')
+SAID_BY_SLURM = {
+    'SLURM_JOB_ID': '1',
+    'SLURM_STEP_NODELIST': 'node[03-04]',
+    'SLURM_NTASKS': '8',
+    'SLURM_PROCID': '5',
+    'SLURM_LOCALID': '1',
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch):
+    for variable in (*SAID_BY_JAX, *SAID_BY_SLURM):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def say(monkeypatch, variables):
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+
+
+def test_where_nothing_is_said_there_is_nothing_to_join():
+    assert find_place(1) is None
+
+
+def test_the_environment_says_it(monkeypatch):
+    say(monkeypatch, dict(zip(SAID_BY_JAX, ('host:12', '4', '3', '0,1'), strict=True)))
+    assert find_place(1) == Place('host:12', 4, 3, [0, 1])
+
+
+def test_slurm_says_it_with_a_device_for_each_process(monkeypatch):
+    say(monkeypatch, SAID_BY_SLURM)
+    assert find_place(1) == Place(f'node03:{65535 - 2**12 + 2}', 8, 5, [1])
+
+
+@pytest.mark.parametrize('missing', SAID_BY_SLURM)
+def test_a_part_of_what_slurm_says_is_nothing_said(monkeypatch, missing):
+    say(monkeypatch, SAID_BY_SLURM)
+    monkeypatch.delenv(missing)
+    assert find_place(1) is None
+
+
+@pytest.mark.parametrize(
+    ('count', 'index', 'expected'),
+    [
+        ('4', None, 'JAX_PROCESS_ID None; expected how many'),
+        ('4', '4', 'JAX_PROCESS_ID 4; expected how many'),
+        ('four', '0', "JAX_NUM_PROCESSES: 'four', expected a whole number"),
+    ],
+)
+def test_a_part_of_what_the_environment_should_say_is_refused(monkeypatch, count, index, expected):
+    said = {'JAX_COORDINATOR_ADDRESS': 'host:12', 'JAX_NUM_PROCESSES': count, 'JAX_PROCESS_ID': index}
+    say(monkeypatch, {variable: value for variable, value in said.items() if value})
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        find_place(1)
+
+
+@pytest.mark.parametrize('own', [0, 1])
+def test_a_process_that_does_not_come_is_named_and_not_waited_for_any_longer(tmp_path, own):
+    command = [sys.executable, '-m', 'uwe_jax.main', '--config=configs/uwe.py', f'--workdir={tmp_path}']
+    ended = subprocess.run(
+        [*command, '--join_timeout=1'],
+        cwd=ROOT,
+        env=os.environ | two_environments()[own],
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == AGAIN
+    assert f'after 1 s, of 2 processes these have not come: {1 - own}.' in ended.stderr
+    assert f'are: {own} on {socket.gethostname()}, pid ' in ended.stderr
