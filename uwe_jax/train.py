@@ -63,10 +63,10 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     like = abstract_state(params, optimizer, device_mesh)
 
     with (
+        Preemption() as preemption,
         claimed(workdir, config, dataset.fingerprint),  # only now, so that what was refused above claims nothing
         Checkpoints(workdir, config.run.keep) as checkpoints,
         Logs(workdir, checkpoints.latest or 0, writes=jax.process_index() == 0) as logs,
-        Preemption() as preemption,
     ):
         if checkpoints.latest is None:
             state = first_state(hub.load_params(base, params), optimizer, config.seed, like)
