@@ -23,8 +23,8 @@ from uwe_jax.train import train
 
 @pytest.fixture(scope='module')
 def config(small_dataset_dir, base_model):
-    """Six steps, saved after every second."""
-    return small_config(small_dataset_dir, base_model, **{'steps': 6, 'mesh.fsdp': 1})
+    """Six steps with dropout, saved after every second."""
+    return small_config(small_dataset_dir, base_model, **{'steps': 6, 'mesh.fsdp': 1, 'model.dropout': 0.1})
 
 
 @pytest.fixture(scope='module')
