@@ -89,9 +89,10 @@ def flat(tree, prefix=''):
     return pairs
 
 
-def writing(workdir: pathlib.Path) -> list[str]:
-    """The checkpoints that are being written at this moment."""
-    return [path.name.partition('.')[0] for path in (workdir / 'checkpoints').glob('*-tmp')]
+def writing(workdir: pathlib.Path, since: float = 0) -> list[str]:
+    """The checkpoints that are being written, or were when the run was killed; only those begun since then, in s."""
+    begun = [path for path in (workdir / 'checkpoints').glob('*-tmp') if path.stat().st_mtime > since]
+    return [path.name.partition('.')[0] for path in begun]
 
 
 def steps_logged(workdir):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from uwe_jax.compiled import Collective, collectives, memory, sent
+from uwe_jax.compiled import Collective, Memory, collectives, flops, memory, sent
 from uwe_jax.mesh import AXES, make_mesh, replicated, rows
 from uwe_jax.topology import pod_mesh
 
@@ -147,6 +147,21 @@ def test_memory_is_that_of_one_device():
     assert kept == (PART, PART, 0, kept.temporary, None)
     donated = memory(jax.jit(jnp.sin, donate_argnums=0).lower(x).compile())
     assert donated.aliased == PART
+
+
+def test_what_is_needed_is_the_peak_or_all_together_where_the_compiler_tells_no_peak():
+    assert Memory(arguments=50, outputs=40, aliased=30, temporary=7, peak=60).needed == 60
+    assert Memory(arguments=50, outputs=40, aliased=30, temporary=7, peak=None).needed == 67
+
+
+def test_operations_are_those_of_one_device_and_a_loop_counts_once():
+    def product(x):
+        return x @ x.T @ x
+
+    rows, columns = 64 // 8, 256
+    once = 2 * 2 * rows * rows * columns
+    assert flops(program(product)) == pytest.approx(once, rel=0.02)
+    assert flops(program(repeat(product, 5))) == pytest.approx(once, rel=0.02)
 
 
 # From here on: how a TPU's compiler writes programs, shortened.
@@ -337,12 +352,28 @@ def test_text_that_is_no_compiled_program_is_refused():
         ('v5e:8x8', (16, 4)),
         ('v5e:16x16', (64, 4)),
         ('v6e:2x4', (2, 4)),
+        ('v6e:16x16', (64, 4)),
         ('v5p:2x2x2', (2, 4)),
     ],
 )
 def test_a_pod_that_is_not_there_has_a_mesh(topology, shape):
     pytest.importorskip('libtpu')
     assert dict(pod_mesh(topology, fsdp=4).shape) == dict(zip(AXES, shape, strict=True))
+
+
+def test_the_devices_of_a_mesh_are_each_there_once_where_an_axis_of_the_torus_is_split():
+    pytest.importorskip('libtpu')
+    devices = pod_mesh('v6e:16x16', fsdp=4).devices
+    assert len(set(devices.flat)) == 256
+    # Those that share their rows' gradients are neighbours along one axis.
+    for row in devices:
+        assert {len({device.coords[axis] for device in row}) for axis in (0, 1)} == {1, 4}
+
+
+def test_a_topology_that_jax_lays_out_no_mesh_of_is_refused():
+    pytest.importorskip('libtpu')
+    with pytest.raises(ValueError, match=r"topology 'v4:2x2x1': JAX lays out no mesh of it"):
+        pod_mesh('v4:2x2x1')
 
 
 @pytest.mark.parametrize('topology', ['v5e', 'v5e:3x5', 'v9:2x4'])
@@ -356,6 +387,18 @@ def test_an_unknown_topology_is_refused(topology):
 def test_without_libtpu_a_pod_says_what_to_install():
     with pytest.raises(ValueError, match=r"pip install -e '\.\[tpu\]'"):
         pod_mesh('v5e:2x4')
+
+
+@pytest.mark.skipif(importlib.util.find_spec('jax_cuda13_plugin') is not None, reason='the CUDA plugin is installed')
+def test_without_the_cuda_plugin_gpus_say_what_to_install():
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[cuda\]'"):
+        pod_mesh('h100:8')
+
+
+@pytest.mark.parametrize('topology', ['h100', 'h100:', 'h100:0', 'h100:2x', 'h100:2x2x2'])
+def test_gpus_are_counted_by_hosts_and_gpus_of_a_host(topology):
+    with pytest.raises(ValueError, match=f"topology '{topology}', expected h100:GPUS or h100:HOSTSxGPUS"):
+        pod_mesh(topology)
 
 
 @pytest.mark.parametrize('topology', ['v5e:2x4', 'v6e:2x4'])

@@ -23,8 +23,8 @@ from uwe_jax.train import train
 
 @pytest.fixture(scope='module')
 def config(small_dataset_dir, base_model):
-    """Six steps with dropout, saved after every second."""
-    return small_config(small_dataset_dir, base_model, **{'steps': 6, 'mesh.fsdp': 1, 'model.dropout': 0.1})
+    """Eight steps with dropout, saved after every second."""
+    return small_config(small_dataset_dir, base_model, **{'steps': 8, 'mesh.fsdp': 1, 'model.dropout': 0.1})
 
 
 @pytest.fixture(scope='module')
@@ -35,7 +35,7 @@ def uninterrupted(config, tmp_path_factory):
 
 
 def in_the_last_evaluation(workdir):
-    return any(line['step'] == 6 for line in read(workdir / 'evaluation.jsonl'))
+    return any(line['step'] == 8 for line in read(workdir / 'evaluation.jsonl'))
 
 
 def test_a_run_that_is_killed_three_times_ends_as_one_that_was_not(config, uninterrupted, tmp_path):
@@ -69,25 +69,15 @@ def test_sigterm_saves_and_ends_with_a_status_that_asks_for_another_start(config
     assert_same(tmp_path, uninterrupted)
 
 
-def test_two_processes_stop_together_end_together_and_may_be_continued_by_one(config, uninterrupted, tmp_path):
-    run = Run(config, tmp_path, processes=2)
+@pytest.fixture(scope='module')
+def stopped_on_eight(config, tmp_path_factory):
+    """A workdir whose run was stopped on eight devices, early."""
+    workdir = tmp_path_factory.mktemp('stopped') / 'run'
+    run = Run(config, workdir, devices=8)
     assert run.wait_until(lambda workdir: steps_logged(workdir) >= 1)
-    run.kill(signal.SIGTERM, process=1)
-    assert run.end()[0] == [AGAIN, AGAIN]
-    stopped = load_state(tmp_path)[1]
-    assert stopped == steps_logged(tmp_path)
-
-    run = Run(config, tmp_path, processes=2, peer_timeout=5)
-    assert run.wait_until(lambda workdir: steps_logged(workdir) > stopped)
-    run.kill(process=1)
-    began = time.monotonic()
-    [status, _], [printed, _] = run.end()
-    assert status not in (0, 1, 2)  # which would say that another start is of no use
-    assert time.monotonic() - began < 30
-    assert 'unhealthy (stopped sending heartbeats):\n1\n' in printed
-
-    assert Run(config, tmp_path).end()[0] == [0]
-    assert_close(tmp_path, uninterrupted)
+    run.kill(signal.SIGTERM)
+    assert run.end()[0] == [AGAIN]
+    return workdir
 
 
 def assert_close(workdir, expected):
@@ -97,15 +87,29 @@ def assert_close(workdir, expected):
     np.testing.assert_allclose([line['loss'] for line in found], [line['loss'] for line in wanted], rtol=1e-5)
 
 
-@pytest.fixture(scope='module')
-def stopped_on_eight(config, tmp_path_factory):
-    """A workdir whose run was stopped after two steps on eight devices."""
-    workdir = tmp_path_factory.mktemp('stopped') / 'run'
-    run = Run(config, workdir, devices=8)
-    assert run.wait_until(lambda workdir: steps_logged(workdir) >= 1)
-    run.kill(signal.SIGTERM)
-    assert run.end()[0] == [AGAIN]
-    return workdir
+def test_two_processes_go_on_from_eight_devices_stop_together_end_together_and_one_goes_on(
+    config, stopped_on_eight, uninterrupted, tmp_path
+):
+    workdir = shutil.copytree(stopped_on_eight, tmp_path / 'run')
+    done = steps_logged(workdir)
+    run = Run(config, workdir, processes=2)
+    assert run.wait_until(lambda workdir: steps_logged(workdir) > done)
+    run.kill(signal.SIGTERM, process=1)
+    assert run.end()[0] == [AGAIN, AGAIN]
+    done = load_state(workdir)[1]
+    assert done == steps_logged(workdir)
+
+    run = Run(config, workdir, processes=2, peer_timeout=5)
+    assert run.wait_until(lambda workdir: steps_logged(workdir) > done)
+    run.kill(process=1)
+    began = time.monotonic()
+    [status, _], [printed, _] = run.end()
+    assert status not in (0, 1, 2)  # which would say that another start is of no use
+    assert time.monotonic() - began < 30
+    assert 'unhealthy (stopped sending heartbeats):\n1\n' in printed
+
+    assert Run(config, workdir).end()[0] == [0]
+    assert_close(workdir, uninterrupted)
 
 
 @pytest.mark.parametrize(('devices', 'fsdp'), [(1, 1), (2, 2), (4, 2)])

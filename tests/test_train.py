@@ -1,6 +1,7 @@
 """The whole of training on the sample, with the encoder cut to one layer: here the subject is the loop."""
 
 import json
+import sys
 
 import jax
 import numpy as np
