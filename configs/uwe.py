@@ -75,6 +75,7 @@ def get_config(variant: str = '') -> Any:
     config.run.evaluate_queries = 500  # of each held-out task at most, drawn by the seed; all targets stay
     config.run.save_every = 500  # steps; also after the last one
     config.run.keep = 3  # newest checkpoints to keep
+    config.run.stall_timeout = 3_600  # seconds for a step or an evaluated task; then several processes end together
     config.run.prefetch = 4  # batches read ahead
 
     if variant == 'quickstart':

@@ -36,6 +36,7 @@ start() {
   # A service outlives the connection, is one a machine, and gets SIGTERM when the machine is shut down.
   # JAX's own port for its coordinator, 8482, may be closed between TPU VMs; 8476 is open.
   systemd-run --unit=uwe --working-directory=/opt/uwe --property=KillMode=mixed --property=TimeoutStopSec=90 \
+    --property=RequiresMountsFor=/mnt/uwe \
     --property=StandardOutput="append:$log" --property=StandardError="append:$log" \
     --setenv=HOME=/root --setenv=PATH="/opt/uwe/.venv/bin:$PATH" --setenv=JAX_COORDINATOR_PORT=8476 \
     --setenv=UWE_JAX_CACHE=/mnt/uwe/cache/models --setenv=JAX_COMPILATION_CACHE_DIR=/mnt/uwe/cache/jax \

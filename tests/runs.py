@@ -50,7 +50,8 @@ class Run:
         while not reached(self.workdir):
             if any(process.poll() is not None for process in self.processes):
                 return False
-            assert time.monotonic() < end, f'not reached in {timeout} s'
+            if time.monotonic() > end:
+                raise AssertionError(f'not reached in {timeout} s: {self.end(timeout=0)}')
             time.sleep(0.005)
         return True
 
@@ -67,12 +68,14 @@ class Run:
         self.processes[process].send_signal(number)
 
     def end(self, timeout=300):
-        """Waits for the processes' ends; returns their exit statuses and what they printed."""
-        try:
-            printed = [process.communicate(timeout=timeout)[0] for process in self.processes]
-        finally:
-            for process in self.processes:
+        """Waits for the processes' ends, or kills them then; returns their exit statuses and what they printed."""
+        end, printed = time.monotonic() + timeout, []
+        for process in self.processes:
+            try:
+                printed.append(process.communicate(timeout=max(0, end - time.monotonic()))[0])
+            except subprocess.TimeoutExpired:
                 process.kill()
+                printed.append(process.communicate()[0])
         return [process.returncode for process in self.processes], printed
 
 

@@ -88,6 +88,7 @@ def soak(way, config, folder):
         number += 1
         if kills == KILLS.value:
             break
+    assert in_writes, 'no kill fell into a write; another --seed, or more --kills'
     print(
         f'{way}: {kills} kills in {number} runs, {in_writes} of them in a write; processes whose peer was killed ended '
         f'within {slowest:.1f} s',

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import pytest
@@ -41,6 +43,26 @@ def test_a_number_that_is_none_is_written_as_null(tmp_path):
     logs = Logs(tmp_path, 0, writes=True)
     logs.metrics([(1, {'loss': float('nan')})])
     assert read(tmp_path / 'metrics.jsonl') == [{'step': 1, 'loss': None}]
+
+
+def test_a_full_disk_is_an_error_and_no_endless_wait(tmp_path):
+    code = """
+import pathlib, resource, sys
+from uwe_jax.logs import Logs
+logs = Logs(pathlib.Path(sys.argv[1]), 0, writes=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
+for step in range(1000):
+    logs.metrics([(step, {str(n): 0.0 for n in range(100)})])
+"""
+    command = [sys.executable, '-c', code, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert 'OSError: [Errno 27] File too large' in ended.stderr
+
+
+def test_a_damaged_line_is_refused_by_file_and_number(tmp_path):
+    (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n\0\0\n{"step": 3}\n')
+    with pytest.raises(ValueError, match=r'metrics\.jsonl, line 2: not JSON'):
+        read(tmp_path / 'metrics.jsonl')
 
 
 def test_the_meter_reads_all_steps_since_the_last_reading_and_adds_speeds():

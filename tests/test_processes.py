@@ -56,8 +56,8 @@ def test_a_part_of_what_slurm_says_is_nothing_said(monkeypatch, missing):
 @pytest.mark.parametrize(
     ('count', 'index', 'expected'),
     [
-        ('4', None, 'JAX_PROCESS_ID None; expected how many'),
-        ('4', '4', 'JAX_PROCESS_ID 4; expected how many'),
+        ('4', None, 'JAX_PROCESS_ID None; expected'),
+        ('4', '4', 'JAX_PROCESS_ID 4; expected'),
         ('four', '0', "JAX_NUM_PROCESSES: 'four', expected a whole number"),
     ],
 )
@@ -65,6 +65,12 @@ def test_a_part_of_what_the_environment_should_say_is_refused(monkeypatch, count
     said = {'JAX_COORDINATOR_ADDRESS': 'host:12', 'JAX_NUM_PROCESSES': count, 'JAX_PROCESS_ID': index}
     say(monkeypatch, {variable: value for variable, value in said.items() if value})
     with pytest.raises(ValueError, match=re.escape(expected)):
+        find_place(1)
+
+
+def test_so_it_is_where_the_coordinator_is_missing(monkeypatch):
+    say(monkeypatch, {'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': '0'})
+    with pytest.raises(ValueError, match='JAX_COORDINATOR_ADDRESS is None, JAX_NUM_PROCESSES 2'):
         find_place(1)
 
 
@@ -81,3 +87,29 @@ def test_a_process_that_does_not_come_is_named_and_not_waited_for_any_longer(tmp
     assert ended.returncode == AGAIN
     assert f'after 1 s, of 2 processes these have not come: {1 - own}.' in ended.stderr
     assert f'are: {own} on {socket.gethostname()}, pid ' in ended.stderr
+
+
+STUCK = """
+import pathlib, sys, time
+import jax
+from uwe_jax.processes import agreed, join_processes
+from uwe_jax.stall import StallWatch
+join_processes(pathlib.Path(sys.argv[1]))
+with StallWatch(2) as watch:
+    if jax.process_index() == 0:
+        watch.got_on()
+        agreed(7)
+    time.sleep(60)
+"""
+
+
+def test_a_process_that_lives_and_stands_still_is_named_and_not_waited_for_any_longer(tmp_path):
+    command = [sys.executable, '-c', STUCK, str(tmp_path)]
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, env=os.environ | own, stderr=subprocess.PIPE, text=True)
+        for own in two_environments()
+    ]
+    printed = [process.communicate(timeout=50)[1] for process in processes]
+    expected = f'for 2 s no step and no evaluation has been finished; behind the others: 1 on {socket.gethostname()}'
+    assert expected in ''.join(printed)
+    assert AGAIN in [process.returncode for process in processes]

@@ -1,8 +1,10 @@
 """A workdir belongs to one config, one dataset, and one run at a time."""
 
+import fcntl
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -59,3 +61,14 @@ def test_a_second_run_is_refused_while_the_first_is_at_work(tmp_path):
         assert f'ValueError: {tmp_path}: another run is at work there (' in refused.stderr
         assert ', pid ' in refused.stderr
     subprocess.run(command, check=True)
+
+
+def test_the_lock_of_another_machine_is_waited_for_as_its_server_frees_it_late(workdir, monkeypatch):
+    held = open(workdir / 'lock', 'r+')  # noqa: SIM115 (it is closed while it is waited for)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    held.write('elsewhere, pid 1, and more than this machine is called\n')
+    held.flush()
+    waits = []
+    monkeypatch.setattr(time, 'sleep', lambda seconds: waits.append(seconds) or held.close())
+    with claimed(workdir, get_config(), 'data'):
+        assert len(waits) == 1

@@ -8,6 +8,7 @@ checkpoints/damaged_step_N/           was passed over when the run was continued
 import contextlib
 import json
 import pathlib
+import shutil
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -40,15 +41,21 @@ class Checkpoints:
       workdir: an absolute directory.
       keep: how many of the newest to keep.
 
+    Attributes:
+      start: the step of the checkpoint that the run goes on from; None if there was none. The same in all processes.
+
     Raises:
       CheckpointError: there are checkpoints, and none is whole.
     """
 
     def __init__(self, workdir: pathlib.Path, keep: int):
         self._folder = workdir / FOLDER
-        if jax.process_index() == 0:
-            _move_damaged_aside(self._folder)
-        agreed(0)  # all processes wait here, so that they find the same checkpoints
+        newest = _newest_whole(self._folder) if jax.process_index() == 0 else None
+        if jax.process_index() == 0 and newest is not None:
+            _move_aside(self._folder, newest)
+        # What process 0 found counts: what the others see of a network file system may be older.
+        start = agreed(-1 if newest is None else newest)
+        self.start = None if start < 0 else start
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             step_prefix=PREFIX.removesuffix('_'),
@@ -75,14 +82,14 @@ class Checkpoints:
             self._manager.save(step, args=args)
 
     def restore(self, like):
-        """Reads the newest state.
+        """Reads the state after `start` steps.
 
         Args:
           like: the state's tree of `jax.ShapeDtypeStruct`s, with the shardings to restore to; they need not be those
             that it was saved with.
         """
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-        return self._manager.restore(self.latest, args=args)['state']
+        return self._manager.restore(self.start, args=args)['state']
 
     def close(self) -> None:
         """Waits until what was saved is complete.
@@ -120,10 +127,10 @@ def _told_in_one_line(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        whole = [step for step, directory in _steps(folder) if _damage(directory) is None]
+        newest = next((step for step, directory in reversed(_steps(folder)) if _damage(directory) is None), None)
         raise OSError(
             f'{folder}: a checkpoint could not be written: {" ".join(str(error).split())}. The newest whole one is '
-            f'{f"the one after step {whole[-1]}" if whole else "none"}'
+            f'{"none" if newest is None else f"the one after step {newest}"}'
         ) from error
 
 
@@ -148,9 +155,11 @@ def _damage(directory: pathlib.Path) -> str | None:
     for name in sorted(expected.keys() | _files(directory)):
         if name not in expected:
             return f'{name} does not belong to it'
-        if not (directory / name).is_file():
+        try:
+            found = sha256(directory / name)
+        except FileNotFoundError:
             return f'{name} is missing'
-        if sha256(directory / name) != expected[name]:
+        if found != expected[name]:
             return f'{name} was cut short or altered'
     return None
 
@@ -175,12 +184,13 @@ def _newest_whole(folder: pathlib.Path) -> int | None:
     return None
 
 
-def _move_damaged_aside(folder: pathlib.Path) -> None:
-    """Lets the newest whole checkpoint be the newest."""
-    newest = _newest_whole(folder)
+def _move_aside(folder: pathlib.Path, newest: int) -> None:
+    """Lets a checkpoint be the newest: those that come after it are damaged."""
     for step, directory in _steps(folder):
-        if newest is not None and step > newest:
-            directory.rename(directory.with_name(f'damaged_{directory.name}'))
+        if step > newest:
+            aside = directory.with_name(f'damaged_{directory.name}')
+            shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
+            directory.rename(aside)
 
 
 def has_checkpoints(directory: pathlib.Path) -> bool:

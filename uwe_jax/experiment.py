@@ -20,7 +20,15 @@ def check(config: Config) -> None:
     """
     if config.data.dir is None:
         raise ValueError('data.dir: not given, expected what `python -m data_prep build --output` made')
-    for field in ('steps', 'run.log_every', 'run.evaluate_every', 'run.evaluate_queries', 'run.save_every', 'run.keep'):
+    for field in (
+        'steps',
+        'run.log_every',
+        'run.evaluate_every',
+        'run.evaluate_queries',
+        'run.save_every',
+        'run.keep',
+        'run.stall_timeout',
+    ):
         _expect(config, field, lambda value: value > 0, 'a whole number above 0')
     _expect(config, 'optimizer.max_skips', lambda value: value >= 0, 'a whole number, 0 or above')
     _expect(config, 'run.prefetch', lambda value: value >= 0, 'a whole number, 0 or above')

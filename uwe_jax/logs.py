@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import jax
 from absl import logging
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.summary import scalar
 
 from uwe_jax.data.graph import GRAPHS
 from uwe_jax.data.loader import Batch
@@ -35,7 +37,7 @@ class Logs:
         if writes:
             for path in (self._metrics, self._evaluation):
                 _cut_back(path, restored)
-            self._tensorboard = SummaryWriter(str(workdir / 'tensorboard'), purge_step=restored + 1)
+            self._tensorboard = _TensorBoard(workdir / 'tensorboard', restored + 1)
 
     def metrics(self, lines: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Writes the numbers of optimizer steps."""
@@ -54,8 +56,7 @@ class Logs:
         line = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
         with open(path, 'a') as file:
             file.write(json.dumps({'step': step, **line}) + '\n')
-        for name, value in scalars.items():
-            self._tensorboard.add_scalar(name.replace('@', '_'), value, step)
+        self._tensorboard.write(step, scalars)
 
     def evaluated(self, step: int) -> list[str]:
         """The tasks that were evaluated after so many steps, in order."""
@@ -69,17 +70,52 @@ class Logs:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Writes out what is buffered."""
         if self._writes:
             self._tensorboard.close()
 
 
+class _TensorBoard:
+    """Writes TensorBoard's files in the foreground.
+
+    The library's own writer does it in a thread; when the disk is full, that ends without a word, and whoever writes
+    after it waits for ever.
+
+    Args:
+      folder: where the files go; made if it is not there.
+      purge_step: what earlier files hold from this step on is hidden.
+    """
+
+    def __init__(self, folder: pathlib.Path, purge_step: int):
+        folder.mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(folder / 'events'))
+        self._writer.write_event(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        for name, value in scalars.items():
+            summary = scalar(name.replace('@', '_'), value)
+            self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
 def read(path: pathlib.Path) -> list[dict]:
-    """The lines of a JSONL file; a last line that was cut short by a crash is left out."""
+    """The lines of a JSONL file; a last line that was cut short by a crash is left out.
+
+    Raises:
+      ValueError: another line is damaged; the message names it.
+    """
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith('\n')]
+    lines = []
+    for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
+        if line.endswith('\n'):
+            try:
+                lines.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f'{path}, line {number}: not JSON ({error}); remove the line') from error
+    return lines
 
 
 def _cut_back(path: pathlib.Path, step: int) -> None:
@@ -91,7 +127,10 @@ def _cut_back(path: pathlib.Path, step: int) -> None:
 
 
 class Meter:
-    """Collects the numbers of steps where they are, on the devices, and reads them together, so that no step waits.
+    """Collects the numbers of steps where they are, on the devices, and reads them together.
+
+    A step is not waited for before the next one is on its way, so that the devices never idle; but no longer either, so
+    that a run that is to stop has one step to finish and not all that could be queued.
 
     The time between two readings is shared evenly by the steps between them; evaluations are left out by `restart`.
     """
@@ -117,7 +156,9 @@ class Meter:
             yield batch
 
     def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Takes the numbers of one step, which may not have been computed yet."""
+        """Takes the numbers of one step, which may not be computed yet, and waits for those of the one before."""
+        if self._steps:
+            jax.block_until_ready(self._steps[-1][1])
         self._steps.append((step, metrics))
 
     def read(self) -> list[tuple[int, dict[str, float]]]:

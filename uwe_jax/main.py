@@ -11,7 +11,7 @@ from uwe_jax.command import refuse_arguments
 from uwe_jax.hub import FetchError
 from uwe_jax.logs import own_lines_only
 from uwe_jax.preemption import Preempted
-from uwe_jax.processes import AGAIN, join_processes, leave_after
+from uwe_jax.processes import AGAIN, NotJoinedError, join_processes, leave_after
 from uwe_jax.train import train
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.', lock_config=True)
@@ -35,13 +35,16 @@ def main(argv: list[str]) -> int:
         join_processes(workdir, JOIN_TIMEOUT.value, PEER_TIMEOUT.value)
         logging.info('process %d of %d, devices: %s', jax.process_index(), jax.process_count(), jax.local_devices())
         train(CONFIG.value, workdir)
+    except NotJoinedError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return AGAIN
     except Preempted:
         logging.warning('stopped early, as asked; what was done is saved, and the same command continues')
         return AGAIN
     except (ValueError, OSError, FetchError, FloatingPointError, jax.errors.JaxRuntimeError) as error:
         logging.debug('', exc_info=True)  # the traceback, with --verbosity=1
         print(f'error: {error}', file=sys.stderr)
-        if jax.process_count() > 1:
+        if jax.distributed.is_initialized():  # asking how many there are would wait for them
             leave_after(error, PEER_TIMEOUT.value)
         return 1
     return 0

@@ -36,6 +36,7 @@ class Preemption:
     def _note(self, *_: object) -> None:
         self._asked = True
         if self._at_once:
+            self._at_once = False  # a second signal must not disturb how the first one is dealt with
             raise Preempted
 
     def reached(self) -> bool:

@@ -26,6 +26,10 @@ from uwe_jax.files import whole_file
 AGAIN = 75  # exit status (EX_TEMPFAIL): nothing is wrong with the run; the same command continues it
 
 
+class NotJoinedError(Exception):
+    """The processes could not be joined now; another attempt may succeed."""
+
+
 class Place(NamedTuple):
     """Where a process stands among those of its run.
 
@@ -53,27 +57,28 @@ def join_processes(folder: pathlib.Path, join_timeout: int = 300, peer_timeout: 
         others, with a line that gives the lost one's number.
 
     Raises:
-      ValueError: the environment names a coordinator, and not which of how many processes this is.
+      ValueError: the environment tells only a part of where the coordinator is, and which of how many this is.
     """
     place = find_place(join_timeout)
     if place is None or place.count == 1:
         logging.info('one process; there is nothing to join')
         return
-    if 'cpu' in os.environ.get('JAX_PLATFORMS', ''):
-        jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     logging.info(
         'process %d of %d, on %s: joining at %s', place.index, place.count, socket.gethostname(), place.coordinator
     )
     with _roll_call(folder / 'joining', place, join_timeout):
-        jax.distributed.initialize(
-            place.coordinator,
-            place.count,
-            place.index,
-            place.local_device_ids,
-            initialization_timeout=join_timeout + 60,  # the roll call, which can say who is missing, ends before
-            heartbeat_timeout_seconds=peer_timeout,
-            shutdown_timeout_seconds=peer_timeout,
-        )
+        try:
+            jax.distributed.initialize(
+                place.coordinator,
+                place.count,
+                place.index,
+                place.local_device_ids,
+                initialization_timeout=join_timeout + 60,  # the roll call, which can say who is missing, ends before
+                heartbeat_timeout_seconds=peer_timeout,
+                shutdown_timeout_seconds=peer_timeout,
+            )
+        except jax.errors.JaxRuntimeError as error:  # the port is still taken by the last attempt, for example
+            raise NotJoinedError(f'process {place.index} of {place.count} at {place.coordinator}: {error}') from error
         multihost_utils.sync_global_devices('joined')
 
 
@@ -91,17 +96,18 @@ def find_place(timeout: int) -> Place | None:
     """
     coordinator = os.environ.get('JAX_COORDINATOR_ADDRESS')
     count, index = _number('JAX_NUM_PROCESSES'), _number('JAX_PROCESS_ID')
+    given = count is not None or index is not None
     local = [int(i) for i in os.environ.get('JAX_LOCAL_DEVICE_IDS', '').split(',') if i] or None
     if coordinator is None or count is None or index is None:
         coordinator, count, index, local = ClusterEnv.auto_detect_unset_distributed_params(
             coordinator, count, index, local, None, timeout
         )
-    if coordinator is None:
+    if coordinator is None and not given:
         return None
-    if count is None or index is None or not 0 <= index < count:
+    if coordinator is None or count is None or index is None or not 0 <= index < count:
         raise ValueError(
             f'JAX_COORDINATOR_ADDRESS is {coordinator}, JAX_NUM_PROCESSES {count}, JAX_PROCESS_ID {index}; expected '
-            'how many processes there are, and which this is, from 0'
+            'HOST:PORT of process 0, how many processes there are, and which this is, from 0'
         )
     return Place(coordinator, count, index, None if local is None else list(local))
 
@@ -120,25 +126,25 @@ def _roll_call(folder: pathlib.Path, place: Place, timeout: int) -> Iterator[Non
     """Ends the process if what is done meanwhile, which cannot be interrupted otherwise, takes too long."""
     folder.mkdir(parents=True, exist_ok=True)
     own = folder / str(place.index)
+    oldest = time.time() - timeout  # notes from before are of an attempt that was killed
     with whole_file(own) as partial:
         partial.write_text(f'{socket.gethostname()}, pid {os.getpid()}')
-    began = time.time()
 
     def give_up() -> None:
-        came = {
-            index: (folder / str(index)).read_text()
-            for index in range(place.count)
-            if (folder / str(index)).exists() and (folder / str(index)).stat().st_mtime > began - timeout
-        }
-        missing = ', '.join(str(index) for index in range(place.count) if index not in came)
-        here = '; '.join(f'{index} on {where}' for index, where in came.items())
-        print(
-            f'error: after {timeout} s, of {place.count} processes these have not come: {missing or "none"}. '
-            f'In {folder} are: {here}. Expected all to be started with one --workdir that they share, and to reach '
-            f'{place.coordinator}',
-            file=sys.stderr,
-        )
-        _leave(AGAIN)
+        try:
+            notes = [note for note in folder.iterdir() if note.name.isdecimal() and note.stat().st_mtime > oldest]
+            came = {int(note.name): note.read_text() for note in notes}
+            missing = ', '.join(str(index) for index in range(place.count) if index not in came)
+            here = '; '.join(f'{index} on {where}' for index, where in sorted(came.items()))
+            print(
+                f'error: after {timeout} s, of {place.count} processes these have not come: {missing or "none"}. '
+                f'In {folder} are: {here}. Expected all to be started with one --workdir that they share, and to reach '
+                f'{place.coordinator}',
+                file=sys.stderr,
+            )
+            own.unlink(missing_ok=True)
+        finally:
+            leave(AGAIN)
 
     timer = threading.Timer(timeout, give_up)
     timer.daemon = True
@@ -160,24 +166,25 @@ def agreed(value: int) -> int:
 def leave_after(error: Exception, peer_timeout: int) -> NoReturn:
     """Ends one process of several after an error, so that the others notice, with status 1.
 
-    An error of JAX's runtime may be no fault of this process but the loss of another. Then JAX knows it after
-    `peer_timeout` seconds, says which process was lost, and ends this one with SIGABRT.
+    What JAX's runtime says of a failed exchange may be no fault of this process but the loss of another. Then JAX knows
+    it after `peer_timeout` seconds, says which process was lost, and ends this one with SIGABRT.
     """
-    if _is_of_the_runtime(error):
+    if _may_be_of_others(error):
         logging.error('waiting up to %d s for word of a lost process', 2 * peer_timeout)
         time.sleep(2 * peer_timeout)
-    _leave(1)
+    leave(1)
 
 
-def _is_of_the_runtime(error: BaseException | None) -> bool:
+def _may_be_of_others(error: BaseException | None) -> bool:
+    """Whether it is an error of the runtime, by its status; some of them arrive as a ValueError."""
     while error is not None:
-        if isinstance(error, jax.errors.JaxRuntimeError) or re.match(r'[A-Z]+(_[A-Z]+)*: ', str(error)):
-            return True  # some arrive as a ValueError that begins with a status, such as UNKNOWN
+        if re.match(r'(UNKNOWN|UNAVAILABLE|DEADLINE_EXCEEDED|INTERNAL|ABORTED|CANCELLED): ', str(error)):
+            return True
         error = error.__cause__
     return False
 
 
-def _leave(status: int) -> NoReturn:
+def leave(status: int) -> NoReturn:
     """Ends the process at once: JAX's farewell would wait for the processes that still compute."""
     logging.flush()
     sys.stdout.flush()

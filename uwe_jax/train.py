@@ -19,6 +19,7 @@ from uwe_jax.optimizer import make_optimizer
 from uwe_jax.preemption import Preempted, Preemption
 from uwe_jax.processes import agreed
 from uwe_jax.ranking import Ranker
+from uwe_jax.stall import StallWatch
 from uwe_jax.state import abstract_state, first_state, shardings_of
 from uwe_jax.step import make_step
 from uwe_jax.workbench.evaluate import compare, evaluate_all, table
@@ -66,9 +67,10 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         Preemption() as preemption,
         claimed(workdir, config, dataset.fingerprint),  # only now, so that what was refused above claims nothing
         Checkpoints(workdir, config.run.keep) as checkpoints,
-        Logs(workdir, checkpoints.latest or 0, writes=jax.process_index() == 0) as logs,
+        Logs(workdir, checkpoints.start or 0, writes=jax.process_index() == 0) as logs,
+        StallWatch(config.run.stall_timeout) as watch,
     ):
-        if checkpoints.latest is None:
+        if checkpoints.start is None:
             state = first_state(hub.load_params(base, params), optimizer, config.seed, like)
         else:
             state = checkpoints.restore(like)
@@ -80,6 +82,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
             missing = tasks[agreed(len(logs.evaluated(step))) :]  # all, unless the run was stopped while evaluating
             for task, result in evaluate_all(ranker, missing):
                 logs.evaluation(step, task.name, result)
+                watch.got_on()
                 if preemption.reached():
                     raise Preempted
 
@@ -96,6 +99,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         for step, batch in zip(steps, meter.waiting(read_ahead), strict=True):
             state, metrics = take_step(state, batch)
             meter.add(step + 1, metrics)
+            watch.got_on()
             stop = preemption.reached()
             due = {
                 name: _due(step + 1, config.run[f'{name}_every'], config.steps) for name in ('log', 'evaluate', 'save')

@@ -6,7 +6,9 @@ import json
 import os
 import pathlib
 import socket
+import time
 from collections.abc import Iterator
+from typing import TextIO
 
 import jax
 from absl import logging
@@ -16,6 +18,9 @@ from uwe_jax.files import whole_file
 
 # How and where a run goes on, as opposed to what it computes: free to change when it is continued.
 FREE = ('mesh', 'interaction', 'run', 'data.dir')
+
+
+LEASE = 120  # s; NFSv4 keeps the locks of a client that went silent for about 90
 
 
 @contextlib.contextmanager
@@ -48,12 +53,11 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
     """Holds a lock that ends with the process, however that ends."""
     with open(path, 'a+') as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError as error:
-            file.seek(0)
             raise ValueError(
-                f'{path.parent}: another run is at work there ({file.read().strip()}); wait for its end, or choose '
-                'another --workdir'
+                f'{path.parent}: another run is at work there ({_holder(file)}); wait for its end, or choose another '
+                f'--workdir. If its machine is gone and its lock is not, delete {path}'
             ) from error
         except OSError as error:  # some network file systems know no locks
             logging.warning('%s: cannot be locked (%s); take care that no second run is started there', path, error)
@@ -61,6 +65,29 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
         file.write(f'{socket.gethostname()}, pid {os.getpid()}\n')
         file.flush()
         yield
+
+
+def _lock(file: TextIO) -> None:
+    """Takes the lock; where a machine that is gone holds it, once the server of the files has noticed that.
+
+    Raises:
+      OSError: it cannot be had.
+    """
+    patience = 0 if _holder(file).startswith(f'{socket.gethostname()},') else LEASE
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            logging.info('waiting up to %d s for the lock that %s holds', end - time.monotonic(), _holder(file))
+            time.sleep(5)
+
+
+def _holder(file: TextIO) -> str:
+    file.seek(0)
+    return file.read().strip()
 
 
 def _compare(path: pathlib.Path, found: dict, wanted: dict) -> None:

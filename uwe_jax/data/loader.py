@@ -86,8 +86,8 @@ class Records:
                     records.append(self._readers[shard].read())
                 except RuntimeError as error:
                     raise DatasetError(
-                        f'{self._shards[shard]}: record {position} cannot be read ({error}): truncated or altered since '
-                        'the run began; build the dataset again'
+                        f'{self._shards[shard]}: record {position} cannot be read ({error}): truncated or altered '
+                        'since the run began; build the dataset again'
                     ) from error
         return records
 
