@@ -1,5 +1,6 @@
 """The experiment's config: what it refuses, by the name of the field."""
 
+import pathlib
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from configs.uwe import get_config
 from uwe_jax.experiment import check
 from uwe_jax.mesh import check_divides, make_mesh
 from uwe_jax.optimizer import make_optimizer
+from uwe_jax.train import train
 
 
 def refuse(config):
@@ -55,7 +57,7 @@ def test_a_value_out_of_range_is_refused_by_name(field, value):
 
 def test_a_missing_dataset_is_refused():
     with pytest.raises(ValueError, match=r'data\.dir: not given, expected what `python -m data_prep build --output`'):
-        check(get_config())
+        train(get_config(), pathlib.Path('nowhere'))
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused():

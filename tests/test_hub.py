@@ -57,6 +57,7 @@ def cache(tmp_path, monkeypatch):
         raise ConnectionError('no route')
 
     monkeypatch.setattr(hub.huggingface_hub, 'snapshot_download', no_hub)
+    monkeypatch.setattr(hub.huggingface_hub, 'hf_hub_download', no_hub)
     return tmp_path / 'cache'
 
 
@@ -90,6 +91,21 @@ def test_a_model_that_no_source_has_is_refused_with_what_was_tried(cache):
     with pytest.raises(hub.FetchError, match=r'some/model: not a directory, .* the Hugging Face Hub: .*no route'):
         hub.fetch('some/model')
     assert_nothing_cached(cache)
+
+
+def test_the_sizes_alone_are_had_without_the_weights(cache, tmp_path, monkeypatch):
+    own = tmp_path / 'own'
+    own.mkdir()
+    (own / 'config.json').touch()
+    assert hub.fetch_config(str(own)) == own
+    monkeypatch.setattr(hub.huggingface_hub, 'hf_hub_download', lambda name, file, **_: str(tmp_path / name / file))
+    assert hub.fetch_config('all-mpnet-base-v2') == tmp_path / hub.BASE_MODEL
+    assert_nothing_cached(cache)
+
+
+def test_the_sizes_of_a_model_that_no_source_has_are_refused_with_what_was_tried(cache):
+    with pytest.raises(hub.FetchError, match='not to be had from the Hugging Face Hub: ConnectionError: no route'):
+        hub.fetch_config('nobody/nothing')
 
 
 def test_an_interrupted_download_leaves_no_cache_entry(cache, monkeypatch):

@@ -62,7 +62,7 @@ def first_steps(config, dataset, base_model, device_mesh, steps=1):
     like = abstract_state(params, optimizer, device_mesh)
     state = first_state(hub.load_params(base_model, params), optimizer, config.seed, like)
     plan = Plan(dataset.graphs, batch_size=config.data.batch_size, seed=0, distractor_probability=0.8)
-    lengths = choose_lengths(dataset, config.data.length)
+    lengths = choose_lengths(dataset.manifest['lengths'], config.data.length)
     take_step = make_step(graphdef, optimizer, schedule, config, device_mesh, shardings_of(like))
     found = []
     for batch in batches(dataset, plan, lengths, mesh.rows(device_mesh), range(steps), 0):

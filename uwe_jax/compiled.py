@@ -51,6 +51,11 @@ class Memory(NamedTuple):
     temporary: int
     peak: int | None
 
+    @property
+    def needed(self) -> int:
+        """The peak; where the compiler does not tell it, what it would be if all were alive at one time."""
+        return self.arguments + self.outputs - self.aliased + self.temporary if self.peak is None else self.peak
+
 
 class Collective(NamedTuple):
     """One collective of a program.
@@ -97,6 +102,15 @@ def memory(compiled: Compiled) -> Memory:
         temporary=stats.temp_size_in_bytes,
         peak=None if on_cpu else stats.peak_memory_in_bytes,
     )
+
+
+def flops(compiled: Compiled) -> float | None:
+    """Floating-point operations of a device as the compiler counts them, or None if it does not.
+
+    What stands in a loop counts once, however often the loop runs, and a Pallas kernel not at all; `uwe_jax.flops`
+    counts by formula.
+    """
+    return (compiled.cost_analysis() or {}).get('flops')
 
 
 def sent(program: Compiled | str) -> int:

@@ -18,8 +18,6 @@ def check(config: Config) -> None:
     Raises:
       ValueError: the message names the field, its value and what was expected.
     """
-    if config.data.dir is None:
-        raise ValueError('data.dir: not given, expected what `python -m data_prep build --output` made')
     for field in (
         'steps',
         'run.log_every',

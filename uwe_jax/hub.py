@@ -80,8 +80,8 @@ def fetch(source: str) -> pathlib.Path:
         logging.info('Weights: local directory %s', local)
         return local
 
-    name = BASE_MODEL if source == BASE_MODEL.split('/')[1] else source
-    cached = _cache_root() / name.replace('/', '--')
+    name = _full_name(source)
+    cached = _cached(name)
     if cached.is_dir():
         _check_files(cached)
         _check_sha256(cached, name)
@@ -101,6 +101,33 @@ def fetch(source: str) -> pathlib.Path:
                 raise
     logging.info('Weights: %s from %s, now cached in %s', name, found, cached)
     return cached
+
+
+def fetch_config(source: str) -> pathlib.Path:
+    """A directory with the encoder's `config.json` at least, for those who need its sizes and no weights.
+
+    Where `fetch` would have to download the model, that one file is asked of the Hugging Face Hub; only where no Hub
+    answers, it is `fetch` that downloads.
+
+    Raises:
+      FetchError: as `fetch`.
+    """
+    name = _full_name(source)
+    for directory in (pathlib.Path(source).expanduser(), _cached(name)):
+        if (directory / 'config.json').is_file():
+            return directory
+    try:
+        return pathlib.Path(huggingface_hub.hf_hub_download(name, 'config.json', etag_timeout=5)).parent
+    except Exception:  # many types, as in `_download`; fetch says what it tried
+        return fetch(source)
+
+
+def _full_name(source: str) -> str:
+    return BASE_MODEL if source == BASE_MODEL.split('/')[1] else source
+
+
+def _cached(name: str) -> pathlib.Path:
+    return _cache_root() / name.replace('/', '--')
 
 
 def _cache_root() -> pathlib.Path:

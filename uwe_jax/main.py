@@ -7,7 +7,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from uwe_jax.command import refuse_arguments
+from uwe_jax.command import parse, refuse_arguments
 from uwe_jax.hub import FetchError
 from uwe_jax.logs import own_lines_only
 from uwe_jax.preemption import Preempted
@@ -48,16 +48,6 @@ def main(argv: list[str]) -> int:
             leave_after(error, PEER_TIMEOUT.value)
         return 1
     return 0
-
-
-def parse(argv: list[str]) -> list[str]:
-    """Parses flags; an override of a field that the config does not have is one line too."""
-    try:
-        return app.parse_flags_with_usage(argv)
-    except AttributeError as error:
-        unknown = str(error).strip('"\'')
-        given = [argument for argument in argv if argument.startswith('--config.') and unknown in argument]
-        sys.exit(f'error: {", ".join(given)}: no field {unknown!r} there; the config file shows those that exist')
 
 
 if __name__ == '__main__':

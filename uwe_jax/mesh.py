@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ('data', 'fsdp')
@@ -31,7 +32,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = Non
         data = count // fsdp
     if data * fsdp != count:
         raise ValueError(f'mesh: data {data} x fsdp {fsdp}, but there are {count} devices')
-    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    # A torus of 16 x 16 has no axis of 4: make one of a part of an axis.
+    laid_out = mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
+    return Mesh(laid_out, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def rows(mesh: Mesh) -> NamedSharding:

@@ -41,6 +41,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
       Preempted: the run was asked to stop early (SIGTERM), and has saved all that it did.
     """
     check(config)
+    if config.data.dir is None:
+        raise ValueError('data.dir: not given, expected what `python -m data_prep build --output` made')
     config.data.dir = str(pathlib.Path(config.data.dir).absolute())
     score = Score(**config.score)
     optimizer, schedule = make_optimizer(config.optimizer, config.steps)
@@ -48,7 +50,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     mesh.check_divides(config.data.batch_size, device_mesh)
 
     dataset = open_dataset(config.data.dir)
-    lengths = choose_lengths(dataset, config.data.length)
+    lengths = choose_lengths(dataset.manifest['lengths'], config.data.length)
     plan = Plan(
         dataset.graphs,
         batch_size=config.data.batch_size,

@@ -144,10 +144,10 @@ def test_batches_come_in_order_and_are_sharded_by_rows(dataset, plan, prefetch):
 
 def test_lengths_are_data_preps_unless_overridden(dataset):
     none = dict.fromkeys(SIDES, 0)
-    assert choose_lengths(dataset, none) == dataset.manifest['lengths']
-    assert choose_lengths(dataset, none | {'job': 24})['job'] == 24
+    assert choose_lengths(dataset.manifest['lengths'], none) == dataset.manifest['lengths']
+    assert choose_lengths(dataset.manifest['lengths'], none | {'job': 24})['job'] == 24
     with pytest.raises(ValueError, match=r'data\.length\.sentence: 65, expected 3 to 64 tokens'):
-        choose_lengths(dataset, none | {'sentence': 65})
+        choose_lengths(dataset.manifest['lengths'], none | {'sentence': 65})
 
 
 Damage = collections.namedtuple('Damage', 'name apply message')

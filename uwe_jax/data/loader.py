@@ -198,13 +198,13 @@ def pad(texts: Sequence[np.ndarray], tokens: int) -> Texts:
     return Texts(ids, length)
 
 
-def choose_lengths(dataset: Dataset, overrides: Mapping[str, int]) -> dict[str, int]:
-    """The padded length of every side: data prep's choice, unless it is overridden by a number above 0.
+def choose_lengths(chosen: Mapping[str, int], overrides: Mapping[str, int]) -> dict[str, int]:
+    """The padded length of every side: what data prep has chosen, unless it is overridden by a number above 0.
 
     Raises:
       ValueError: a length is not from 3 (<s>, one token, </s>) to MAX_TOKENS.
     """
-    lengths = {side: overrides[side] or chosen for side, chosen in dataset.manifest['lengths'].items()}
+    lengths = {side: overrides[side] or length for side, length in chosen.items()}
     for side, length in lengths.items():
         if not 3 <= length <= MAX_TOKENS:
             raise ValueError(f'data.length.{side}: {length}, expected 3 to {MAX_TOKENS} tokens')

@@ -68,8 +68,8 @@ def late_interaction(
         over_y = over_y / attending_tokens(q_mask, score)[:, None]
         over_q = over_q / attending_tokens(y_mask, score)
     else:
-        mesh = mesh if mesh is not None and mesh.size > 1 else None
         platform = mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()
+        mesh = mesh if mesh is not None and mesh.size > 1 else None
         how = Form(form, score, block_entries, platform)
         sums: Any = exchanges.scores(q, q_mask, y, y_mask, how, exchange, mesh)
         over_y, over_q = sums
