@@ -11,6 +11,7 @@ import jax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.experimental import topologies
 
 from configs.uwe import get_config
 from tests.conftest import ROOT, small_config
@@ -336,6 +337,17 @@ def test_an_unknown_field_and_a_value_out_of_range_are_one_line_too():
 def test_the_compiler_for_a_tpu_says_how_much_memory_there_is(topology, gib):
     pytest.importorskip('libtpu')
     assert usable_memory(pod_mesh(topology).devices.flat[0]) == pytest.approx(gib * GIB, rel=0.001)
+
+
+def test_slices_of_a_tpu_come_one_after_another_along_data():
+    pytest.importorskip('libtpu')
+    pod_mesh('v5e:4x4')  # tells libtpu of the machine
+    devices = topologies.get_topology_desc(platform='tpu', topology_name='v5e:4x4', num_slices=2).devices
+    found = make_mesh(fsdp=4, devices=devices).devices
+    assert found.shape == (8, 4)
+    assert [{device.slice_index for device in row} for row in found] == 4 * [{0}] + 4 * [{1}]
+    with pytest.raises(ValueError, match=r'mesh\.data: 1, expected a multiple of the 2 slices'):
+        make_mesh(data=1, fsdp=32, devices=devices)
 
 
 def test_a_step_for_a_tpu_has_a_peak_and_one_with_too_large_a_batch_is_refused(rehearse):

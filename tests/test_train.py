@@ -1,16 +1,13 @@
 """The whole of training on the sample, with the encoder cut to one layer: here the subject is the loop."""
 
-import json
-import sys
-
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
 from configs.uwe import get_config
-from tests.conftest import run_two_processes, small_config
-from tests.runs import numbers, overrides
+from tests.conftest import small_config
+from tests.runs import numbers
 from uwe_jax import hub, mesh
 from uwe_jax.checkpoint import load_params
 from uwe_jax.data.loader import batches, choose_lengths
@@ -98,14 +95,3 @@ def test_the_reference_and_the_blockwise_form_train_alike(on_one_device, small_d
     [expected], _ = on_one_device
     assert found['loss'] == pytest.approx(expected['loss'], rel=1e-6)
     assert found['gradient_norm'] == pytest.approx(expected['gradient_norm'], rel=1e-4)
-
-
-def test_two_processes_train_as_one_does(tmp_path, finished, small_dataset_dir, base_model):
-    config = small_config(small_dataset_dir, base_model, **{'mesh.fsdp': 2})
-    command = [sys.executable, '-m', 'uwe_jax.main', '--config=configs/uwe.py:quickstart', f'--workdir={tmp_path}']
-    run_two_processes([*command, *overrides(config)])
-    found, expected = numbers(tmp_path), numbers(finished)
-    assert [line['tokens'] for line in found] == [line['tokens'] for line in expected]
-    assert found[0]['loss'] == pytest.approx(expected[0]['loss'], rel=1e-6)
-    assert [line['loss'] for line in found] == pytest.approx([line['loss'] for line in expected], rel=1e-3)
-    assert json.loads((tmp_path / 'config.json').read_text())['steps'] == 4

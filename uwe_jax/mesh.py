@@ -15,7 +15,7 @@ AXES = ('data', 'fsdp')
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """Lays devices out on the two axes.
+    """Lays devices out on the two axes; slices of a TPU are put one after another along `data`.
 
     Args:
       data: devices along `data`, or -1 for all that `fsdp` leaves.
@@ -23,17 +23,26 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = Non
       devices: by default all of all processes.
 
     Raises:
-      ValueError: the axes do not multiply to the number of devices.
+      ValueError: the axes do not multiply to the number of devices, or `data` not to that of the slices.
     """
-    count = len(devices) if devices else jax.device_count()
+    devices = devices or jax.devices()
+    count = len(devices)
     if fsdp < 1 or count % fsdp:
         raise ValueError(f'mesh.fsdp: {fsdp}, expected a divisor of the {count} devices')
     if data == -1:
         data = count // fsdp
     if data * fsdp != count:
         raise ValueError(f'mesh: data {data} x fsdp {fsdp}, but there are {count} devices')
+    is_tpu = devices[0].platform == 'tpu'
+    slices = len({getattr(device, 'slice_index', 0) for device in devices}) if is_tpu else 1
+    if data % slices:
+        raise ValueError(f'mesh.data: {data}, expected a multiple of the {slices} slices')
     # A torus of 16 x 16 has no axis of 4: make one of a part of an axis.
-    laid_out = mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
+    within, split = (data // slices, fsdp), {'allow_split_physical_axes': True}
+    if slices == 1:
+        laid_out = mesh_utils.create_device_mesh(within, devices, **split)
+    else:
+        laid_out = mesh_utils.create_hybrid_device_mesh(within, (slices, 1), devices, **split)
     return Mesh(laid_out, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 

@@ -1,5 +1,6 @@
 """One of the processes that compute the loss and gradients of one batch together; the first writes them to a file."""
 
+import pathlib
 import sys
 
 import jax
@@ -11,11 +12,12 @@ from uwe_jax.interaction import EXCHANGES
 from uwe_jax.processes import join_processes
 
 if __name__ == '__main__':
-    join_processes()
+    output = pathlib.Path(sys.argv[1])
+    join_processes(output.parent)
     found = {
         f'{exchange}/{name}': value
         for exchange in EXCHANGES
         for name, value in loss_and_gradients(*batch(), mesh.make_mesh(fsdp=2), exchange=exchange).items()
     }
     if jax.process_index() == 0:
-        np.savez(sys.argv[1], **found)
+        np.savez(output, **found)

@@ -144,6 +144,8 @@ def test_a_signal_is_passed_on_and_what_it_ends_is_waited_for(machine, number):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell cannot trap what it was told to ignore: SIGINT as a background job, SIGHUP by nohup.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     assert [script.stdout.readline() for _ in range(2)] == ['begun\n', 'begun\n']
     script.send_signal(number)
