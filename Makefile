@@ -10,6 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
 STEPS := 32
+QUERIES := 2000
 TESTS := tests
 
 .PHONY: quickstart test soak check
@@ -31,7 +32,7 @@ quickstart: $(VENV)/installed.test
 	  --held_out_occupations=0.2 --output=$(RUN)/data
 	@echo '== 2/5 training, with an evaluation before and after'
 	$(BIN)/python -m uwe_jax.main --config=configs/uwe.py:quickstart --config.data.dir=$(RUN)/data \
-	  --config.steps=$(STEPS) --workdir=$(RUN)/train
+	  --config.steps=$(STEPS) --config.run.evaluate_queries=$(QUERIES) --workdir=$(RUN)/train
 	@echo '== 3/5 export to the Hugging Face format'
 	$(BIN)/python -m uwe_jax.export --workdir=$(RUN)/train --output=$(RUN)/model
 	@echo '== 4/5 ranking skills for job titles with the export'
