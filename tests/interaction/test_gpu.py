@@ -15,31 +15,10 @@ from tests.interaction.inputs import TOLERANCE, error, kernel_inputs, sums_and_g
 from uwe_jax.compiled import memory
 from uwe_jax.interaction import Score, gpu
 from uwe_jax.interaction.score import through_norms
+from uwe_jax.topology import H100
 
 # Before anything makes JAX look for its plugins: with it, the one for CUDA compiles without a GPU and its libraries.
 os.environ.setdefault('JAX_SKIP_CUDA_CONSTRAINTS_CHECK', '1')
-
-H100 = """
-platform_name: "CUDA"
-device_description_str: "NVIDIA H100 80GB HBM3"
-dnn_version_info { major: 9 minor: 10 }
-gpu_device_info {
-  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
-  core_count: 132
-  device_memory_size: 84942979072
-  threads_per_warp: 32
-  threads_per_block_limit: 1024
-  threads_per_core_limit: 2048
-  registers_per_block_limit: 65536
-  registers_per_core_limit: 65536
-  shared_memory_per_block: 49152
-  shared_memory_per_block_optin: 232448
-  shared_memory_per_core: 233472
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-}
-"""
 
 
 @functools.partial(jax.jit, static_argnums=5)
