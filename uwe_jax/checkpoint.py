@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from uwe_jax.files import sha256, whole_file
+from uwe_jax.files import damage, sha256, whole_file
 from uwe_jax.processes import agreed
 from uwe_jax.state import State
 
@@ -152,16 +152,10 @@ def _damage(directory: pathlib.Path) -> str | None:
         expected = json.loads((directory / CHECKSUMS).read_text())
     except (OSError, ValueError) as error:
         return f'{CHECKSUMS} cannot be read ({error})'
-    for name in sorted(expected.keys() | _files(directory)):
+    for name in _files(directory):
         if name not in expected:
             return f'{name} does not belong to it'
-        try:
-            found = sha256(directory / name)
-        except FileNotFoundError:
-            return f'{name} is missing'
-        if found != expected[name]:
-            return f'{name} was cut short or altered'
-    return None
+    return damage(directory, expected)
 
 
 def _newest_whole(folder: pathlib.Path) -> int | None:
@@ -172,10 +166,10 @@ def _newest_whole(folder: pathlib.Path) -> int | None:
     """
     steps = _steps(folder)
     for step, directory in reversed(steps):
-        damage = _damage(directory)
-        if damage is None:
+        wrong = _damage(directory)
+        if wrong is None:
             return step
-        logging.warning('%s is passed over: %s', directory, damage)
+        logging.warning('%s is passed over: %s', directory, wrong)
     if steps:
         raise CheckpointError(
             f'{folder}: no checkpoint is whole, of steps {", ".join(str(step) for step, _ in steps)}; the log says '

@@ -6,7 +6,7 @@ import os
 import pathlib
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 
 @contextlib.contextmanager
@@ -45,3 +45,20 @@ def sha256(path: pathlib.Path) -> str:
     """The checksum of a file, in hexadecimal."""
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def damage(directory: pathlib.Path, checksums: Mapping[str, str]) -> str | None:
+    """What is wrong with the first file that is missing, or has another checksum; None if all are whole.
+
+    Args:
+      directory: where they lie.
+      checksums: by the files' paths within the directory.
+    """
+    for name, expected in sorted(checksums.items()):
+        try:
+            found = sha256(directory / name)
+        except FileNotFoundError:
+            return f'{name} is missing'
+        if found != expected:
+            return f'{name} was cut short or altered'
+    return None

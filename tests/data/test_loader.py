@@ -152,9 +152,9 @@ def test_lengths_are_data_preps_unless_overridden(dataset):
 
 Damage = collections.namedtuple('Damage', 'name apply message')
 DAMAGES = [
-    Damage('missing', lambda path: path.unlink(), 'missing, although'),
-    Damage('truncated', lambda path: path.write_bytes(path.read_bytes()[:-1]), 'truncated or altered'),
-    Damage('altered', lambda path: path.write_bytes(b'\0' + path.read_bytes()[1:]), 'altered since'),
+    Damage('missing', lambda path: path.unlink(), 'is missing'),
+    Damage('truncated', lambda path: path.write_bytes(path.read_bytes()[:-1]), 'was cut short or altered'),
+    Damage('altered', lambda path: path.write_bytes(b'\0' + path.read_bytes()[1:]), 'was cut short or altered'),
 ]
 
 
@@ -163,7 +163,7 @@ def test_a_damaged_shard_is_refused_by_its_name(dataset, tmp_path, damage):
     copy = shutil.copytree(dataset.directory, tmp_path / 'data')
     [name] = [name for name in dataset.manifest['files'] if name.startswith('uwe_pairs-sentence')]
     damage.apply(copy / name)
-    with pytest.raises(DatasetError, match=rf'{re.escape(name)}: .*{damage.message}'):
+    with pytest.raises(DatasetError, match=rf'{re.escape(name)} {damage.message}'):
         open_dataset(copy)
 
 

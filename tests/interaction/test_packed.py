@@ -53,7 +53,9 @@ def test_values_and_gradients_are_those_of_the_reference(score, dtype):
     close(our_y, of_y[y_real], TOLERANCE[dtype]['gradients'])
 
 
-def test_int8_tokens_score_as_the_embeddings_that_they_stand_for():
+@pytest.mark.parametrize('tile', [1, 7, 16, 2048])  # of 25 tokens
+def test_int8_tokens_score_as_the_embeddings_that_they_stand_for(tile, monkeypatch):
+    monkeypatch.setattr('uwe_jax.interaction.packed.TILE', tile)
     q, _, q_len, _ = embeddings(Q_LENGTH, 0, 'bfloat16')
     _, y, _, _ = embeddings(Y_LENGTH, 1, 'float32')
     scale = jnp.abs(y).max(axis=1) / 127

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from uwe_jax.files import sha256
+from uwe_jax.files import damage
 
 GRAPHS = ('job', 'sentence', 'alternative')  # what a skill is joined to
 SIDES = ('skill', *GRAPHS)
@@ -164,19 +164,8 @@ def open_dataset(directory: str | pathlib.Path) -> Dataset:
     """
     directory = pathlib.Path(directory)
     manifest = read_manifest(directory)
-    for name, expected in manifest['files'].items():
-        path = directory / name
-        if not path.is_file():
-            raise DatasetError(f'{path}: missing, although {MANIFEST} lists it; build the dataset again')
-        if path.stat().st_size != expected['bytes']:
-            raise DatasetError(
-                f'{path}: {path.stat().st_size} bytes, but {MANIFEST} says {expected["bytes"]}: truncated or altered; '
-                'build the dataset again'
-            )
-        if sha256(path) != expected['sha256']:
-            raise DatasetError(
-                f'{path}: altered since {MANIFEST} was written (sha256 differs); build the dataset again'
-            )
+    if wrong := damage(directory, {name: file['sha256'] for name, file in manifest['files'].items()}):
+        raise DatasetError(f'{directory}/{wrong}, going by {MANIFEST}; build the dataset again')
     graphs = {name: BipartiteGraph.load(directory / 'graph' / name) for name in GRAPHS}
     return Dataset(directory, manifest, np.load(directory / 'graph' / 'skill' / 'length.npy'), graphs)
 

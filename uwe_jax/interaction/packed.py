@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from uwe_jax.interaction.attention import has_attention
 from uwe_jax.interaction.score import MASKED, Score, attending_tokens, fold_mask, inverse_norm, participating
 
+TILE = 2048  # int8 tokens that a CPU widens at a time: few enough to stay in its cache as bfloat16
 Layout = tuple[tuple[int, int], ...]  # runs of texts, one after another: (tokens of each text, texts)
 
 
@@ -81,16 +82,41 @@ def packed_scores(q: jax.Array, q_len: jax.Array, y: Packed, layout: Layout, sco
 
 def token_products(q: jax.Array, y: Packed) -> jax.Array:
     """R of all token pairs: [B, L, d], [T, d] -> [T, B L] float32."""
+    q = q.reshape(-1, q.shape[2])  # [B L, d]
+    if y.scale is None:
+        return _products(y.tokens, q)
     # Numbers of eight bits are exact in bfloat16.
-    tokens = y.tokens if y.scale is None else y.tokens.astype(jnp.bfloat16)
-    r = jnp.einsum(
-        'td,id->ti',
+    return y.scale[:, None] * jax.lax.platform_dependent(y.tokens, q, cpu=_products_by_tile, default=_products_widened)
+
+
+def _products(tokens: jax.Array, q: jax.Array) -> jax.Array:
+    """[T, d], [N, d] -> [T, N] float32, in the dtype of the tokens."""
+    return jnp.einsum(
+        'td,nd->tn',
         tokens,
-        q.reshape(-1, q.shape[2]).astype(tokens.dtype),
+        q.astype(tokens.dtype),
         preferred_element_type=jnp.float32,
         precision=jax.lax.Precision.HIGHEST,
     )
-    return r if y.scale is None else r * y.scale[:, None]
+
+
+def _products_widened(tokens: jax.Array, q: jax.Array) -> jax.Array:
+    """`_products` of int8 tokens."""
+    return _products(tokens.astype(jnp.bfloat16), q)
+
+
+def _products_by_tile(tokens: jax.Array, q: jax.Array) -> jax.Array:
+    """`_products_widened`, a tile at a time: writing all widened tokens takes a CPU longer than the products."""
+    total, d = tokens.shape
+    if total <= TILE:
+        return _products_widened(tokens, q)
+
+    def one_tile(i, r):
+        start = jnp.minimum(i * TILE, total - TILE)  # the last tile reaches back into the one before
+        tile = jax.lax.dynamic_slice(tokens, (start, 0), (TILE, d))
+        return jax.lax.dynamic_update_slice(r, _products_widened(tile, q), (start, 0))
+
+    return jax.lax.fori_loop(0, -(-total // TILE), one_tile, jnp.zeros((total, len(q)), jnp.float32))
 
 
 def weighted(r: jax.Array, c: jax.Array, score: Score, axis: int) -> jax.Array:
