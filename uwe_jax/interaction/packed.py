@@ -85,8 +85,7 @@ def token_products(q: jax.Array, y: Packed) -> jax.Array:
     q = q.reshape(-1, q.shape[2])  # [B L, d]
     if y.scale is None:
         return _products(y.tokens, q)
-    # Numbers of eight bits are exact in bfloat16.
-    return y.scale[:, None] * jax.lax.platform_dependent(y.tokens, q, cpu=_products_by_tile, default=_products_widened)
+    return jax.lax.platform_dependent(y.tokens, y.scale, q, cpu=_scaled_by_tile, default=_scaled_products)
 
 
 def _products(tokens: jax.Array, q: jax.Array) -> jax.Array:
@@ -100,21 +99,21 @@ def _products(tokens: jax.Array, q: jax.Array) -> jax.Array:
     )
 
 
-def _products_widened(tokens: jax.Array, q: jax.Array) -> jax.Array:
-    """`_products` of int8 tokens."""
-    return _products(tokens.astype(jnp.bfloat16), q)
+def _scaled_products(tokens: jax.Array, scale: jax.Array, q: jax.Array) -> jax.Array:
+    """Of int8 tokens, whose numbers are exact in bfloat16: [T, d], [T], [N, d] -> [T, N] float32."""
+    return _products(tokens.astype(jnp.bfloat16), q) * scale[:, None]
 
 
-def _products_by_tile(tokens: jax.Array, q: jax.Array) -> jax.Array:
-    """`_products_widened`, a tile at a time: writing all widened tokens takes a CPU longer than the products."""
-    total, d = tokens.shape
+def _scaled_by_tile(tokens: jax.Array, scale: jax.Array, q: jax.Array) -> jax.Array:
+    """`_scaled_products`, a tile at a time: writing all widened tokens takes a CPU longer than the products."""
+    total = len(tokens)
     if total <= TILE:
-        return _products_widened(tokens, q)
+        return _scaled_products(tokens, scale, q)
 
     def one_tile(i, r):
         start = jnp.minimum(i * TILE, total - TILE)  # the last tile reaches back into the one before
-        tile = jax.lax.dynamic_slice(tokens, (start, 0), (TILE, d))
-        return jax.lax.dynamic_update_slice(r, _products_widened(tile, q), (start, 0))
+        tile = [jax.lax.dynamic_slice_in_dim(x, start, TILE) for x in (tokens, scale)]
+        return jax.lax.dynamic_update_slice_in_dim(r, _scaled_products(*tile, q), start, axis=0)
 
     return jax.lax.fori_loop(0, -(-total // TILE), one_tile, jnp.zeros((total, len(q)), jnp.float32))
 
