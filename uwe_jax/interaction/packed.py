@@ -4,6 +4,7 @@ Targets with as many tokens lie side by side, so that a softmax over the tokens 
 products of all real tokens are one matrix product: nothing is computed for padding.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -112,8 +113,8 @@ def _scaled_by_tile(tokens: jax.Array, scale: jax.Array, q: jax.Array) -> jax.Ar
 
     def one_tile(i, r):
         start = jnp.minimum(i * TILE, total - TILE)  # the last tile reaches back into the one before
-        tile = [jax.lax.dynamic_slice_in_dim(x, start, TILE) for x in (tokens, scale)]
-        return jax.lax.dynamic_update_slice_in_dim(r, _scaled_products(*tile, q), start, axis=0)
+        tile = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=TILE)
+        return jax.lax.dynamic_update_slice_in_dim(r, _scaled_products(tile(tokens), tile(scale), q), start, axis=0)
 
     return jax.lax.fori_loop(0, -(-total // TILE), one_tile, jnp.zeros((total, len(q)), jnp.float32))
 
