@@ -1,11 +1,13 @@
 """The training step compiled from shapes alone: what it holds, computes and sends, and the largest batch that fits."""
 
 import dataclasses
+import gc
 import importlib.util
 import json
 import math
 import subprocess
 import sys
+import weakref
 
 import jax
 import pytest
@@ -122,6 +124,15 @@ def test_the_guess_is_where_memory_would_be_full_if_all_grew_with_the_batch_but_
 
 
 # What goes into the step, and what the step holds.
+
+
+def test_a_program_that_is_asked_nothing_more_is_kept_nowhere(rehearse):
+    trial = rehearse().trial(16)
+    executable = weakref.ref(trial.program._executable)
+    trial = compile_for.without_program(trial)
+    gc.collect()
+    assert executable() is None
+    assert trial.memory
 
 
 def test_the_arguments_of_a_device_are_its_parts_of_parameters_optimizer_state_and_batch(split):

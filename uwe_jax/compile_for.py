@@ -85,14 +85,13 @@ def compile_for(topology: str, config: Config, lengths: Mapping[str, int], *, se
     if not search:
         return row
 
-    # Programs are large; what the search asks of them is their memory.
-    trials = {batch_size // chips: dataclasses.replace(configured, program=None)}
+    trials = {batch_size // chips: without_program(configured)}
     guess = first_guess(rehearsal, configured)
     del configured
 
     def fits(rows: int) -> bool:
         if rows not in trials:
-            trials[rows] = dataclasses.replace(timed_trial(rehearsal, rows * chips), program=None)
+            trials[rows] = without_program(timed_trial(rehearsal, rows * chips))
         return not trials[rows].refusal
 
     fitting, refused = largest(fits, guess)
@@ -111,6 +110,12 @@ def timed_trial(rehearsal: Rehearsal, batch_size: int) -> Trial:
     found = trial.refusal or f'fits, peak {gib(trial)} GiB'
     logging.info('batch %d: %s, compiled in %.0f s', batch_size, found, time.perf_counter() - start)
     return trial
+
+
+def without_program(trial: Trial) -> Trial:
+    """Forgets what was compiled, which takes gigabytes for a pod; JAX's caches would keep it."""
+    jax.clear_caches()
+    return dataclasses.replace(trial, program=None)
 
 
 def first_guess(rehearsal: Rehearsal, trial: Trial) -> int:
