@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.errors import DataError
 from data_prep.lengths import DISTRACTOR_PROBABILITY, joined_with_distractors
-from data_prep.tables import DataError
 from data_prep.vacancies import SYNTHETIC, VACANCY
 from uwe_jax import hub
 from uwe_jax.data.graph import GRAPHS, MAX_TOKENS, SIDES, Dataset

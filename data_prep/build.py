@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import re
 import time
@@ -15,18 +14,19 @@ import numpy as np
 from absl import logging
 
 from data_prep import check
+from data_prep.errors import DataError, writing
 from data_prep.esco import ATTRIBUTION, Esco, titles
 from data_prep.lengths import choose_lengths, joined_with_distractors, summary
 from data_prep.pairs import Nodes, Pairs, numbers
 from data_prep.read import Read, read, skills_of
 from data_prep.shards import node_parts, write_metadata, write_shards
 from data_prep.split import HeldOut, hold_out
-from data_prep.tables import DataError, Repairs
+from data_prep.tables import Repairs
 from data_prep.vacancies import Columns, add_column_flags, columns_of
 from uwe_jax import hub
 from uwe_jax.data.graph import MANIFEST, MAX_TOKENS, NAME, BipartiteGraph
 from uwe_jax.data.text import match_key
-from uwe_jax.files import sha256, whole_directory
+from uwe_jax.files import checksums, sha256, whole_directory
 
 UNMATCHED = 'unmatched_skills.jsonl'  # skill names in the vacancies that are no skill's, or several skills'
 TEXTS_PER_CALL = 10_000  # tokenised at a time: the tokenizer's own results are many times the size of the ids
@@ -115,14 +115,9 @@ def build(options: Options) -> None:
     start = time.perf_counter()
     if options.output.exists():
         raise DataError(f'{options.output}: already there; choose another --output or remove it')
-    try:
-        with whole_directory(options.output) as directory:
-            _build(options, directory, start)
-    except OSError as error:
-        reason = error.strerror or error
-        raise DataError(
-            f'{options.output}: cannot be written ({reason}); free some space or choose another --output'
-        ) from error
+    remedy = 'free some space or choose another --output'
+    with writing(options.output, remedy), whole_directory(options.output) as directory:
+        _build(options, directory, start)
     logging.info('%s is complete, %.0f s', options.output, _since(start))
 
 
@@ -306,22 +301,16 @@ def _sources(options: Options, given: Read) -> list[dict[str, Any]]:
             'name': 'ESCO',
             'version': version[0] if version else 'unknown',
             'language': 'en',
-            'files': _checksums(given.esco.files),
+            'files': checksums(given.esco.files),
         }
     ]
     if given.stand_in:
         sources.append({'name': 'sentences', 'from': "the skills' own descriptions, for want of vacancy sentences"})
     if given.vacancies:
-        sources.append({'name': 'vacancies', 'columns': options.columns.names(), 'files': _checksums(given.vacancies)})
+        sources.append({'name': 'vacancies', 'columns': options.columns.names(), 'files': checksums(given.vacancies)})
     if given.synthetic:
-        sources.append({'name': 'synthetic titles', 'files': _checksums(given.synthetic)})
+        sources.append({'name': 'synthetic titles', 'files': checksums(given.synthetic)})
     return sources
-
-
-def _checksums(files: Sequence[pathlib.Path]) -> dict[str, str]:
-    """The files' checksums by name, which has as much of the path as tells them apart."""
-    root = os.path.commonpath([path.resolve().parent for path in files])
-    return {path.resolve().relative_to(root).as_posix(): sha256(path) for path in files}
 
 
 def _write_lines(path: pathlib.Path, lines) -> None:

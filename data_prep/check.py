@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from data_prep.errors import DataError, writing
 from data_prep.pairs import Nodes, Pairs
-from data_prep.tables import DataError, Repairs, names_in, read_rows, text_in
+from data_prep.tables import Repairs, names_in, read_rows, text_in
 from data_prep.vacancies import SYNTHETIC, VACANCY
 from uwe_jax.data.graph import GRAPHS, SIDES, Dataset, DatasetError, open_dataset
 from uwe_jax.data.text import match_key, normalise
-from uwe_jax.files import whole_file
+from uwe_jax.files import check_writable, whole_file
 
 EXAMPLES = 5  # of each kind, printed and kept in manifests
 EVAL_HELP = (
@@ -100,6 +101,9 @@ def run(arguments: argparse.Namespace, command: str) -> None:
       DataError: an input cannot be used, or the check fails.
     """
     start = time.perf_counter()
+    if arguments.output:
+        with writing(arguments.output):
+            check_writable(arguments.output)
     evaluations = [read_evaluation(argument) for argument in arguments.eval]
     try:
         dataset = open_dataset(arguments.shards)
@@ -111,11 +115,8 @@ def run(arguments: argparse.Namespace, command: str) -> None:
     print(report_text(report))
     if arguments.output:
         content = {'dataset': dataset.fingerprint, 'command': command, 'evaluations': summary(report, None)}
-        try:
-            with whole_file(arguments.output) as partial:
-                partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-        except OSError as error:
-            raise DataError(f'{arguments.output}: cannot be written ({error.strerror})') from error
+        with writing(arguments.output), whole_file(arguments.output) as partial:
+            partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
     pairs = sum(graph.edges for graph in dataset.graphs.values())
     logging.info('checked %d pairs, %.0f s', pairs, time.perf_counter() - start)
     refuse_leaks(report)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from absl import flags, logging
 
-from data_prep.tables import DataError
+from data_prep.errors import DataError
 from uwe_jax.hub import FetchError
 from uwe_jax.logs import own_lines_only
 

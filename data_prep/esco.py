@@ -4,7 +4,8 @@ import dataclasses
 import pathlib
 from collections.abc import Iterator
 
-from data_prep.tables import DataError, Repairs, read_csv
+from data_prep.errors import DataError
+from data_prep.tables import Repairs, read_csv
 from uwe_jax.data.text import normalise
 
 ATTRIBUTION = 'This service uses the ESCO classification of the European Commission.'

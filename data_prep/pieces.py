@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from data_prep.tables import DataError
+from data_prep.errors import DataError, writing
 from uwe_jax.data.graph import MANIFEST
 from uwe_jax.files import whole_file
 
@@ -104,10 +104,8 @@ class Output:
     def __init__(self, directory: pathlib.Path, settings: Mapping[str, Any]):
         if directory.exists() and not directory.is_dir():
             raise DataError(f'{directory}: is a file, expected a directory')
-        try:
+        with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f'{directory}: cannot be made ({error.strerror}); choose another --output') from error
         self.directory, self._settings = directory, settings
 
     def missing(self, pieces: Sequence[Piece]) -> list[Piece]:
@@ -201,8 +199,5 @@ def _pretty(content: Mapping[str, Any]) -> bytes:
 
 
 def _write(path: pathlib.Path, content: bytes) -> None:
-    try:
-        with whole_file(path) as partial:
-            partial.write_bytes(content)
-    except OSError as error:
-        raise DataError(f'{path}: cannot be written ({error.strerror}); choose another --output') from error
+    with writing(path), whole_file(path) as partial:
+        partial.write_bytes(content)

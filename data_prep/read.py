@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from absl import logging
 
+from data_prep.errors import DataError
 from data_prep.esco import Concept, Esco, read_esco, titles
 from data_prep.pairs import Nodes, Pairs, PairsBuilder, add_id, numbers
 from data_prep.sentences import sentences_of_descriptions
-from data_prep.tables import DataError, Repairs, files_of
+from data_prep.tables import Repairs, files_of
 from data_prep.vacancies import SYNTHETIC, VACANCY, Columns, SkillNames, check_tables, synthetic_edges, vacancy_edges
 from uwe_jax.data.graph import GRAPHS
 

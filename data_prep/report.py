@@ -10,7 +10,7 @@ from typing import Any
 from absl import logging
 
 from data_prep.balance import balance
-from data_prep.tables import DataError
+from data_prep.errors import DataError, writing
 from uwe_jax.data.graph import DatasetError, open_dataset
 from uwe_jax.files import whole_directory
 
@@ -56,13 +56,10 @@ def write(numbers: Mapping[str, Any], output: pathlib.Path) -> None:
     """
     from data_prep import report_plots  # here, since only the plots need matplotlib
 
-    try:
-        with whole_directory(output) as partial:
-            (partial / NUMBERS).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
-            for name, figure in report_plots.figures(numbers).items():
-                figure.savefig(partial / f'{name}.png', dpi=report_plots.DPI)
-    except OSError as error:
-        raise DataError(f'{output}: cannot be written ({error.strerror}); choose another --output') from error
+    with writing(output), whole_directory(output) as partial:
+        (partial / NUMBERS).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+        for name, figure in report_plots.figures(numbers).items():
+            figure.savefig(partial / f'{name}.png', dpi=report_plots.DPI)
 
 
 def summary(numbers: Mapping[str, Any]) -> list[str]:

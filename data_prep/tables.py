@@ -12,19 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.errors import DataError, EmptyFileError
+
 EXAMPLES = 3  # of each kind of repair, kept for the manifest
 CELL_CHARACTERS = 10_000_000  # more than any description has: a quote left open is found before it fills the memory
 ROWS_PER_READ = 10_000  # of a Parquet file, at a time
 
 Row = dict[str, Any]
-
-
-class DataError(ValueError):
-    """An input cannot be used. The message is one line: file, line or field, what was found, what was expected."""
-
-
-class EmptyFileError(DataError):
-    """A file has no rows, which is no harm where others have some."""
 
 
 class Repairs:

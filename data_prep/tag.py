@@ -14,10 +14,11 @@ from typing import NamedTuple
 import jax
 from absl import logging
 
+from data_prep.errors import DataError, EmptyFileError
 from data_prep.esco import read_esco
 from data_prep.pieces import Input, Output, Piece
 from data_prep.sentences import split_sentences
-from data_prep.tables import DataError, EmptyFileError, Repairs, files_of, names_in, read_rows
+from data_prep.tables import Repairs, files_of, names_in, read_rows
 from data_prep.tagger import Tagger, model_fingerprint
 from data_prep.vacancies import NOT_TEXT, Columns, add_column_flags, clean, columns_of, language_of, texts_of
 from uwe_jax import hub

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from data_prep.errors import DataError
 from data_prep.esco import read_esco
-from data_prep.tables import DataError, Repairs
+from data_prep.tables import Repairs
 from data_prep.vacancies import SkillNames
 from uwe_jax import hub
 from uwe_jax.files import sha256

@@ -16,9 +16,10 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from data_prep.errors import DataError, EmptyFileError
 from data_prep.esco import Concept
 from data_prep.sentences import LANGUAGE, Names
-from data_prep.tables import DataError, EmptyFileError, Repairs, Row, names_in, read_rows, text_in
+from data_prep.tables import Repairs, Row, names_in, read_rows, text_in
 from uwe_jax.data.text import match_key, normalise
 
 VACANCY, SYNTHETIC = 'vacancy', 'synthetic'  # the id of a text that stands in a vacancy, or that an LLM proposed

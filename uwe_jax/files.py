@@ -1,12 +1,13 @@
 """Files and directories that appear under their names when they are complete, never half; and their checksums."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import pathlib
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 
 @contextlib.contextmanager
@@ -41,10 +42,32 @@ def whole_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
         partial.rename(path)
 
 
+def check_writable(path: pathlib.Path) -> None:
+    """Refuses, before the work that makes it, an output that could not be written; makes the directory above it.
+
+    Raises:
+      OSError: `path` is a directory, or no file can be made beside it.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
+
+
 def sha256(path: pathlib.Path) -> str:
     """The checksum of a file, in hexadecimal."""
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def checksums(paths: Sequence[pathlib.Path]) -> dict[str, str]:
+    """The files' checksums by name, which has as much of the path as tells them apart."""
+    if not paths:
+        return {}
+    root = os.path.commonpath([path.resolve().parent for path in paths])
+    return {path.resolve().relative_to(root).as_posix(): sha256(path) for path in paths}
 
 
 def damage(directory: pathlib.Path, checksums: Mapping[str, str]) -> str | None:

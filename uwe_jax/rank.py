@@ -5,7 +5,7 @@ import pathlib
 from absl import app, flags, logging
 
 from uwe_jax.command import exit_status
-from uwe_jax.files import sha256
+from uwe_jax.files import check_writable, sha256
 from uwe_jax.ranking import Ranker, TargetIndex
 from uwe_jax.ranking.bulk import rank_into
 from uwe_jax.texts import read_texts
@@ -48,10 +48,10 @@ def rank(queries: list[str]) -> None:
 
 
 def check_flags(queries: list[str]) -> None:
-    """Refuses what does not go together.
+    """Refuses what does not go together, and what could not be written.
 
     Raises:
-      ValueError: as said.
+      ValueError, OSError: as said.
     """
     if bool(queries) == (INPUT.value is not None):
         raise ValueError('expected either queries after the flags or --input')
@@ -59,6 +59,9 @@ def check_flags(queries: list[str]) -> None:
         raise ValueError('--input and --output: expected both or none')
     if OUTPUT.value is not None and pathlib.Path(OUTPUT.value).exists():
         raise ValueError(f'{OUTPUT.value}: already there; choose another --output or remove it')
+    for path in (OUTPUT.value, INDEX.value):
+        if path is not None and not pathlib.Path(path).exists():
+            check_writable(pathlib.Path(path))
     for number, query in enumerate(queries, start=1):
         if not query.strip():
             raise ValueError(f'query {number}: {query!r}, expected a text that is not blank')

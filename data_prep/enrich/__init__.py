@@ -7,7 +7,7 @@ import pathlib
 
 from data_prep.enrich.estimate import Prices
 from data_prep.enrich.recipe import Options, enrich
-from data_prep.tables import DataError
+from data_prep.errors import DataError
 from data_prep.vacancies import add_column_flags, columns_of
 from uwe_jax.hub import BASE_MODEL
 

@@ -15,7 +15,7 @@ from data_prep.enrich.endpoint import CallFailed, Completion, Endpoint
 from data_prep.enrich.prompt import ANSWER as SCHEMA
 from data_prep.enrich.prompt import Prompt
 from data_prep.enrich.state import ANSWER, FAILED, UNUSABLE, SkillTitles
-from data_prep.tables import DataError
+from data_prep.errors import DataError
 
 FIRST_WAIT = 0.5  # seconds before the first retry, doubled for each further one
 PROGRESS = 15  # seconds between lines of the log

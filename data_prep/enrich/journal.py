@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import logging
 
-from data_prep.tables import DataError
+from data_prep.errors import DataError
 
 SETTINGS = 'settings'  # the kind of the first record
 

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from data_prep.tables import DataError
+from data_prep.errors import writing
 from uwe_jax.data.graph import MANIFEST
 from uwe_jax.files import sha256, whole_file
 
@@ -27,7 +27,7 @@ def write_outputs(
     Raises:
       DataError: something cannot be written.
     """
-    try:
+    with writing(directory, f'{JOURNAL} is whole'):
         (directory / MANIFEST).unlink(missing_ok=True)
         for name, lines in ((TITLES, titles), (BELOW, below)):
             _replace(directory / name, ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines))
@@ -37,8 +37,6 @@ def write_outputs(
         }
         content = json.dumps({**manifest, 'files': files}, indent=2, ensure_ascii=False) + '\n'
         _replace(directory / MANIFEST, content)
-    except OSError as error:
-        raise DataError(f'{directory}: cannot be written ({error.strerror}); {JOURNAL} is whole') from error
 
 
 def _replace(path: pathlib.Path, text: str) -> None:

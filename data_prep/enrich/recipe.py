@@ -20,11 +20,12 @@ from data_prep.enrich.prompt import Prompt
 from data_prep.enrich.redact import Secrets
 from data_prep.enrich.skills import choose, real_titles, titles_of_vacancies
 from data_prep.enrich.state import ANSWER, MERGED, SkillTitles, count
+from data_prep.errors import DataError, writing
 from data_prep.esco import ATTRIBUTION, read_esco
-from data_prep.tables import DataError, Repairs, files_of
+from data_prep.tables import Repairs, files_of
 from data_prep.vacancies import Columns, check_tables
 from uwe_jax import hub
-from uwe_jax.files import sha256
+from uwe_jax.files import checksums, sha256
 
 SKILLS_PER_MERGE = 256  # whose titles are embedded together; what is done so far is kept after each block
 
@@ -163,7 +164,7 @@ def enrich(options: Options) -> None:
             'seed': options.seed,
             'counts': _counts(options, skills.values(), chosen, lines, len(below)),
             'spent': spent | {'dollars': _cost(options, spent)},
-            'sources': {path.name: sha256(path) for path in (*esco.files, *vacancies)},
+            'sources': {'esco': checksums(esco.files), 'vacancies': checksums(vacancies)},
             'attribution': ATTRIBUTION,
             'repairs': repairs.summary(),
             'command': secrets.redact(options.command),
@@ -178,10 +179,8 @@ def enrich(options: Options) -> None:
 
 
 def _open_journal(output: pathlib.Path, settings: Mapping[str, Any]) -> Journal:
-    try:
+    with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f'{output}: cannot be written ({error.strerror}); choose another --output') from error
     return Journal(output / JOURNAL, settings)
 
 

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from absl import logging
 
 from data_prep.enrich.state import SkillTitles
+from data_prep.errors import DataError
 from data_prep.esco import Esco
 from data_prep.esco import titles as occupation_titles
 from data_prep.pairs import numbers
 from data_prep.read import skill_nodes
-from data_prep.tables import DataError, Repairs
+from data_prep.tables import Repairs
 from data_prep.vacancies import Columns, SkillNames, vacancy_titles
 from uwe_jax.data.text import match_key, normalise
 

@@ -7,7 +7,7 @@ import pathlib
 import threading
 from typing import Any
 
-from data_prep.tables import DataError
+from data_prep.errors import DataError, writing
 
 Entry = dict[str, Any]
 
@@ -84,12 +84,10 @@ class Journal:
         place = os.fstat(self._file.fileno()).st_size
         line = (json.dumps(entry, ensure_ascii=False) + '\n').encode()
         left = memoryview(line)
-        try:
+        with writing(self._path, 'the same command goes on'):
             while left:
                 left = left[self._file.write(left) :]
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise DataError(f'{self._path}: cannot be written ({error.strerror}); the same command goes on') from error
         return place, len(line)
 
     def heard(self, url: str) -> bool:

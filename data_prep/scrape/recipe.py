@@ -14,6 +14,7 @@ from importlib import metadata
 
 from absl import logging
 
+from data_prep.errors import DataError, writing
 from data_prep.scrape.address import host_of, web_address
 from data_prep.scrape.assemble import Assembly, write_piece
 from data_prep.scrape.crawl import BAD_SITEMAP, crawl, read_sitemaps
@@ -22,7 +23,7 @@ from data_prep.scrape.journal import Journal
 from data_prep.scrape.network import Allowed, Network
 from data_prep.scrape.robots import PRODUCT
 from data_prep.scrape.sources import html_pages, parse_sitemap, read_addresses, warc_pages
-from data_prep.tables import DataError, Repairs, files_of
+from data_prep.tables import Repairs, files_of
 
 _CONTACT = re.compile(r'[!-~]+@[!-~]+\.[!-~]+|https?://[!-~]+')
 _SOURCES = ('warc', 'html', 'urls', 'sitemap')
@@ -35,7 +36,7 @@ def scrape(arguments: argparse.Namespace, command: str) -> None:
     output: pathlib.Path = arguments.output
     work = output.with_name(output.name + '.partial')
     complete = work / 'complete'  # what was to be renamed is complete; renaming it may be left
-    try:
+    with writing(output, 'the same command goes on'):
         if output.exists():
             if not complete.exists():
                 raise DataError(f'{output}: already there; choose another --output or remove it')
@@ -72,8 +73,6 @@ def scrape(arguments: argparse.Namespace, command: str) -> None:
             summary.replace(output.with_name(output.name + '.summary.json'))
             (work / 'vacancies.jsonl').replace(output)
         shutil.rmtree(work)
-    except OSError as error:
-        raise DataError(f'{output}: cannot be written ({error.strerror}); the same command goes on') from error
     for what, kinds in counts.items():
         for kind, repair in kinds.items():
             logging.info('%s: %s: %d', what, kind, repair['count'])

@@ -13,10 +13,11 @@ from warcio.archiveiterator import ArchiveIterator
 from warcio.exceptions import ArchiveLoadFailed
 from warcio.statusandheaders import StatusAndHeadersParserException
 
+from data_prep.errors import DataError
 from data_prep.scrape.address import web_address
 from data_prep.scrape.network import TOO_LARGE, Failure, inflated, read_body
 from data_prep.scrape.postings import Page
-from data_prep.tables import DataError, Repairs
+from data_prep.tables import Repairs
 
 SITEMAP_BYTES = 50 * 1024 * 1024  # the protocol's own limit for a sitemap, decompressed
 

@@ -13,11 +13,11 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 import data_prep.__main__
 from data_prep.build import build
+from data_prep.errors import DataError
 from data_prep.lengths import choose_lengths
 from data_prep.pairs import PairsBuilder
 from data_prep.shards import edge_parts
 from data_prep.split import hold_out
-from data_prep.tables import DataError
 from tests.conftest import ROOT, SAMPLE, read_rows
 from tests.data_prep.conftest import JOB, JOBS, SKILL, SKILLS, options, pairs_by_text, write_csv
 from uwe_jax.data.graph import GRAPHS, SIDES, open_dataset

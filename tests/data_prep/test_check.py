@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from data_prep import check
 from data_prep.build import build
 from data_prep.check import Evaluation, find_leaks, read_evaluation, report_text
+from data_prep.errors import DataError
 from data_prep.pairs import Pairs
-from data_prep.tables import DataError
 from tests.data_prep.conftest import JOB, options, pairs_by_text, write_csv, write_jsonl, write_parquet
 from uwe_jax.data.graph import open_dataset
 from uwe_jax.data.text import match_key
@@ -178,6 +178,9 @@ def test_the_command_passes_where_nothing_is_known_and_refuses_what_is_no_datase
     assert capsys.readouterr().out.endswith('1 sets checked, 0 failed\n')
     with pytest.raises(DataError, match='not a dataset'):
         run(f'--shards={tmp_path}')
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(DataError, match=r'report\.json: cannot be written \(Not a directory\); choose another'):
+        run(f'--shards={tmp_path}', f'--output={tmp_path / "file" / "report.json"}')
 
 
 def test_a_build_whose_check_fails_leaves_nothing_and_one_that_passes_says_what_it_found(esco, base_model):

@@ -22,8 +22,9 @@ from data_prep.enrich.recipe import Options, enrich
 from data_prep.enrich.redact import Secrets
 from data_prep.enrich.skills import real_titles, titles_of_vacancies
 from data_prep.enrich.state import SkillTitles, count
+from data_prep.errors import DataError
 from data_prep.esco import Concept, read_esco
-from data_prep.tables import DataError, Repairs
+from data_prep.tables import Repairs
 from data_prep.vacancies import Columns
 from tests.conftest import ROOT, read_rows
 from tests.data_prep import soak_enrich

@@ -18,13 +18,13 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from data_prep import scrape as command
+from data_prep.errors import DataError
 from data_prep.scrape import crawl
 from data_prep.scrape.address import web_address
 from data_prep.scrape.journal import Journal
 from data_prep.scrape.network import Failure, is_public, read_body
 from data_prep.scrape.postings import Page, plain_text, vacancies
 from data_prep.scrape.sources import parse_sitemap
-from data_prep.tables import DataError
 from tests.conftest import ROOT
 from tests.data_prep import web
 from tests.data_prep.web import HTML, page, posting, redirect

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import tag
+from data_prep.errors import DataError
 from data_prep.pieces import Input, Piece
-from data_prep.tables import DataError
 from tests.conftest import ROOT, two_environments
 from uwe_jax.ranking import Ranker
 

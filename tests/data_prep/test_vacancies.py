@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.build import build
+from data_prep.errors import DataError
 from data_prep.esco import Concept
 from data_prep.sentences import Names, split_sentences
-from data_prep.tables import DataError, Repairs, read_csv, read_jsonl
+from data_prep.tables import Repairs, read_csv, read_jsonl
 from data_prep.vacancies import Columns, SkillNames
 from tests.data_prep.conftest import (
     JOB,

@@ -131,9 +131,11 @@ def test_a_file_that_cannot_be_read_is_refused_with_its_row(tmp_path, name, cont
     [
         (['--input=x.txt', 'baker'], 'expected either queries after the flags or --input'),
         (['--input=x.txt'], '--input and --output: expected both or none'),
+        (['--index=/dev/null/index', 'baker'], r"\[Errno 20\] Not a directory: '/dev/null/"),
+        (['--input=x.txt', '--output=/dev/null/out.jsonl'], r"\[Errno 20\] Not a directory: '/dev/null/"),
     ],
 )
-def test_flags_that_do_not_go_together_are_refused(rank, arguments, message):
+def test_flags_that_do_not_go_together_or_cannot_be_written_are_refused_at_once(rank, arguments, message):
     done = rank(*arguments)
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1] == f'error: {message}'
+    assert re.match(f'error: {message}', done.stderr.strip().splitlines()[-1])

@@ -1,0 +1,25 @@
+"""What is wrong with an input or an output, in one line that tells a user what to do."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
+
+class DataError(ValueError):
+    """An input cannot be used, or an output cannot be written.
+
+    The message is one line: file, line or field, what was found, what was expected.
+    """
+
+
+class EmptyFileError(DataError):
+    """A file has no rows, which is no harm where others have some."""
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path, remedy: str = 'choose another --output') -> Iterator[None]:
+    """Raises a DataError, which names `path`, the cause and the remedy, for an OSError within."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f'{path}: cannot be written ({error.strerror or error}); {remedy}') from error
