@@ -41,6 +41,9 @@ def get_config(variant: str = '') -> Any:
     config.score.target = 'tokens'  # mean: one vector a target, ablation (paper)
     config.score.special_tokens = True  # whether <s> and </s> take part (ours)
 
+    config.interaction = ConfigDict()
+    config.interaction.dtype = 'bfloat16'  # of its inputs; products accumulate in float32 (ours)
+
     config.loss = ConfigDict()
     config.loss.weight = ConfigDict({'job': 1.0, 'sentence': 0.5, 'alternative': 0.5})  # α (paper)
     config.loss.temperature = ConfigDict({'job': 0.05, 'sentence': 0.02, 'alternative': 0.02})  # τ (paper)
@@ -63,11 +66,9 @@ def get_config(variant: str = '') -> Any:
     config.mesh.data = -1  # devices that hold different rows and the same parameters; -1: all that are left
     config.mesh.fsdp = 1  # devices that hold different rows and different parts of the parameters
 
-    config.interaction = ConfigDict()
     config.interaction.form = 'blockwise'  # kernel: Pallas, on TPUs and GPUs; reference: a few lines, to check against
     config.interaction.exchange = 'gather'  # of targets on a mesh; regather, ring: less memory, more sent
     config.interaction.block_entries = 0  # pairs of tokens a block of the blockwise form may hold; 0: suits the devices
-    config.interaction.dtype = 'bfloat16'  # of its inputs; products accumulate in float32
 
     config.run = ConfigDict()
     config.run.log_every = 50  # steps

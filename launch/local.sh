@@ -113,6 +113,9 @@ if [[ ${1-} == --dry_run ]]; then dry_run=true && shift; fi
 [[ $1 =~ ^[1-9][0-9]*$ ]] || fail "$1 processes, expected a number from 1; $usage"
 processes=$1
 shift
+for variable in RESTARTS PAUSE GRACE; do
+  [[ ${!variable} =~ ^(0|[1-9][0-9]*)$ ]] || fail "$variable=${!variable}, expected a whole number"
+done
 command -v -- "$1" >/dev/null || fail "$1: no such command"
 gpus=()
 if ((processes > 1)) && [[ ${JAX_PLATFORMS-} != *cpu* ]]; then find_gpus; fi

@@ -32,10 +32,18 @@ need() {
   done
 }
 
+# need_number LEAST VARIABLE: fails unless the variable is a whole number, and no smaller one.
+need_number() {
+  if ! [[ ${!2} =~ ^(0|[1-9][0-9]*)$ ]] || ((${!2} < $1)); then
+    fail "$2=${!2}, expected a whole number from $1"
+  fi
+}
+
 # Fails unless NAME is one that Google Cloud and Kubernetes take.
 need_name() {
   need NAME
-  [[ $NAME =~ ^[a-z][-a-z0-9]{0,39}$ ]] || fail "NAME=$NAME, expected at most 40 small letters, digits and dashes"
+  [[ $NAME =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] ||
+    fail "NAME=$NAME, expected a small letter, then at most 39 small letters, digits and dashes, no dash at the end"
 }
 
 # step TITLE COMMAND [ARGUMENT ...]: runs a step, or prints it; one that fails is the last.

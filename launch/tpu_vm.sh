@@ -27,10 +27,15 @@ on_workers() {
   step "$1" gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=all --command="$2"
 }
 
-# The state of the queued resource; empty where there is none.
-state() {
-  gcloud compute tpus queued-resources list --zone="$ZONE" --filter="name ~ /$NAME\$" --format='value(state.state)' ||
-    fail "the step 'look at the state of $NAME' failed; nothing was done after it"
+# Sets `now` to the state of the queued resource, empty where there is none. It is asked for hours on end, so that one
+# answer may well be missing; five in a row are too many.
+look() {
+  local failures=0
+  until now=$(gcloud compute tpus queued-resources list --zone="$ZONE" --filter="name ~ /$NAME\$" \
+    --format='value(state.state)'); do
+    ((++failures < 5)) || fail "the step 'look at the state of $NAME' failed $failures times; nothing was done after it"
+    sleep 30
+  done
 }
 
 create() {
@@ -47,9 +52,9 @@ create() {
 }
 
 wait_until_active() {
-  local deadline=$((SECONDS + WAIT)) now='' before=''
+  local deadline=$((SECONDS + WAIT)) now before=''
   while true; do
-    now=$(state)
+    look
     case $now in
       ACTIVE) return ;;
       '') fail "there is no queued resource $NAME in $ZONE; create asks for one" ;;
@@ -84,9 +89,21 @@ delete() {
   step "delete $NAME" gcloud compute tpus queued-resources delete "$NAME" --zone="$ZONE" --force --quiet
 }
 
+# Waits for the end of a deletion that someone began.
+wait_until_gone() {
+  local deadline=$((SECONDS + WAIT))
+  say "$NAME is DELETING, waiting until it is gone"
+  while [[ $now == DELETING ]]; do
+    ((SECONDS < deadline)) || fail "$NAME is still DELETING after $WAIT s; run resume again"
+    sleep 30
+    look
+  done
+}
+
 resume() {
   local now=SUSPENDED # what a dry run supposes: that the slice was preempted
-  if ! $dry_run; then now=$(state); fi
+  if ! $dry_run; then look; fi
+  if [[ $now == DELETING ]]; then wait_until_gone; fi
   case $now in FAILED | SUSPENDING | SUSPENDED) delete ;; esac
   case $now in FAILED | SUSPENDING | SUSPENDED | '') create ;; esac
   setup
@@ -103,6 +120,7 @@ shift
 need_name
 need ZONE TYPE SHARE
 WAIT=${WAIT:-21600}
+need_number 0 WAIT
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 "$action" "$@"

@@ -6,10 +6,12 @@ import socket
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from tests.conftest import ROOT, two_environments
-from uwe_jax.processes import AGAIN, Place, find_place
+from uwe_jax.processes import AGAIN, NotJoinedError, Place, find_place, leave_after
+from uwe_jax.stall import KEY, behind
 
 SAID_BY_JAX = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID', 'JAX_LOCAL_DEVICE_IDS')
 SAID_BY_SLURM = {
@@ -18,6 +20,13 @@ SAID_BY_SLURM = {
     'SLURM_NTASKS': '8',
     'SLURM_PROCID': '5',
     'SLURM_LOCALID': '1',
+}
+
+SAID_BY_GKE = {
+    'TPU_SKIP_MDS_QUERY': '1',
+    'TPU_WORKER_HOSTNAMES': 'uwe-0.invalid,uwe-1.invalid',
+    'TPU_WORKER_ID': '1',
+    'MEGASCALE_COORDINATOR_ADDRESS': '',
 }
 
 
@@ -74,6 +83,13 @@ def test_so_it_is_where_the_coordinator_is_missing(monkeypatch):
         find_place(1)
 
 
+def test_a_coordinator_without_an_address_yet_is_a_reason_to_start_again(monkeypatch):
+    say(monkeypatch, SAID_BY_GKE)
+    monkeypatch.setattr('jax._src.clusters.cloud_tpu_cluster.running_in_cloud_tpu_vm', True)
+    with pytest.raises(NotJoinedError, match=r'no process 0 to join: .* uwe-0\.invalid'):
+        find_place(0)
+
+
 @pytest.mark.parametrize('own', [0, 1])
 def test_a_process_that_does_not_come_is_named_and_not_waited_for_any_longer(tmp_path, own):
     command = [sys.executable, '-m', 'uwe_jax.main', '--config=configs/uwe.py', f'--workdir={tmp_path}']
@@ -87,6 +103,29 @@ def test_a_process_that_does_not_come_is_named_and_not_waited_for_any_longer(tmp
     assert ended.returncode == AGAIN
     assert f'after 1 s, of 2 processes these have not come: {1 - own}.' in ended.stderr
     assert f'are: {own} on {socket.gethostname()}, pid ' in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ('error', 'status'),
+    [
+        (jax.errors.JaxRuntimeError('DEADLINE_EXCEEDED: Barrier timed out'), AGAIN),
+        (ValueError('INTERNAL: Gloo all-reduce failed: Connection closed by peer'), AGAIN),
+        (jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory'), 1),
+        (OSError('No space left on device'), 1),
+    ],
+)
+def test_what_may_be_the_fault_of_another_process_is_no_reason_to_give_up(monkeypatch, error, status):
+    left = []
+    monkeypatch.setattr('uwe_jax.processes.os._exit', left.append)
+    leave_after(error, peer_timeout=0)
+    assert left[0] == status
+
+
+def test_those_behind_are_named_and_also_those_that_never_said_anything():
+    told = {f'{KEY}0': '5 a', f'{KEY}1': '4 b', f'{KEY}10': '5 c'}
+    silent = ', '.join(f'{index}, which never got so far' for index in range(2, 10))
+    assert behind(told, 11, 60).endswith(f'behind the others: 1 on b, {silent}')
+    assert behind({f'{KEY}0': '5 a', f'{KEY}1': '5 b'}, 2, 60).endswith('none, so that they wait for something else')
 
 
 STUCK = """

@@ -81,9 +81,9 @@ def test_sigterm_saves_and_ends_with_a_status_that_asks_for_another_start(config
 
 
 def test_a_disk_that_fills_ends_the_run_in_one_line_with_the_checkpoint_before(config, tmp_path):
-    if os.geteuid():
-        pytest.skip('only root may mount a small disk')
-    subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=500m', 'tmpfs', tmp_path], check=True)
+    mount = ['mount', '-t', 'tmpfs', '-o', 'size=500m', 'tmpfs', tmp_path]
+    if os.geteuid() or subprocess.run(mount, check=False).returncode:
+        pytest.skip('a small disk may not be mounted here: that takes root, and in a container CAP_SYS_ADMIN')
     try:
         [status], [printed] = Run(config, tmp_path).end()
         assert status == 1

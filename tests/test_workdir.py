@@ -32,7 +32,8 @@ def test_a_run_may_be_continued_by_the_same_config_and_data(workdir):
 
 
 @pytest.mark.parametrize(
-    ('field', 'value'), [('steps', 7), ('optimizer.peak_lr', 1.0), ('seed', 1), ('score.kind', 'maxsim')]
+    ('field', 'value'),
+    [('steps', 7), ('optimizer.peak_lr', 1.0), ('score.kind', 'maxsim'), ('interaction.dtype', 'float32')],
 )
 def test_another_experiment_is_refused_by_the_name_of_the_field(workdir, field, value):
     expected = rf'config\.json: made with {field}=.*, but now {field}={value!r}'
@@ -46,7 +47,10 @@ def test_other_data_is_refused(workdir):
         pass
 
 
-@pytest.mark.parametrize(('field', 'value'), [('mesh.fsdp', 2), ('run.log_every', 7), ('data.dir', '/elsewhere')])
+@pytest.mark.parametrize(
+    ('field', 'value'),
+    [('mesh.fsdp', 2), ('interaction.exchange', 'ring'), ('run.log_every', 7), ('data.dir', '/elsewhere')],
+)
 def test_how_and_where_a_run_goes_on_may_change(workdir, field, value):
     with claimed(workdir, config_with(**{field: value}), 'data'):
         pass
@@ -72,3 +76,18 @@ def test_the_lock_of_another_machine_is_waited_for_as_its_server_frees_it_late(w
     monkeypatch.setattr(time, 'sleep', lambda seconds: waits.append(seconds) or held.close())
     with claimed(workdir, get_config(), 'data'):
         assert len(waits) == 1
+
+
+def test_what_another_run_wrote_while_the_lock_was_waited_for_is_compared_with(workdir, monkeypatch):
+    held = open(workdir / 'lock', 'r+')  # noqa: SIM115 (it is closed while it is waited for)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    (workdir / 'config.json').unlink()
+
+    def other_run_ends(_):
+        (workdir / 'config.json').write_text(config_with(seed=7).to_json())
+        held.close()
+
+    monkeypatch.setattr(time, 'sleep', other_run_ends)
+    monkeypatch.setattr('uwe_jax.workdir._holder', lambda _: 'elsewhere, pid 1')
+    with pytest.raises(ValueError, match='made with seed=7'), claimed(workdir, get_config(), 'data'):
+        pass

@@ -58,6 +58,7 @@ def join_processes(folder: pathlib.Path, join_timeout: int = 300, peer_timeout: 
 
     Raises:
       ValueError: the environment tells only a part of where the coordinator is, and which of how many this is.
+      NotJoinedError: the coordinator's name is not known to the network in time, or it cannot be joined.
     """
     place = find_place(join_timeout)
     if place is None or place.count == 1:
@@ -93,15 +94,19 @@ def find_place(timeout: int) -> Place | None:
 
     Raises:
       ValueError: only a part is said.
+      NotJoinedError: the host of process 0 has no address yet, or the cloud does not answer.
     """
     coordinator = os.environ.get('JAX_COORDINATOR_ADDRESS')
     count, index = _number('JAX_NUM_PROCESSES'), _number('JAX_PROCESS_ID')
     given = count is not None or index is not None
     local = [int(i) for i in os.environ.get('JAX_LOCAL_DEVICE_IDS', '').split(',') if i] or None
     if coordinator is None or count is None or index is None:
-        coordinator, count, index, local = ClusterEnv.auto_detect_unset_distributed_params(
-            coordinator, count, index, local, None, timeout
-        )
+        try:
+            coordinator, count, index, local = ClusterEnv.auto_detect_unset_distributed_params(
+                coordinator, count, index, local, None, timeout
+            )
+        except (RuntimeError, OSError) as error:
+            raise NotJoinedError(f'after up to {timeout} s, no process 0 to join: {error}') from error
     if coordinator is None and not given:
         return None
     if coordinator is None or count is None or index is None or not 0 <= index < count:
@@ -166,16 +171,18 @@ def agreed(value: int) -> int:
 def leave_after(error: Exception, peer_timeout: int) -> NoReturn:
     """Ends one process of several after an error, so that the others notice, with status 1.
 
-    What JAX's runtime says of a failed exchange may be no fault of this process but the loss of another. Then JAX knows
-    it after `peer_timeout` seconds, says which process was lost, and ends this one with SIGABRT.
+    What JAX's runtime says of a failed exchange may be no fault of this process but of another. If that was lost, JAX
+    knows it after `peer_timeout` seconds, says which it was, and ends this one with SIGABRT; if it lives and stands
+    still, this one ends with status `AGAIN`.
     """
-    if _may_be_of_others(error):
-        logging.error('waiting up to %d s for word of a lost process', 2 * peer_timeout)
-        time.sleep(2 * peer_timeout)
-    leave(1)
+    if not may_be_of_others(error):
+        leave(1)
+    logging.error('waiting up to %d s for word of a lost process', 2 * peer_timeout)
+    time.sleep(2 * peer_timeout)
+    leave(AGAIN)
 
 
-def _may_be_of_others(error: BaseException | None) -> bool:
+def may_be_of_others(error: BaseException | None) -> bool:
     """Whether it is an error of the runtime, by its status; some of them arrive as a ValueError."""
     while error is not None:
         if re.match(r'(UNKNOWN|UNAVAILABLE|DEADLINE_EXCEEDED|INTERNAL|ABORTED|CANCELLED): ', str(error)):

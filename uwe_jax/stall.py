@@ -50,16 +50,21 @@ class StallWatch:
             if time.monotonic() - self._last > self._timeout:
                 try:
                     told = dict(client.key_value_dir_get(KEY))
-                    print(f'error: {behind(told, self._timeout)}', file=sys.stderr)
+                    print(f'error: {behind(told, jax.process_count(), self._timeout)}', file=sys.stderr)
                 finally:
                     leave(AGAIN)
 
 
-def behind(told: dict[str, str], timeout: int) -> str:
-    """Says which processes got on least often, by what each told: 'TIMES HOST' under its key."""
-    times = {key.removeprefix(KEY): value.split() for key, value in told.items()}
+def behind(told: dict[str, str], processes: int, timeout: int) -> str:
+    """Says which processes got on less often than others, by what each told, 'TIMES HOST' under its key, if it did."""
+    times = {int(key.removeprefix(KEY)): value.split() for key, value in told.items()}
     most = max(int(count) for count, _ in times.values())
-    names = [f'{index} on {host}' for index, (count, host) in sorted(times.items()) if int(count) < most]
+    names = []
+    for index in range(processes):
+        if index not in times:
+            names.append(f'{index}, which never got so far')
+        elif int(times[index][0]) < most:
+            names.append(f'{index} on {times[index][1]}')
     return (
         f'for {timeout} s no step and no evaluation has been finished; behind the others: '
         f'{", ".join(names) or "none, so that they wait for something else"}'

@@ -66,11 +66,11 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     like = abstract_state(params, optimizer, device_mesh)
 
     with (
+        StallWatch(config.run.stall_timeout) as watch,  # first, as all that follows waits for other processes
         Preemption() as preemption,
         claimed(workdir, config, dataset.fingerprint),  # only now, so that what was refused above claims nothing
         Checkpoints(workdir, config.run.keep) as checkpoints,
         Logs(workdir, checkpoints.start or 0, writes=jax.process_index() == 0) as logs,
-        StallWatch(config.run.stall_timeout) as watch,
     ):
         if checkpoints.start is None:
             state = first_state(hub.load_params(base, params), optimizer, config.seed, like)

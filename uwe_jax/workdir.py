@@ -17,8 +17,7 @@ from uwe_jax.experiment import Config
 from uwe_jax.files import whole_file
 
 # How and where a run goes on, as opposed to what it computes: free to change when it is continued.
-FREE = ('mesh', 'interaction', 'run', 'data.dir')
-
+FREE = ('mesh', 'interaction.form', 'interaction.exchange', 'interaction.block_entries', 'run', 'data.dir')
 
 LEASE = 120  # s; NFSv4 keeps the locks of a client that went silent for about 90
 
@@ -35,16 +34,17 @@ def claimed(workdir: pathlib.Path, config: Config, data_fingerprint: str) -> Ite
     """
     wanted = {'config.json': json.loads(config.to_json()), 'data.json': {'fingerprint': data_fingerprint}}
     workdir.mkdir(parents=True, exist_ok=True)
-    for name, content in wanted.items():
-        path = workdir / name
-        if path.exists():
-            _compare(path, json.loads(path.read_text()), content)
     with contextlib.ExitStack() as claim:
-        if jax.process_index() == 0:  # which all processes of a run need, so that it can stand for them
+        first = jax.process_index() == 0  # which all processes of a run need, so that it can stand for them
+        if first:
             claim.enter_context(_locked(workdir / 'lock'))
-            for name, content in wanted.items():
-                with whole_file(workdir / name) as partial:
-                    partial.write_text(json.dumps(content, indent=2) + '\n')
+        for name, content in wanted.items():
+            path = workdir / name
+            if path.exists():
+                _compare(path, json.loads(path.read_text()), content)
+        for name, content in wanted.items() if first else ():
+            with whole_file(workdir / name) as partial:
+                partial.write_text(json.dumps(content, indent=2) + '\n')
         yield
 
 

@@ -47,7 +47,6 @@ manifest() {
   hosts=$(hosts)
   ((hosts > 1)) || fail "TOPOLOGY=$TOPOLOGY, expected two hosts or more, that is eight chips"
   [[ $SHARE == ?*:/* ]] || fail "SHARE=$SHARE, expected SERVER:/PATH"
-  [[ $SLICES =~ ^[1-9][0-9]*$ ]] || fail "SLICES=$SLICES, expected a number from 1"
   text=$(<"$here/jobset.yaml")
   text=${text//\$NAME/"$NAME"}
   text=${text//\$IMAGE/"$IMAGE"}
@@ -90,4 +89,5 @@ esac
 shift
 need_name
 SLICES=${SLICES:-2}
+need_number 1 SLICES
 "$action" "$@"

@@ -22,9 +22,11 @@ set -euo pipefail
 (($#)) || usage
 need_name
 need CLUSTER IMAGE TYPE
+SLICES=${SLICES:-2}
+need_number 1 SLICES
 # XPK restarts after exit codes from 127 on by itself, and after 75 if told so. It runs the command in a shell: `exec`,
 # so that SIGTERM comes to the program.
 step "create the workload $NAME" xpk workload create --cluster="$CLUSTER" --workload="$NAME" --docker-image="$IMAGE" \
-  --tpu-type="$TYPE" --num-slices="${SLICES:-2}" --max-restarts=50 --restart-on-exit-codes=75 \
+  --tpu-type="$TYPE" --num-slices="$SLICES" --max-restarts=50 --restart-on-exit-codes=75 \
   --termination-grace-period-seconds=60 --env=UWE_JAX_CACHE=/mnt/uwe/cache/models \
   --env=JAX_COMPILATION_CACHE_DIR=/mnt/uwe/cache/jax --command="exec $(quoted "$@")"

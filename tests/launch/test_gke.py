@@ -214,6 +214,7 @@ def test_a_dry_run_prints_the_manifest_and_calls_nothing(cluster):
         ({'TOPOLOGY': '2x2'}, 'TOPOLOGY=2x2, expected two hosts'),
         ({'SHARE': '/share'}, 'SHARE=/share, expected SERVER:/PATH'),
         ({'SLICES': 'two'}, 'SLICES=two, expected'),
+        ({'SLICES': '0'}, 'SLICES=0, expected a whole number from 1'),
         ({'NAME': 'Uwe'}, 'NAME=Uwe, expected'),
     ],
 )
@@ -241,6 +242,13 @@ def test_xpk_that_fails_is_said(cluster):
     done = cluster.run('gke/xpk.sh', *COMMAND, **XPK, FAIL_AT='1')
     assert done.returncode == 1
     assert "the step 'create the workload uwe' failed with exit code 7" in done.stderr
+
+
+def test_xpk_wants_a_number_of_slices(cluster):
+    done = cluster.run('gke/xpk.sh', *COMMAND, **XPK, SLICES='two')
+    assert done.returncode == 1
+    assert 'SLICES=two, expected a whole number from 1' in done.stderr
+    assert cluster.calls == []
 
 
 def test_a_dry_run_of_xpk_calls_nothing(cluster):

@@ -182,10 +182,17 @@ def test_a_dry_run_starts_nothing(machine):
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [([], 'usage'), (['2'], 'usage'), (['two', 'true'], 'two processes'), (['1', 'no-such-thing'], 'no such command')],
+    ('arguments', 'variables', 'message'),
+    [
+        ([], {}, 'usage'),
+        (['2'], {}, 'usage'),
+        (['two', 'true'], {}, 'two processes'),
+        (['1', 'no-such-thing'], {}, 'no such command'),
+        (['1', 'true'], {'RESTARTS': 'ten'}, 'RESTARTS=ten, expected a whole number'),
+        (['1', 'true'], {'GRACE': '1m'}, 'GRACE=1m, expected a whole number'),
+    ],
 )
-def test_wrong_usage_is_said(machine, arguments, message):
-    done = machine.run('local.sh', *arguments, **ON_CPU)
+def test_wrong_usage_is_said(machine, arguments, variables, message):
+    done = machine.run('local.sh', *arguments, **ON_CPU, **variables)
     assert done.returncode == 2
     assert message in done.stderr

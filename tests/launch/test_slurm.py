@@ -143,8 +143,12 @@ def test_a_dry_run_calls_nothing(nodes):
     assert nodes.calls == []
 
 
-def test_a_missing_command_is_said(nodes):
-    done = sbatch(nodes)
+@pytest.mark.parametrize(
+    ('command', 'variables', 'message'),
+    [([], {}, 'no COMMAND'), (COMMAND, {'RESTARTS': 'ten'}, 'RESTARTS=ten, expected a whole number')],
+)
+def test_wrong_usage_is_said(nodes, command, variables, message):
+    done = sbatch(nodes, *command, **variables)
     assert done.returncode == 1
-    assert 'no COMMAND' in done.stderr
+    assert message in done.stderr
     assert nodes.calls == []

@@ -19,10 +19,15 @@ ON_ALL = shlex.split('gcloud compute tpus tpu-vm ssh uwe --zone=us-west4-a --wor
 
 @pytest.fixture
 def cloud(tmp_path):
-    """A cloud whose queued resource goes through the states in the file `states`, one each time that it is asked."""
+    """A cloud whose queued resource goes through the states in the file `states`, one each time that it is asked.
+
+    `LOST` is no state: the answer to that question does not come.
+    """
     stand_ins = StandIns(tmp_path, 'git', 'sleep')
     stand_ins.make(
-        'gcloud', f'if [[ "$*" == *list* ]]; then head -n 1 {tmp_path}/states; sed -i 1d {tmp_path}/states; fi'
+        'gcloud',
+        f'if [[ "$*" == *list* ]]; then now=$(head -n 1 {tmp_path}/states); sed -i 1d {tmp_path}/states\n'
+        'echo "$now"; [[ $now != LOST ]]; fi',
     )
     states(stand_ins, 'ACTIVE')
     return stand_ins
@@ -81,6 +86,15 @@ def test_the_wait_for_the_slice_has_a_bound(cloud):
     assert len(cloud.calls) == 1
 
 
+def test_an_answer_that_does_not_come_is_asked_for_again_but_not_for_ever(cloud):
+    states(cloud, 'WAITING_FOR_RESOURCES', *['LOST'] * 4, 'PROVISIONING', *['LOST'] * 4, 'ACTIVE')
+    assert tpu_vm(cloud, 'setup').returncode == 0
+    states(cloud, *['LOST'] * 5)
+    done = tpu_vm(cloud, 'setup')
+    assert done.returncode == 1
+    assert "the step 'look at the state of uwe' failed 5 times" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize('state', ['FAILED', 'SUSPENDING', 'SUSPENDED', ''])
 def test_setup_says_what_to_do_where_no_slice_will_come(cloud, state):
     states(cloud, state)
@@ -118,6 +132,18 @@ def test_resume_makes_a_preempted_slice_anew(cloud, state):
     assert 'tpu_worker.sh start' in cloud.calls[-1][-1]
 
 
+def test_resume_waits_for_the_end_of_a_deletion_and_creates(cloud):
+    states(cloud, 'DELETING', 'DELETING', '', 'ACTIVE')
+    done = tpu_vm(cloud, 'resume', *COMMAND)
+    assert done.returncode == 0, done.stderr
+    assert DELETE not in cloud.calls
+    assert cloud.calls.index(CREATE) == 5  # after three looks and the two waits between them
+    states(cloud, 'DELETING')
+    done = tpu_vm(cloud, 'resume', *COMMAND, WAIT='0')
+    assert done.returncode == 1
+    assert 'uwe is still DELETING after 0 s; run resume again' in done.stderr
+
+
 def test_resume_keeps_a_slice_that_is_there_and_creates_one_that_is_not(cloud):
     states(cloud, 'ACTIVE', 'ACTIVE')
     tpu_vm(cloud, 'resume', *COMMAND)
@@ -128,19 +154,17 @@ def test_resume_keeps_a_slice_that_is_there_and_creates_one_that_is_not(cloud):
     assert DELETE not in cloud.calls
 
 
-STEPS = [
-    'look at the state of uwe',
-    'delete uwe',
-    'ask for v5litepod-16',
-    'look at the state of uwe',
-    'pack this commit',
-    'copy it to every worker',
-    'set up every worker',
-    'start on every worker',
-]
+STEPS = {
+    2: 'delete uwe',
+    3: 'ask for v5litepod-16',
+    5: 'pack this commit',
+    6: 'copy it to every worker',
+    7: 'set up every worker',
+    8: 'start on every worker',
+}
 
 
-@pytest.mark.parametrize(('number', 'title'), list(enumerate(STEPS, start=1)))
+@pytest.mark.parametrize(('number', 'title'), STEPS.items())
 def test_after_a_step_that_fails_nothing_is_done_and_its_name_is_said(cloud, number, title):
     states(cloud, 'SUSPENDED', 'ACTIVE')
     done = tpu_vm(cloud, 'resume', *COMMAND, FAIL_AT=str(number))
@@ -177,6 +201,8 @@ def test_a_variable_that_is_not_set_is_named(cloud, variable):
     [
         (['create'], {'TYPE': 'h100-8'}, 'TYPE=h100-8, expected'),
         (['create'], {'NAME': 'Uwe/1'}, 'NAME=Uwe/1, expected'),
+        (['create'], {'NAME': 'uwe-'}, 'NAME=uwe-, expected'),
+        (['create'], {'WAIT': '6h'}, 'WAIT=6h, expected a whole number from 0'),
         (['create', 'spot'], {}, 'unexpected argument spot'),
         (['start'], {}, 'no COMMAND'),
         (['begin'], {}, 'launch/tpu_vm.sh [--dry_run] create'),
