@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from absl import flags, logging
 
-from data_prep.errors import DataError
 from uwe_jax.hub import FetchError
 from uwe_jax.logs import own_lines_only
+from uwe_jax.processes import AGAIN, NotJoinedError
 
 
 def run_logged(work: Callable[[], None]) -> int:
@@ -20,7 +20,10 @@ def run_logged(work: Callable[[], None]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is removed
     try:
         work()
-    except (DataError, FetchError) as error:
+    except NotJoinedError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return AGAIN
+    except (ValueError, FetchError) as error:  # DataError is a ValueError
         print(f'error: {error}', file=sys.stderr)
         return 1
     return 0

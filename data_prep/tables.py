@@ -93,7 +93,8 @@ def read_csv(path: pathlib.Path, columns: Sequence[str], repairs: Repairs) -> It
       The line on which the row begins, counted from 1 (the header's), and its cells.
 
     Raises:
-      DataError: the file is missing, empty, not UTF-8 or not CSV, lacks a column, or has a row of another width.
+      DataError: the file is missing, empty, not UTF-8 or not CSV, lacks a column, has two of one name, or has a row of
+        another width.
     """
     csv.field_size_limit(CELL_CHARACTERS)
     reader = csv.reader(_lines(path, newline=''), strict=True)
@@ -104,6 +105,8 @@ def read_csv(path: pathlib.Path, columns: Sequence[str], repairs: Repairs) -> It
         if not header:
             raise EmptyFileError(f'{path}: empty')
         _require(columns, header, f'{path}, line 1: no column')
+        if twice := sorted({name for name in header if header.count(name) > 1}):
+            raise DataError(f'{path}, line 1: two columns {", ".join(map(repr, twice))}, expected one of each name')
         line = reader.line_num + 1
         for cells in reader:
             if not any(cell.strip() for cell in cells):

@@ -385,13 +385,13 @@ def test_an_unknown_topology_is_refused(topology):
 
 @pytest.mark.skipif(importlib.util.find_spec('libtpu') is not None, reason='libtpu is installed')
 def test_without_libtpu_a_pod_says_what_to_install():
-    with pytest.raises(ValueError, match=r"pip install -e '\.\[tpu\]'"):
+    with pytest.raises(ValueError, match=r"pip install -c constraints\.txt -e '\.\[tpu\]'"):
         pod_mesh('v5e:2x4')
 
 
 @pytest.mark.skipif(importlib.util.find_spec('jax_cuda13_plugin') is not None, reason='the CUDA plugin is installed')
 def test_without_the_cuda_plugin_gpus_say_what_to_install():
-    with pytest.raises(ValueError, match=r"pip install -e '\.\[cuda\]'"):
+    with pytest.raises(ValueError, match=r"pip install -c constraints\.txt -e '\.\[cuda\]'"):
         pod_mesh('h100:8')
 
 

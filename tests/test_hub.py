@@ -126,6 +126,13 @@ def test_a_wrong_checksum_leaves_no_cache_entry(cache, tmp_path, monkeypatch):
     assert_nothing_cached(cache)
 
 
+def test_a_cache_that_cannot_be_written_is_named_with_the_way_to_another(tmp_path, monkeypatch):
+    (tmp_path / 'file').touch()
+    monkeypatch.setenv('UWE_JAX_CACHE', str(tmp_path / 'file' / 'cache'))
+    with pytest.raises(hub.FetchError, match=r'mpnet-base-v2: cannot be written \(Not a directory\); .* UWE_JAX_CACHE'):
+        hub.fetch('all-mpnet-base-v2')
+
+
 @pytest.mark.parametrize(
     ('tensor', 'value', 'message'),
     [

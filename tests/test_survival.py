@@ -126,7 +126,9 @@ def test_two_processes_go_on_from_eight_devices_stop_together_end_together_and_o
     run = Run(config, workdir, processes=2)
     assert run.wait_until(lambda workdir: steps_logged(workdir) > done)
     run.kill(signal.SIGTERM, process=1)
+    began = time.monotonic()
     assert run.end()[0] == [AGAIN, AGAIN]
+    assert time.monotonic() - began < 30
     done = load_state(workdir)[1]
     assert done == steps_logged(workdir)
 

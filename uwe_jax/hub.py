@@ -3,6 +3,7 @@
 No pickle is ever read: weights are safetensors.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import huggingface_hub
@@ -71,8 +72,8 @@ def fetch(source: str) -> pathlib.Path:
       A directory with `config.json`, `model.safetensors` and `tokenizer.json` at least.
 
     Raises:
-      FetchError: the directory lacks a file, no source answered, or the weights of all-mpnet-base-v2 have not the
-        sha256 they are known by.
+      FetchError: the directory lacks a file, no source answered, the weights of all-mpnet-base-v2 have not the sha256
+        they are known by, or the cache cannot be written.
     """
     local = pathlib.Path(source).expanduser()
     if local.is_dir():
@@ -88,17 +89,21 @@ def fetch(source: str) -> pathlib.Path:
         logging.info('Weights: %s from the cache, %s', name, cached)
         return cached
 
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cached.parent, prefix='.download-') as scratch:
-        model = pathlib.Path(scratch) / 'model'
-        found = _download(name, model)
-        _check_files(model)
-        _check_sha256(model, name)
-        try:
-            model.rename(cached)
-        except OSError:
-            if not cached.is_dir():  # else another process came first, with the same files
-                raise
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cached.parent, prefix='.download-') as scratch:
+            model = pathlib.Path(scratch) / 'model'
+            found = _download(name, model)
+            _check_files(model)
+            _check_sha256(model, name)
+            try:
+                model.rename(cached)
+            except OSError:
+                if not cached.is_dir():  # else another process came first, with the same files
+                    raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise FetchError(f'{cached}: cannot be written ({reason}); name another cache by UWE_JAX_CACHE') from error
     logging.info('Weights: %s from %s, now cached in %s', name, found, cached)
     return cached
 
@@ -245,8 +250,16 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike) -> 'Tokenizer':
-        """Reads `tokenizer.json` of a Hugging Face directory."""
-        return cls((pathlib.Path(directory) / 'tokenizer.json').read_bytes())
+        """Reads `tokenizer.json` of a Hugging Face directory.
+
+        Raises:
+          ValueError: the file is not that of a tokenizer.
+        """
+        path = pathlib.Path(directory) / 'tokenizer.json'
+        try:
+            return cls(path.read_bytes())
+        except Exception as error:  # the library raises no narrower type
+            raise ValueError(f'{path}: not a tokenizer that can be read ({error})') from error
 
     def encode(self, texts: Sequence[str], max_tokens: int | None = None) -> list[np.ndarray]:
         """Token ids of each text, [L] int32, from <s> to </s>, not padded.
@@ -331,10 +344,11 @@ def load_params(directory: pathlib.Path, like: nnx.State) -> dict[str, Any]:
       Nested dicts of float32 numpy arrays.
 
     Raises:
-      ValueError: a tensor is missing or has another shape or dtype; the message names the file and the tensor.
+      ValueError: the file is damaged, or a tensor is missing or has another shape or dtype; the message names the file
+        and the tensor.
     """
     path = directory / 'model.safetensors'
-    with safetensors.safe_open(path, framework='numpy') as file:
+    with _tensors(path) as file:
         names = set(file.keys())
 
         def read(keys, shape) -> np.ndarray:
@@ -352,6 +366,20 @@ def load_params(directory: pathlib.Path, like: nnx.State) -> dict[str, Any]:
             return np.ascontiguousarray(tensor)
 
         return jax.tree_util.tree_map_with_path(read, nnx.to_pure_dict(like))
+
+
+@contextlib.contextmanager
+def _tensors(path: pathlib.Path) -> Iterator[Any]:
+    """Opens a safetensors file.
+
+    Raises:
+      ValueError: it is damaged, which may be found only as it is read.
+    """
+    try:
+        with safetensors.safe_open(path, framework='numpy') as file:
+            yield file
+    except safetensors.SafetensorError as error:
+        raise ValueError(f'{path}: damaged, or no safetensors file ({error})') from error
 
 
 def load_encoder(directory: pathlib.Path, *, dtype: str) -> MPNet:
@@ -383,7 +411,7 @@ def save_pretrained(
         path = _names_of(keys)
         own[tensor_name(path)] = np.ascontiguousarray(np.asarray(value).T if path[-1] == 'kernel' else value)
     layers = len(params['layers'])
-    with safetensors.safe_open(base / 'model.safetensors', framework='numpy') as file:
+    with _tensors(base / 'model.safetensors') as file:
         others = {name: file.get_tensor(name) for name in file.keys() if name not in own}  # noqa: SIM118 (no mapping)
     beyond = [name for name in others if re.match(r'encoder\.layer\.(\d+)\.', name)]  # of layers that were cut off
 

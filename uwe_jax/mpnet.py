@@ -37,7 +37,10 @@ class MPNetConfig:
         Raises:
           ValueError: the file is not that of an MPNet, or lacks a size.
         """
-        values = json.loads(path.read_text())
+        try:
+            values = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f'{path}: not JSON ({error}), expected the config of an MPNet') from error
         if values.get('model_type') != 'mpnet':
             raise ValueError(f'{path}: model_type {values.get("model_type")!r}, expected mpnet')
         names = [field.name for field in dataclasses.fields(cls)]

@@ -1,6 +1,7 @@
 """Ranks targets for queries: python -m uwe_jax.rank --model=DIR --targets=FILE "query" ..."""
 
 import pathlib
+from collections.abc import Iterator
 
 from absl import app, flags, logging
 
@@ -36,7 +37,7 @@ def rank(queries: list[str]) -> None:
     """Prints the best targets of every query, or writes those of many."""
     check_flags(queries)
     targets = list(read_texts(pathlib.Path(TARGETS.value), COLUMN.value))
-    many = 0 if INPUT.value is None else sum(1 for _ in read_texts(pathlib.Path(INPUT.value), INPUT_COLUMN.value))
+    many = 0 if INPUT.value is None else sum(1 for _ in _queries(pathlib.Path(INPUT.value)))
     for path, texts in ((TARGETS.value, len(targets)), (INPUT.value, many)):
         if path is not None and not texts:
             raise ValueError(f'{path}: no text in it')
@@ -65,6 +66,10 @@ def check_flags(queries: list[str]) -> None:
     for number, query in enumerate(queries, start=1):
         if not query.strip():
             raise ValueError(f'query {number}: {query!r}, expected a text that is not blank')
+
+
+def _queries(path: pathlib.Path) -> Iterator[str]:
+    return read_texts(path, INPUT_COLUMN.value, '--input_column')
 
 
 def open_index(ranker: Ranker, targets: list[str]) -> TargetIndex:
@@ -97,7 +102,7 @@ def write(index: TargetIndex, total: int) -> None:
     """Writes what --output asks for."""
     source, output = pathlib.Path(INPUT.value or ''), pathlib.Path(OUTPUT.value or '')
     settings = [sha256(source), INPUT_COLUMN.value, index.fingerprint]
-    rank_into(output, index, read_texts(source, INPUT_COLUMN.value), K.value, settings, total)
+    rank_into(output, index, _queries(source), K.value, settings, total)
     logging.info('ranked %d targets for %d queries: %s', len(index.texts), total, output)
 
 

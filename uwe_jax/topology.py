@@ -87,7 +87,8 @@ def _tpus(topology: str) -> list[Any]:
         ) from error
     except RuntimeError as error:
         raise ValueError(
-            f"topology {topology!r}: {error}. Compiling for a TPU needs libtpu, and no TPU: pip install -e '.[tpu]'"
+            f'topology {topology!r}: {error}. Compiling for a TPU needs libtpu, and no TPU: '
+            "pip install -c constraints.txt -e '.[tpu]'"
         ) from error
 
 
@@ -104,7 +105,7 @@ def _gpus(topology: str) -> list[Any]:
     except RuntimeError as error:
         raise ValueError(
             f"topology {topology!r}: {error}. Compiling for a GPU needs JAX's CUDA plugin, and no GPU: "
-            "pip install -e '.[cuda]'"
+            "pip install -c constraints.txt -e '.[cuda]'"
         ) from error
 
 

@@ -19,7 +19,7 @@ from data_prep.enrich.outputs import BELOW, JOURNAL, write_outputs
 from data_prep.enrich.prompt import Prompt
 from data_prep.enrich.redact import Secrets
 from data_prep.enrich.skills import choose, real_titles, titles_of_vacancies
-from data_prep.enrich.state import ANSWER, MERGED, SkillTitles, count
+from data_prep.enrich.state import ANSWER, MERGED, UNUSABLE, SkillTitles, count
 from data_prep.errors import DataError, writing
 from data_prep.esco import ATTRIBUTION, read_esco
 from data_prep.tables import Repairs, files_of
@@ -192,9 +192,12 @@ def _fingerprint(skills: Iterable[SkillTitles]) -> str:
     return hashlib.sha256(json.dumps(grounds).encode()).hexdigest()
 
 
-def _apply(records: Iterable[Mapping[str, Any]], skills: Mapping[str, SkillTitles]) -> None:
+def _apply(records: Sequence[Mapping[str, Any]], skills: Mapping[str, SkillTitles]) -> None:
+    """Takes in the journal. Where no answer was ever of use, the endpoint is to blame, and no skill is given up."""
+    of_use = any(record['kind'] == ANSWER for record in records)
     for record in records:
-        skills[record['skill']].apply(record)
+        if of_use or record['kind'] != UNUSABLE:
+            skills[record['skill']].apply(record)
 
 
 def _log_estimate(options: Options, prompt: Prompt, skills: Sequence[SkillTitles]) -> None:

@@ -42,5 +42,5 @@ def run(arguments: argparse.Namespace, command: str) -> None:
     try:
         from data_prep.scrape.recipe import scrape
     except ModuleNotFoundError as error:
-        raise DataError(f"scrape needs {error.name}: pip install 'uwe_jax[scrape]'") from error
+        raise DataError(f"scrape needs {error.name}: pip install -c constraints.txt -e '.[scrape]'") from error
     scrape(arguments, command)

@@ -269,6 +269,11 @@ REFUSED = {
         {},
         r"skills_en\.csv, line 1: no column 'prefe",
     ),
+    'two columns of one name': (
+        lambda esco: (esco / 'skills_en.csv').write_text('conceptUri,preferredLabel,preferredLabel\na,b,c\n'),
+        {},
+        r"skills_en\.csv, line 1: two columns 'preferredLabel', expected one of each name",
+    ),
     'a missing relation column': (edit(RELATIONS_FILE, drop('skillUri')), {}, r"line 1: no column 'skillUri'"),
     'an empty file': (lambda esco: (esco / 'occupations_en.csv').write_text(''), {}, r'occupations_en\.csv: empty'),
     'a header alone': (

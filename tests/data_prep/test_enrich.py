@@ -453,6 +453,17 @@ def test_a_first_look_at_a_few_skills_is_part_of_the_whole_and_no_answer_is_aske
         assert (own / name).read_bytes() == (output / name).read_bytes()
 
 
+def test_skills_about_which_an_endpoint_said_nothing_of_use_are_asked_about_again_once_it_does(
+    faultless, esco, cut_model, tmp_path
+):
+    output, own = faultless[0], tmp_path / 'out'
+    with ChatServer(VOCABULARY, spoil=lambda *_: '400') as server, pytest.raises(DataError, match='none before'):
+        enrich(options(esco, own, server.url, cut_model))
+    with ChatServer(VOCABULARY) as server:
+        enrich(options(esco, own, server.url, cut_model))
+    assert (own / 'titles.jsonl').read_bytes() == (output / 'titles.jsonl').read_bytes()
+
+
 def test_the_titles_of_vacancies_count_as_real(esco, tmp_path):
     release = read_esco(esco, Repairs())
     uri, skill = next(iter(release.skills.items()))

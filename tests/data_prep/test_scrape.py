@@ -808,5 +808,5 @@ def test_refused_in_one_line_and_no_output_is_left(name, tmp_path, monkeypatch):
 
 def test_without_its_libraries_the_command_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'data_prep.scrape.recipe', None)
-    with pytest.raises(DataError, match=r"pip install 'uwe_jax\[scrape\]'"):
+    with pytest.raises(DataError, match=r"pip install -c constraints\.txt -e '\.\[scrape\]'"):
         command.run(parsed([f'--output={tmp_path}/o', '--html=x']), '')

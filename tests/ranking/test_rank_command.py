@@ -95,6 +95,19 @@ def test_what_an_interrupted_run_with_other_settings_left_is_not_used(index, tmp
     assert json.loads(line)['query'] == TITLES[0]
 
 
+def test_a_second_run_with_the_same_output_is_refused_and_so_is_another_number_of_queries(index, tmp_path):
+    def meanwhile():
+        with pytest.raises(ValueError, match=r'out\.jsonl: another process is at it'):
+            rank_into(tmp_path / 'out.jsonl', index, TITLES, 2, ['settings'], len(TITLES))
+        yield from TITLES
+
+    rank_into(tmp_path / 'out.jsonl', index, meanwhile(), 2, ['settings'], len(TITLES))
+    assert len((tmp_path / 'out.jsonl').read_text().splitlines()) == len(TITLES)
+    with pytest.raises(ValueError, match=rf'partial: {len(TITLES)} queries in it, expected 1; remove it'):
+        rank_into(tmp_path / 'other.jsonl', index, TITLES, 2, ['settings'], 1)
+    assert not (tmp_path / 'other.jsonl').exists()
+
+
 @pytest.mark.parametrize(
     ('name', 'content', 'column'),
     [
@@ -111,9 +124,14 @@ def test_texts_are_read_without_spaces_and_blank_ones(tmp_path, name, content, c
 @pytest.mark.parametrize(
     ('name', 'content', 'message'),
     [
-        ('a.csv', b'id,label\n1,x\n', r"a.csv, row 1: no column 'text', found id, label; name the right one"),
+        (
+            'a.csv',
+            b'id,label\n1,x\n',
+            r"a.csv, row 1: expected one column 'text', found id, label; --own_flag names it",
+        ),
+        ('a.csv', b'text,text\n1,x\n', r"a.csv, row 1: expected one column 'text', found text, text; --own"),
         ('a.csv', b'id,text\n1,x\n2\n', r"a.csv, row 2: None in 'text', expected a text"),
-        ('a.csv', b'', r"a.csv, row 1: no column 'text', found ; name"),
+        ('a.csv', b'', r"a.csv, row 1: expected one column 'text', found ; "),
         ('a.jsonl', b'{"text": "x"}\n{"text": 5}\n', r"a.jsonl, row 2: 5 in 'text', expected a text"),
         ('a.jsonl', b'[1]\n', r"a.jsonl, row 1: \[1\] in 'text', expected a text"),
         ('a.jsonl', b'{"text": "x"}\n{"text"\n', r'a.jsonl, row 2: Expecting'),
@@ -123,7 +141,7 @@ def test_texts_are_read_without_spaces_and_blank_ones(tmp_path, name, content, c
 def test_a_file_that_cannot_be_read_is_refused_with_its_row(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        list(read_texts(tmp_path / name, 'text'))
+        list(read_texts(tmp_path / name, 'text', '--own_flag'))
 
 
 @pytest.mark.parametrize(

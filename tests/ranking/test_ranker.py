@@ -111,6 +111,19 @@ def test_what_cannot_be_ranked_is_refused(cut_ranker, cut_model):
         cut_ranker.index(SKILLS).rank(QUERIES, k=0)
 
 
+@pytest.mark.parametrize('name', ['config.json', 'model.safetensors', 'tokenizer.json', 'uwe.json'])
+@pytest.mark.parametrize('content', [b'', b'{"score"', b'{"score": {"kinds": 1}}', b'\0' * 64])
+def test_a_damaged_file_is_refused_by_its_name(tmp_path, cut_model, name, content):
+    model = tmp_path / 'model'
+    model.mkdir()
+    for path in cut_model.iterdir():
+        (model / path.name).symlink_to(path)
+    (model / name).unlink()
+    (model / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f'{name}: '):
+        Ranker.from_pretrained(model)
+
+
 def test_a_score_can_be_refused_before_the_weights_are_read(tmp_path, cut_model):
     def refuse(score):
         raise ValueError(f'not {score.kind}')

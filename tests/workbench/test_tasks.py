@@ -228,6 +228,8 @@ def test_what_is_not_there_is_refused(data, tmp_path):
         load_tasks(['jobs'], {})
     with pytest.raises(ValueError, match=r"data 'escos': expected one of esco, "):
         load_tasks([], {'escos': 'x'})
+    with pytest.raises(ValueError, match=r'--data=.*/none: no such folder; expected one, or NAME=PATH'):
+        load_tasks([], {'': str(tmp_path / 'none')})
     with pytest.raises(ValueError, match=r'none.csv: not a file; expected a CSV file, or NAME@SPLIT'):
         load_tasks([f'csv:{tmp_path / "none.csv"}'], {})
 

@@ -1,5 +1,6 @@
 """Ranking many queries into a file, some at a time, so that an interrupted run goes on where it was."""
 
+import fcntl
 import hashlib
 import itertools
 import json
@@ -31,15 +32,22 @@ def rank_into(
 
     Raises:
       OSError: the output cannot be written.
+      ValueError: another process is at it, or there are not as many queries.
     """
     key = hashlib.sha256(json.dumps([*settings, k]).encode()).hexdigest()[:16]
     partial = output.with_name(f'.{output.name}.{key}.partial')
     output.parent.mkdir(parents=True, exist_ok=True)
-    done = _cut_to_whole_lines(partial)
-    if done:
-        logging.info('going on behind the %d queries that %s holds', done, partial)
-    remaining = itertools.islice(queries, done, None)
     with open(partial, 'a', encoding='utf-8') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f'{output}: another process is at it; wait for its end or choose another --output'
+            ) from error
+        done = _cut_to_whole_lines(partial)
+        if done:
+            logging.info('going on behind the %d queries that %s holds', done, partial)
+        remaining = itertools.islice(queries, done, None)
         while block := list(itertools.islice(remaining, QUERIES_AT_A_TIME)):
             for query, hits in zip(block, index.rank(block, k), strict=True):
                 line = {'query': query, 'targets': [hit._asdict() for hit in hits]}
@@ -48,13 +56,13 @@ def rank_into(
             os.fsync(file.fileno())
             done += len(block)
             logging.info('ranked %d of %d queries', done, total)
-    partial.rename(output)
+        if done != total:
+            raise ValueError(f'{partial}: {done} queries in it, expected {total}; remove it')
+        partial.rename(output)
 
 
 def _cut_to_whole_lines(partial: pathlib.Path) -> int:
     """Cuts off the line that an interrupted run left unfinished, and says how many whole ones there are."""
-    if not partial.exists():
-        return 0
     lines, end = 0, 0
     with open(partial, 'r+b') as file:
         for line in file:

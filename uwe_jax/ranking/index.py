@@ -145,7 +145,7 @@ class TargetIndex:
             place, length = np.load(directory / 'place.npy'), np.load(directory / 'length.npy')
             scale = np.load(directory / 'scale.npy') if settings['dtype'] == 'int8' else None
             tokens = np.load(directory / 'tokens.npy', mmap_mode='r').view(DTYPES[settings['dtype']])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f'{directory}: no whole index ({error}); expected what index.save made') from error
         if settings['model'] != ranker.fingerprint:
             raise ValueError(

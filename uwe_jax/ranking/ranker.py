@@ -112,8 +112,7 @@ class Ranker:
             directory, score = hub.fetch(config['init']), Score(**config['score'])
         else:
             directory = hub.fetch(str(source))
-            settings = directory / hub.SETTINGS
-            score = Score(**json.loads(settings.read_text())['score']) if settings.exists() else Score()
+            score = _score_of(directory / hub.SETTINGS)
         if pooling == 'mean':
             score = Score(kind='mean')
         if check is not None:
@@ -247,6 +246,20 @@ class Ranker:
             return np.asarray(_encode(self._graphdef, self._params, ids, length, None))
         ids, length = mesh.put((ids, length), (mesh.rows(self.mesh),) * 2)
         return np.asarray(_encode(self._graphdef, self._params, ids, length, mesh.replicated(self.mesh)))
+
+
+def _score_of(settings: pathlib.Path) -> Score:
+    """What a score is, by the settings of an export; soft late interaction where there are none.
+
+    Raises:
+      ValueError: they are damaged.
+    """
+    if not settings.exists():
+        return Score()
+    try:
+        return Score(**json.loads(settings.read_text())['score'])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{settings}: damaged ({error!r}), expected the settings of an export') from error
 
 
 def _means(embeddings: np.ndarray, length: np.ndarray, special: int) -> np.ndarray:

@@ -32,7 +32,9 @@ def find(words: str) -> tuple[type, pathlib.Path | None]:
     try:
         import workrb.models as models
     except ImportError as error:
-        raise ValueError(f"{PREFIX}{words}: needs {error.name}: pip install 'uwe_jax[torch]'") from error
+        raise ValueError(
+            f"{PREFIX}{words}: needs {error.name}: pip install -c constraints.txt -e '.[torch]'"
+        ) from error
     name, _, source = words.partition(':')
     known = [model for model in models.__all__ if model.endswith('Model') and model not in UNFIT]
     if name not in known:

@@ -113,9 +113,11 @@ def load_tasks(names: Sequence[str], data: Mapping[str, str]) -> list[RankingTas
     Raises:
       ValueError: a name is unknown, or a file is not there or not as expected; names the file and the row.
     """
-    for name in data:
+    for name, path in data.items():
         if name and name not in PLACES:
             raise ValueError(f'data {name!r}: expected one of {", ".join(PLACES)}')
+        if not name and not pathlib.Path(path).expanduser().is_dir():
+            raise ValueError(f'--data={path}: no such folder; expected one, or NAME=PATH')
     tasks = []
     for name in names:
         kind, _, rest = name.partition(':')

@@ -82,7 +82,9 @@ def _hub_rows(name: str, split: str) -> Iterator[Row]:
     try:
         import datasets
     except ImportError as error:
-        raise ValueError(f"{name}: needs {error.name}: pip install 'uwe_jax[workbench]'; or {ELSE}") from error
+        raise ValueError(
+            f"{name}: needs {error.name}: pip install -c constraints.txt -e '.[workbench]'; or {ELSE}"
+        ) from error
     try:
         dataset: Any = datasets.load_dataset(name, split=split)
     except Exception as error:  # many types: no network, no such dataset, no permission
