@@ -12,7 +12,7 @@ from absl import logging
 from data_prep.balance import balance
 from data_prep.errors import DataError, writing
 from uwe_jax.data.graph import DatasetError, open_dataset
-from uwe_jax.files import whole_directory
+from uwe_jax.files import check_writable, whole_directory
 
 NUMBERS = 'report.json'
 
@@ -37,6 +37,8 @@ def run(arguments: argparse.Namespace, command: str) -> None:
     output = arguments.output
     if output.exists():
         raise DataError(f'{output}: already there; choose another --output or remove it')
+    with writing(output):
+        check_writable(output)
     try:
         dataset = open_dataset(arguments.shards)
     except DatasetError as error:

@@ -113,8 +113,9 @@ def run(arguments: argparse.Namespace, command: str) -> None:
       DataError: an input cannot be used, a piece was made by another run, or the output cannot be written.
       FetchError: the model cannot be had.
     """
+    options = options_of(arguments)
     own, processes = _share(arguments.output)
-    job = Job(options_of(arguments))
+    job = Job(options)
     mine = [piece for piece in job.missing() if piece.number % processes == own]
     logging.info('%d pieces, of which %d are for this process to make', len(job.input.pieces), len(mine))
     if mine:
@@ -153,12 +154,13 @@ class Job:
         self.options = options
         files = sorted(files_of(options.vacancies, '--vacancies'))
         esco = read_esco(options.esco, Repairs())
+        model = hub.fetch(options.model)  # before all vacancies are read, which takes long
         self.input = Input(files, functools.partial(read_vacancies, columns=options.columns), options.piece_rows)
         if not self.input.pieces:
             raise DataError(f'--vacancies={", ".join(options.vacancies)}: no rows in {len(files)} files')
         skills = json.dumps([[uri, skill.label] for uri, skill in esco.skills.items()])
         self._settings = {
-            'model': model_fingerprint(hub.fetch(options.model), options.pooling),
+            'model': model_fingerprint(model, options.pooling),
             'pooling': options.pooling,
             'skills': hashlib.sha256(skills.encode()).hexdigest()[:16],
             'threshold': options.threshold,

@@ -258,7 +258,9 @@ def _score_of(settings: pathlib.Path) -> Score:
         return Score()
     try:
         return Score(**json.loads(settings.read_text())['score'])
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
+        raise ValueError(f'{settings}: {error}') from error
+    except (KeyError, TypeError) as error:
         raise ValueError(f'{settings}: damaged ({error!r}), expected the settings of an export') from error
 
 
