@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from uwe_jax.files import whole_file
+from uwe_jax.files import check_writable, whole_file
 from uwe_jax.interaction import Score
 from uwe_jax.ranking import AttentionMap
 
@@ -26,6 +26,7 @@ def check_output(output: pathlib.Path) -> None:
 
     Raises:
       ValueError: matplotlib is not installed, the name does not end in .png, or its directory is not there.
+      OSError: nothing can be written there.
     """
     if importlib.util.find_spec('matplotlib') is None:
         raise ValueError("drawing needs matplotlib; install it: pip install -c constraints.txt -e '.[plot]'")
@@ -33,8 +34,7 @@ def check_output(output: pathlib.Path) -> None:
         raise ValueError(f'--output: {output}, expected the name of a file that ends in .png')
     if not output.parent.is_dir():
         raise ValueError(f'--output: {output.parent} is not a directory; make it first')
-    if output.is_dir():
-        raise ValueError(f'--output: {output} is a directory, expected the name of a file')
+    check_writable(output)
 
 
 def save(figure: 'Figure', output: pathlib.Path) -> None:

@@ -85,9 +85,13 @@ class Journal:
         line = (json.dumps(entry, ensure_ascii=False) + '\n').encode()
         left = memoryview(line)
         with writing(self._path, 'the same command goes on'):
-            while left:
-                left = left[self._file.write(left) :]
-            os.fsync(self._file.fileno())
+            try:
+                while left:
+                    left = left[self._file.write(left) :]
+                os.fsync(self._file.fileno())
+            except OSError:
+                self._file.truncate(place)  # half a line would spoil the next one
+                raise
         return place, len(line)
 
     def heard(self, url: str) -> bool:

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -735,6 +736,23 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(site, tmp_path, monkey
         with pytest.raises(DataError, match=r'journal\.jsonl: cannot be written \(No space left on device\)'):
             scrape_urls(tmp_path, site, *(f'/{n}' for n in range(4)))
     assert titles(scrape_urls(tmp_path, site, *(f'/{n}' for n in range(4)))[0]) == [f'Job {n}' for n in range(4)]
+
+
+def test_a_line_that_a_full_disk_takes_half_of_does_not_stay(tmp_path):
+    path = tmp_path / 'journal.jsonl'
+    journal = Journal(path, {'urls': 'a'})
+    whole = path.read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, before[1]))
+    try:
+        with pytest.raises(DataError, match=r'journal\.jsonl: cannot be written \(File too large\)'):
+            journal.add({'page': 'http://a/', 'heard': True})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == whole
+    journal.add({'page': 'http://b/', 'heard': True})
+    journal.close()
+    assert Journal(path, {'urls': 'a'}).heard('http://b/')
 
 
 def test_a_journal_belongs_to_one_process_and_one_set_of_flags(tmp_path):
