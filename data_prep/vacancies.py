@@ -201,9 +201,13 @@ def vacancy_edges(
                 yield 'sentence', sentence, nodes
             elif description:
                 named = named or Names(names.labels())
+                joined = False
                 for part, own in named.joined(NOT_TEXT.sub(' ', description), language_of(row), nodes):
                     if own and (part := clean(part, 'sentence', short, repairs)):
+                        joined = True
                         yield 'sentence', part, own
+                if not joined:
+                    repairs.add('description that names none of its skills, left out', short)
 
 
 def vacancy_titles(

@@ -20,8 +20,7 @@ def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
     try:
         yield partial
-        with open(partial, 'rb') as file:
-            os.fsync(file.fileno())  # else, after a power cut, the name may be there without the content
+        _sync(partial)
         os.replace(partial, path)
     finally:
         with contextlib.suppress(OSError):
@@ -32,14 +31,23 @@ def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
 def whole_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a directory beside `path` to write into; it becomes `path`, or vanishes if anything goes wrong.
 
-    The directory above is made if it is not there.
+    What is in it is on the disk then. The directory above is made if it is not there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.partial-') as scratch:
         partial = pathlib.Path(scratch) / path.name
         partial.mkdir()
         yield partial
+        for file in partial.rglob('*'):
+            if file.is_file():
+                _sync(file)
         partial.rename(path)
+
+
+def _sync(path: pathlib.Path) -> None:
+    """Brings a file to the disk: else, after a power cut, its name may be there without the content."""
+    with open(path, 'rb') as file:
+        os.fsync(file.fileno())
 
 
 def check_writable(path: pathlib.Path) -> None:

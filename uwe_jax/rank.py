@@ -81,7 +81,11 @@ def open_index(ranker: Ranker, targets: list[str]) -> TargetIndex:
     if INDEX.value is None or not pathlib.Path(INDEX.value).exists():
         index = ranker.index(targets)
         if INDEX.value is not None:
-            index.save(INDEX.value)
+            try:
+                index.save(INDEX.value)
+            except OSError:
+                if not pathlib.Path(INDEX.value).exists():  # else another process kept its own meanwhile
+                    raise
             logging.info('kept the embedded targets in %s', INDEX.value)
         return index
     index = TargetIndex.load(INDEX.value, ranker)

@@ -13,7 +13,6 @@ import numpy as np
 from absl import logging
 
 from data_prep.enrich.estimate import Prices, estimate
-from data_prep.enrich.journal import Journal, read_journal
 from data_prep.enrich.merge import TOO_SIMILAR, Vectors, merge
 from data_prep.enrich.outputs import BELOW, JOURNAL, write_outputs
 from data_prep.enrich.prompt import Prompt
@@ -22,6 +21,7 @@ from data_prep.enrich.skills import choose, real_titles, titles_of_vacancies
 from data_prep.enrich.state import ANSWER, MERGED, UNUSABLE, SkillTitles, count
 from data_prep.errors import DataError, writing
 from data_prep.esco import ATTRIBUTION, read_esco
+from data_prep.journal import Journal, read_records
 from data_prep.tables import Repairs, files_of
 from data_prep.vacancies import Columns, check_tables
 from uwe_jax import hub
@@ -117,7 +117,7 @@ def enrich(options: Options) -> None:
     }
     chosen = choose(skills, options.titles, options.limit, options.skills)
     if options.dry_run:
-        _apply(read_journal(options.output / JOURNAL, settings), skills)
+        _apply(read_records(options.output / JOURNAL, settings), skills)
         _log_estimate(options, prompt, chosen)
         return
     from data_prep.enrich.ask import Asker, Limits  # the client, which a dry run does not need
@@ -125,13 +125,10 @@ def enrich(options: Options) -> None:
 
     encoder = hub.fetch(options.encoder)
     settings['encoder'] = sha256(encoder / 'model.safetensors')
-    journal = _open_journal(options.output, settings)
-    records: list[Mapping[str, Any]] = list(journal.records)
-
-    def keep(*new: Mapping[str, Any]) -> None:
-        journal.append(*new)
-        records.extend(new)
-
+    records: list[Mapping[str, Any]] = []
+    with writing(options.output):
+        options.output.mkdir(parents=True, exist_ok=True)
+    journal = Journal(options.output / JOURNAL, settings, lambda record, _: records.append(record))
     endpoint = Endpoint(options.base_url, options.key or '', options.model, options.timeout)
     try:
         _apply(records, skills)
@@ -143,11 +140,11 @@ def enrich(options: Options) -> None:
             endpoint,
             prompt,
             Limits(options.titles, options.concurrency, options.attempts, options.max_wait, options.seed),
-            keep,
+            journal.append,
             any_accepted=any(record['kind'] == ANSWER for record in records),
         )
         while True:
-            _merge([skill for skill in chosen if skill.to_merge], vectors, keep)
+            _merge([skill for skill in chosen if skill.to_merge], vectors, journal.append)
             still_open = [s for s in chosen if s.open(options.titles, options.rounds, options.attempts)]
             if not still_open:
                 break
@@ -176,12 +173,6 @@ def enrich(options: Options) -> None:
     _log_spent(options, spent)
     logging.info('%d of %d skills stayed below %d titles: %s', len(below), len(chosen), options.titles, BELOW)
     logging.info('%s is complete', options.output)
-
-
-def _open_journal(output: pathlib.Path, settings: Mapping[str, Any]) -> Journal:
-    with writing(output):
-        output.mkdir(parents=True, exist_ok=True)
-    return Journal(output / JOURNAL, settings)
 
 
 def _fingerprint(skills: Iterable[SkillTitles]) -> str:

@@ -9,7 +9,7 @@ from absl import logging
 
 from data_prep.scrape.address import host_of
 from data_prep.scrape.fetch import ANSWERED, Client
-from data_prep.scrape.journal import Entry, Journal
+from data_prep.scrape.fetched import PAGE, SITEMAP, Entry, Fetched
 from data_prep.scrape.postings import Page, vacancies
 from data_prep.scrape.sources import SITEMAP_BYTES, parse_sitemap
 
@@ -21,7 +21,7 @@ _SITEMAP_DEPTH = 3  # the protocol allows an index to list sitemaps, not indexes
 _PROGRESS = 10.0  # s, between two lines of the log
 
 
-def read_sitemaps(urls: list[str], client: Client, journal: Journal, at_most: int) -> list[Entry]:
+def read_sitemaps(urls: list[str], client: Client, fetched: Fetched, at_most: int) -> list[Entry]:
     """Reads sitemaps and those that they list, each once.
 
     Returns:
@@ -33,14 +33,14 @@ def read_sitemaps(urls: list[str], client: Client, journal: Journal, at_most: in
     for _ in range(_SITEMAP_DEPTH):
         for url in level:
             if url not in entries and len(entries) < at_most:
-                entry = entries[url] = _sitemap(url, client, journal)
+                entry = entries[url] = _sitemap(url, client, fetched)
                 logging.info('sitemap %s: %s, %d pages', url, entry['outcome'], len(entry['pages']))
         level = [url for entry in entries.values() for url in entry['sitemaps'] if url not in entries]
     return list(entries.values())
 
 
-def _sitemap(url: str, client: Client, journal: Journal) -> Entry:
-    entry = journal.get('sitemap', url)
+def _sitemap(url: str, client: Client, fetched: Fetched) -> Entry:
+    entry = fetched.get(SITEMAP, url)
     if entry is None or not entry['heard']:
         answer = client.get(url, SITEMAP_BYTES, html=False)
         entry = {'sitemap': url, 'outcome': answer.outcome, 'heard': answer.heard}
@@ -52,11 +52,11 @@ def _sitemap(url: str, client: Client, journal: Journal) -> Entry:
             except ValueError as error:
                 entry['outcome'] = BAD_SITEMAP
                 logging.warning('%s: %s', url, error)
-        journal.add(entry)
+        fetched.add(SITEMAP, entry)
     return entry
 
 
-def crawl(urls: Iterable[str], client: Client, journal: Journal, hosts_at_once: int) -> None:
+def crawl(urls: Iterable[str], client: Client, fetched: Fetched, hosts_at_once: int) -> None:
     """Asks for each page of which the journal has no answer.
 
     The journal gets, for each: `page` (its address), `url` (where it was found after redirects), `outcome`, `heard`,
@@ -69,7 +69,7 @@ def crawl(urls: Iterable[str], client: Client, journal: Journal, hosts_at_once: 
     known = total = 0
     for url in urls:
         total += 1
-        if journal.heard(url):
+        if fetched.heard(url):
             known += 1
         else:
             waiting.setdefault(host_of(url), []).append(url)
@@ -83,7 +83,7 @@ def crawl(urls: Iterable[str], client: Client, journal: Journal, hosts_at_once: 
     def work():
         try:
             while True:
-                _host(hosts.get_nowait(), client, journal, done)
+                _host(hosts.get_nowait(), client, fetched, done)
         except queue.Empty:
             pass
         except BaseException as error:  # raised again by the main thread
@@ -105,7 +105,7 @@ def crawl(urls: Iterable[str], client: Client, journal: Journal, hosts_at_once: 
             logging.info('%d of %d pages, %d postings, %.1f pages/s', known + number, total, postings, rate)
 
 
-def _host(urls: list[str], client: Client, journal: Journal, done: queue.SimpleQueue) -> None:
+def _host(urls: list[str], client: Client, fetched: Fetched, done: queue.SimpleQueue) -> None:
     """The pages of one host, one after another."""
     silent = 0
     for url in urls:
@@ -114,7 +114,7 @@ def _host(urls: list[str], client: Client, journal: Journal, done: queue.SimpleQ
             silent = 0 if entry['heard'] else silent + 1
         else:
             entry = {'page': url, 'url': url, 'outcome': GIVEN_UP, 'heard': False, 'vacancies': [], 'notes': []}
-        journal.add(entry)
+        fetched.add(PAGE, entry)
         done.put(len(entry['vacancies']))
 
 

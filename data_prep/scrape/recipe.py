@@ -19,7 +19,7 @@ from data_prep.scrape.address import host_of, web_address
 from data_prep.scrape.assemble import Assembly, write_piece
 from data_prep.scrape.crawl import BAD_SITEMAP, crawl, read_sitemaps
 from data_prep.scrape.fetch import ANSWERED, Client, Limits
-from data_prep.scrape.journal import Journal
+from data_prep.scrape.fetched import PAGE, Fetched
 from data_prep.scrape.network import Allowed, Network
 from data_prep.scrape.robots import PRODUCT
 from data_prep.scrape.sources import html_pages, parse_sitemap, read_addresses, warc_pages
@@ -52,19 +52,19 @@ def scrape(arguments: argparse.Namespace, command: str) -> None:
         network = Network(agent, _allowed(arguments.allow_host))
         work.mkdir(parents=True, exist_ok=True)
         settings = {name: getattr(arguments, name) for name in _SETTINGS}
-        with contextlib.closing(Journal(work / 'journal.jsonl', settings)) as journal:
+        with contextlib.closing(Fetched(work / 'journal.jsonl', settings)) as fetched:
             pieces = _read_pieces(work, warc, html, arguments.max_bytes)
             limits = Limits(arguments.max_seconds, arguments.max_bytes, arguments.max_redirects)
-            client = Client(network, limits, arguments.rate, journal)
-            listed += _listed_by(below, client, journal, arguments.max_pages, counted)
+            client = Client(network, limits, arguments.rate, fetched)
+            listed += _listed_by(below, client, fetched, arguments.max_pages, counted)
             asked = _chosen(listed, arguments.max_pages, counted)
-            crawl(asked, client, journal, arguments.hosts_at_once)
+            crawl(asked, client, fetched, arguments.hosts_at_once)
             with open(work / 'vacancies.jsonl', 'w', encoding='utf-8', newline='\n') as file:
                 assembly = Assembly(file)
                 for piece in pieces:
                     assembly.add_piece(piece)
                 for url in asked:
-                    assembly.add_fetched(journal.get('page', url) or {})
+                    assembly.add_fetched(fetched.get(PAGE, url) or {})
                 counts = {'addresses': counted.summary()} | assembly.finish()
             summary = work / 'summary.json'
             content = json.dumps({'command': command} | counts, indent=2, ensure_ascii=False) + '\n'
@@ -149,10 +149,10 @@ def _given(arguments: argparse.Namespace, counted: Repairs) -> tuple[list[str], 
     return pages, list(dict.fromkeys(sitemaps))
 
 
-def _listed_by(sitemaps: list[str], client: Client, journal: Journal, at_most: int, counted: Repairs) -> list[str]:
+def _listed_by(sitemaps: list[str], client: Client, fetched: Fetched, at_most: int, counted: Repairs) -> list[str]:
     """The pages that sitemaps list; some of them may fail, not all."""
     found: list[str] = []
-    for entry in read_sitemaps(sitemaps, client, journal, at_most):
+    for entry in read_sitemaps(sitemaps, client, fetched, at_most):
         found += entry['pages']
         _count_invalid(entry['invalid'], entry['sitemap'], counted)
         if entry['outcome'] != ANSWERED:

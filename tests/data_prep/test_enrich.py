@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import resource
 import time
 
 import numpy as np
@@ -15,7 +14,6 @@ from data_prep.enrich.answers import MOST_CHARACTERS, UnusableError, read_titles
 from data_prep.enrich.ask import Asker, Limits
 from data_prep.enrich.endpoint import Endpoint
 from data_prep.enrich.estimate import Prices, estimate
-from data_prep.enrich.journal import Journal, read_journal
 from data_prep.enrich.merge import TOO_SIMILAR, Vectors, merge
 from data_prep.enrich.prompt import ANSWER, Prompt
 from data_prep.enrich.recipe import Options, enrich
@@ -199,57 +197,6 @@ def test_any_answer_is_either_unusable_or_new_short_titles(value):
         assert not {'baker', 'bake bread', 'make loaves'} & set(keys)
         assert all(0 < len(title) <= MOST_CHARACTERS for title in read.usable)
         ''.join(read.usable).encode()
-
-
-# The journal.
-
-
-def test_what_a_journal_was_given_it_holds_after_a_crash_in_the_middle_of_a_line(tmp_path):
-    path = tmp_path / 'journal.jsonl'
-    journal = Journal(path, {'model': 'a'})
-    journal.append({'kind': 'x', 'n': 1}, {'kind': 'x', 'n': 2})
-    journal.close()
-    whole = path.read_bytes()
-    path.write_bytes(whole + b'{"kind": "x", "n"')
-    assert [record['n'] for record in read_journal(path, {'model': 'a'})] == [1, 2]
-    again = Journal(path, {'model': 'a'})
-    assert [record['n'] for record in again.records] == [1, 2]
-    again.append({'kind': 'x', 'n': 3})
-    again.close()
-    assert path.read_bytes() == whole + b'{"kind": "x", "n": 3}\n'
-
-
-def test_a_full_disk_is_said_and_leaves_whole_lines(tmp_path):
-    path = tmp_path / 'journal.jsonl'
-    journal = Journal(path, {'model': 'a'})
-    journal.append({'kind': 'x', 'n': 1})
-    whole = path.read_bytes()
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, before[1]))
-    try:
-        with pytest.raises(DataError, match=r'journal\.jsonl: cannot be written \(File too large\)'):
-            journal.append({'kind': 'x', 'n': 2})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert path.read_bytes() == whole
-    journal.append({'kind': 'x', 'n': 3})
-    journal.close()
-    assert [record['n'] for record in read_journal(path, {'model': 'a'})] == [1, 3]
-
-
-def test_a_journal_of_other_settings_a_damaged_one_and_one_in_use_are_refused(tmp_path):
-    path = tmp_path / 'journal.jsonl'
-    journal = Journal(path, {'model': 'a'})
-    with pytest.raises(DataError, match=r'journal\.jsonl: another process is at work'):
-        Journal(path, {'model': 'a'})
-    journal.append({'kind': 'x'})
-    journal.close()
-    with pytest.raises(DataError, match=r"journal\.jsonl: begun with model 'a', now 'b'"):
-        Journal(path, {'model': 'b'})
-    with open(path, 'a') as file:
-        file.write('{"kind":\n{"kind": "x"}\n')
-    with pytest.raises(DataError, match=r'journal\.jsonl, line 3: damaged'):
-        Journal(path, {'model': 'a'})
 
 
 # One call after another.

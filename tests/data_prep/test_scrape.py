@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -22,7 +21,6 @@ from data_prep import scrape as command
 from data_prep.errors import DataError
 from data_prep.scrape import crawl
 from data_prep.scrape.address import web_address
-from data_prep.scrape.journal import Journal
 from data_prep.scrape.network import Failure, is_public, read_body
 from data_prep.scrape.postings import Page, plain_text, vacancies
 from data_prep.scrape.sources import parse_sitemap
@@ -659,8 +657,8 @@ RUN += 'scrape.run(p.parse_args(), "python -m data_prep scrape")'
 
 
 def entries(journal):
-    """What the whole lines of a journal say."""
-    return [json.loads(line) for line in journal.read_bytes().split(b'\n')[:-1]] if journal.exists() else []
+    """What the whole lines of a journal say, behind the settings."""
+    return [json.loads(line) for line in journal.read_bytes().split(b'\n')[1:-1]] if journal.exists() else []
 
 
 def test_killed_at_any_moment_it_goes_on_asks_for_nothing_again_and_ends_the_same(site, tmp_path):
@@ -732,41 +730,10 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(site, tmp_path, monkey
             raise OSError(28, 'No space left on device')
 
     with monkeypatch.context() as patched:
-        patched.setattr('data_prep.scrape.journal.os.fsync', full_later)
+        patched.setattr('data_prep.journal.os.fsync', full_later)
         with pytest.raises(DataError, match=r'journal\.jsonl: cannot be written \(No space left on device\)'):
             scrape_urls(tmp_path, site, *(f'/{n}' for n in range(4)))
     assert titles(scrape_urls(tmp_path, site, *(f'/{n}' for n in range(4)))[0]) == [f'Job {n}' for n in range(4)]
-
-
-def test_a_line_that_a_full_disk_takes_half_of_does_not_stay(tmp_path):
-    path = tmp_path / 'journal.jsonl'
-    journal = Journal(path, {'urls': 'a'})
-    whole = path.read_bytes()
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, before[1]))
-    try:
-        with pytest.raises(DataError, match=r'journal\.jsonl: cannot be written \(File too large\)'):
-            journal.add({'page': 'http://a/', 'heard': True})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert path.read_bytes() == whole
-    journal.add({'page': 'http://b/', 'heard': True})
-    journal.close()
-    assert Journal(path, {'urls': 'a'}).heard('http://b/')
-
-
-def test_a_journal_belongs_to_one_process_and_one_set_of_flags(tmp_path):
-    path = tmp_path / 'journal.jsonl'
-    journal = Journal(path, {'urls': 'a', 'max_bytes': 5})
-    with pytest.raises(DataError, match='another process is at it'):
-        Journal(path, {'urls': 'a', 'max_bytes': 5})
-    journal.add({'page': 'http://a/', 'heard': True})
-    journal.close()
-    with pytest.raises(DataError, match='begun with --max_bytes=5, now 6; give the same to go on'):
-        Journal(path, {'urls': 'a', 'max_bytes': 6})
-    path.write_bytes(path.read_bytes() + b'nonsense\n{"page": "http://b/", "heard": true}\n')
-    with pytest.raises(DataError, match=r'journal\.jsonl, line 3: not JSON'):
-        Journal(path, {'urls': 'a', 'max_bytes': 5})
 
 
 # What is refused.

@@ -42,8 +42,9 @@ def built(esco, base_model, name='data', **changes):
 
 
 def test_a_vacancys_skills_join_its_title_and_those_sentences_of_its_description_that_name_them(esco, base_model):
-    write_jsonl(esco / 'scraped.jsonl', [VACANCY])
-    pairs = pairs_by_text(built(esco, base_model, vacancies=[str(esco / 'scraped.jsonl')]))
+    write_jsonl(esco / 'scraped.jsonl', [VACANCY, VACANCY | {'description': 'We look for you.'}])
+    dataset = built(esco, base_model, vacancies=[str(esco / 'scraped.jsonl')])
+    pairs = pairs_by_text(dataset)
     assert {pair for pair in pairs['job'] if pair[1] == 'Baker and clerk'} == {
         ('bake bread', 'Baker and clerk'),
         ('SQL', 'Baker and clerk'),
@@ -53,6 +54,8 @@ def test_a_vacancys_skills_join_its_title_and_those_sentences_of_its_description
         ('bake bread', 'Bake Bread with us!'),
         ('SQL', 'You know Sql: or SQL.'),  # not 'No query languages?', a skill that the vacancy does not have
     }
+    left_out = dataset.manifest['repairs']['description that names none of its skills, left out']
+    assert left_out == {'count': 1, 'examples': ['scraped.jsonl, line 2']}
 
 
 def test_a_tagged_sentences_skills_join_the_sentence_and_its_vacancys_title(esco, base_model):
