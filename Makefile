@@ -8,9 +8,11 @@ PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c '
 EXTRAS := test
 VENV := .venv
 BIN := $(VENV)/bin
+PIP ?= $(BIN)/python -m pip install --quiet --disable-pip-version-check
 RUN := runs/quickstart
 STEPS := 32
 QUERIES := 2000
+LAYERS :=
 TESTS := tests
 
 .PHONY: quickstart test soak check
@@ -22,7 +24,7 @@ $(VENV)/installed.%: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python {sys.version.split()[0]} found, expected 3.11 or newer")'
 	@echo "== installing into $(VENV) with $(PYTHON): about 1 GiB, a minute or more"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
+	@VIRTUAL_ENV=$(VENV) $(PIP) --constraint constraints.txt --editable '.[$*]'
 	@touch $@
 
 quickstart: $(VENV)/installed.test
@@ -32,7 +34,7 @@ quickstart: $(VENV)/installed.test
 	  --held_out_occupations=0.2 --output=$(RUN)/data
 	@echo '== 2/5 training, with an evaluation before and after'
 	$(BIN)/python -m uwe_jax.main --config=configs/uwe.py:quickstart --config.data.dir=$(RUN)/data \
-	  --config.steps=$(STEPS) --config.run.evaluate_queries=$(QUERIES) --workdir=$(RUN)/train
+	  --config.steps=$(STEPS) --config.run.evaluate_queries=$(QUERIES) $(LAYERS:%=--config.model.layers=%) --workdir=$(RUN)/train
 	@echo '== 3/5 export to the Hugging Face format'
 	$(BIN)/python -m uwe_jax.export --workdir=$(RUN)/train --output=$(RUN)/model
 	@echo '== 4/5 ranking skills for job titles with the export'
