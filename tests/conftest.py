@@ -9,15 +9,17 @@ import socket
 import subprocess
 import sys
 
-import jax
-import pytest
-from flax import nnx
+# A program that an earlier test has compiled, in any process and any checkout, is not compiled again.
+COMPILED = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'uwe_jax' / 'compiled'
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(COMPILED))
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
+
+import jax  # noqa: E402 (it reads the variables)
+import pytest  # noqa: E402
+from flax import nnx  # noqa: E402
 
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 8)
-# A program that was compiled by an earlier test, or by an earlier run, is not compiled again.
-jax.config.update('jax_compilation_cache_dir', os.environ.get('JAX_COMPILATION_CACHE_DIR', '.pytest_cache/jax'))
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 from configs.uwe import get_config  # noqa: E402 (the devices must be set before anything else uses jax)
 from uwe_jax import hub  # noqa: E402

@@ -33,8 +33,6 @@ class Run:
         shared = os.environ | {
             'JAX_PLATFORMS': 'cpu',
             'JAX_NUM_CPU_DEVICES': str(devices),
-            'JAX_COMPILATION_CACHE_DIR': str(jax.config.jax_compilation_cache_dir),
-            'JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
         }
         self.workdir = workdir
         self.processes = [

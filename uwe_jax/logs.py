@@ -9,9 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import jax
 from absl import logging
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboardX.summary import scalar
 
 from uwe_jax.data.graph import GRAPHS
 from uwe_jax.data.loader import Batch
@@ -37,7 +34,9 @@ class Logs:
         if writes:
             for path in (self._metrics, self._evaluation):
                 _cut_back(path, restored)
-            self._tensorboard = _TensorBoard(workdir / 'tensorboard', restored + 1)
+            from uwe_jax.tensorboard import TensorBoard  # its library imports PyTorch where that is installed: seconds
+
+            self._tensorboard = TensorBoard(workdir / 'tensorboard', restored + 1)
 
     def metrics(self, lines: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Writes the numbers of optimizer steps."""
@@ -72,32 +71,6 @@ class Logs:
     def __exit__(self, *_: object) -> None:
         if self._writes:
             self._tensorboard.close()
-
-
-class _TensorBoard:
-    """Writes TensorBoard's files in the foreground.
-
-    The library's own writer does it in a thread; when the disk is full, that ends without a word, and whoever writes
-    after it waits for ever.
-
-    Args:
-      folder: where the files go; made if it is not there.
-      purge_step: what earlier files hold from this step on is hidden.
-    """
-
-    def __init__(self, folder: pathlib.Path, purge_step: int):
-        folder.mkdir(exist_ok=True)
-        self._writer = EventsWriter(str(folder / 'events'))
-        self._writer.write_event(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
-
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        for name, value in scalars.items():
-            summary = scalar(name.replace('@', '_'), value)
-            self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 def read(path: pathlib.Path) -> list[dict]:

@@ -1,0 +1,37 @@
+"""Numbers of a run for TensorBoard."""
+
+import pathlib
+import time
+from collections.abc import Mapping
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.summary import scalar
+
+
+class TensorBoard:
+    """Writes TensorBoard's files in the foreground.
+
+    The library's own writer does it in a thread; when the disk is full, that ends without a word, and whoever writes
+    after it waits for ever.
+
+    Args:
+      folder: where the files go; made if it is not there.
+      purge_step: what earlier files hold from this step on is hidden.
+    """
+
+    def __init__(self, folder: pathlib.Path, purge_step: int):
+        folder.mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(folder / 'events'))
+        self._writer.write_event(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes the numbers of a step, by name."""
+        for name, value in scalars.items():
+            summary = scalar(name.replace('@', '_'), value)
+            self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._writer.close()
