@@ -48,7 +48,7 @@ quickstart: $(VENV)/installed.test
 
 test: $(VENV)/installed.$(EXTRAS)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || echo 'torch is not installed: the tests that compare with it are skipped (make test EXTRAS=test,torch runs them)'
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(TESTS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(TESTS)
 
 soak: $(VENV)/installed.test
 	$(BIN)/python -m tests.soak

@@ -29,6 +29,11 @@ from uwe_jax.train import train  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
 SAMPLE = ROOT / 'data_prep' / 'sample'
+LONGEST = ('test_survival.py', 'test_train.py')  # these begin first, so that at the end no worker is alone with one
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope='session')
