@@ -20,10 +20,7 @@ def run_logged(work: Callable[[], None]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is removed
     try:
         work()
-    except NotJoinedError as error:
+    except (ValueError, FetchError, NotJoinedError) as error:  # DataError is a ValueError
         print(f'error: {error}', file=sys.stderr)
-        return AGAIN
-    except (ValueError, FetchError) as error:  # DataError is a ValueError
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+        return AGAIN if isinstance(error, NotJoinedError) else 1
     return 0

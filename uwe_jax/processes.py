@@ -175,14 +175,14 @@ def leave_after(error: Exception, peer_timeout: int) -> NoReturn:
     knows it after `peer_timeout` seconds, says which it was, and ends this one with SIGABRT; if it lives and stands
     still, this one ends with status `AGAIN`.
     """
-    if not may_be_of_others(error):
+    if not _may_be_of_others(error):
         leave(1)
     logging.error('waiting up to %d s for word of a lost process', 2 * peer_timeout)
     time.sleep(2 * peer_timeout)
     leave(AGAIN)
 
 
-def may_be_of_others(error: BaseException | None) -> bool:
+def _may_be_of_others(error: BaseException | None) -> bool:
     """Whether it is an error of the runtime, by its status; some of them arrive as a ValueError."""
     while error is not None:
         if re.match(r'(UNKNOWN|UNAVAILABLE|DEADLINE_EXCEEDED|INTERNAL|ABORTED|CANCELLED): ', str(error)):
