@@ -28,10 +28,10 @@ class Parser(argparse.ArgumentParser):
 def main() -> int:
     """Runs one command; returns the exit status."""
     arguments = parser().parse_args()
-    from data_prep.command import run_logged  # not before: JAX takes seconds, for which --help need not wait
+    from uwe_jax.io import console  # not before: JAX takes seconds, for which --help need not wait
 
     typed = shlex.join(['python', '-m', 'data_prep', *sys.argv[1:]])
-    return run_logged(lambda: module(arguments.what).run(arguments, typed))
+    return console.run(lambda: module(arguments.what).run(arguments, typed))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.errors import DataError
 from data_prep.lengths import DISTRACTOR_PROBABILITY, joined_with_distractors
 from data_prep.vacancies import SYNTHETIC, VACANCY
-from uwe_jax import hub
 from uwe_jax.data.graph import GRAPHS, MAX_TOKENS, SIDES, Dataset
 from uwe_jax.data.plan import EMPTY, Plan
+from uwe_jax.io.errors import DataError
+from uwe_jax.models import download
+from uwe_jax.models.tokenizer import Tokenizer
 
 SOURCES = ('ESCO', 'vacancies', 'synthetic')  # of titles, in the order in which one is preferred
 WANTED = 20  # titles that a skill should have (paper)
@@ -163,9 +164,9 @@ def tokens(dataset: Dataset) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _tokenizer_of(dataset: Dataset) -> hub.Tokenizer:
+def _tokenizer_of(dataset: Dataset) -> Tokenizer:
     named = dataset.manifest['tokenizer']
-    tokenizer = hub.Tokenizer.from_pretrained(hub.fetch(named['name']))
+    tokenizer = Tokenizer.from_pretrained(download.fetch(named['name']))
     if tokenizer.fingerprint != named['fingerprint']:
         raise DataError(f'{named["name"]}: not the tokenizer that {dataset.directory} was made with; build it again')
     return tokenizer

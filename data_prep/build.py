@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import logging
 import pathlib
 import re
 import time
@@ -11,10 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from data_prep import check
-from data_prep.errors import DataError, writing
 from data_prep.esco import ATTRIBUTION, Esco, titles
 from data_prep.lengths import choose_lengths, joined_with_distractors, summary
 from data_prep.pairs import Nodes, Pairs, numbers
@@ -23,10 +22,15 @@ from data_prep.shards import node_parts, write_metadata, write_shards
 from data_prep.split import HeldOut, hold_out
 from data_prep.tables import Repairs
 from data_prep.vacancies import Columns, add_column_flags, columns_of
-from uwe_jax import hub
 from uwe_jax.data.graph import MANIFEST, MAX_TOKENS, NAME, BipartiteGraph
 from uwe_jax.data.text import match_key
-from uwe_jax.files import checksums, sha256, whole_directory
+from uwe_jax.io.errors import DataError, writing
+from uwe_jax.io.files import checksums, sha256, whole_directory
+from uwe_jax.models import download
+from uwe_jax.models.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
 
 UNMATCHED = 'unmatched_skills.jsonl'  # skill names in the vacancies that are no skill's, or several skills'
 TEXTS_PER_CALL = 10_000  # tokenised at a time: the tokenizer's own results are many times the size of the ids
@@ -94,7 +98,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--held_out_occupations', type=float, default=0.05, help='share kept for evaluation')
     parser.add_argument('--held_out_alternatives', type=float, default=0.05, help='share kept for evaluation')
     parser.add_argument('--seed', type=int, default=0, help='of what is held out')
-    parser.add_argument('--tokenizer', default=hub.BASE_MODEL, help='a directory or a Hub name')
+    parser.add_argument('--tokenizer', default=download.BASE_MODEL, help='a directory or a Hub name')
 
 
 def run(arguments: argparse.Namespace, command: str) -> None:
@@ -118,14 +122,14 @@ def build(options: Options) -> None:
     remedy = 'free some space or choose another --output'
     with writing(options.output, remedy), whole_directory(options.output) as directory:
         _build(options, directory, start)
-    logging.info('%s is complete, %.0f s', options.output, _since(start))
+    logger.info('%s is complete, %.0f s', options.output, _since(start))
 
 
 def _build(options: Options, directory: pathlib.Path, start: float) -> None:
     repairs = Repairs()
     outside = [check.read_evaluation(argument) for argument in options.evaluations]
     given = read(options.esco, options.vacancies, options.columns, options.synthetic, options.relations, repairs)
-    logging.info(
+    logger.info(
         'read %d skills and %d occupations, %.0f s', len(given.skills), len(given.esco.occupations), _since(start)
     )
     held_out = hold_out(
@@ -147,17 +151,17 @@ def _build(options: Options, directory: pathlib.Path, start: float) -> None:
     if options.drop_leaks:
         leaked = {name: check.leaked_edges(given.skills, pairs, leaks) for name, pairs in graphs.items()}
         dropped = {name: int(edges.sum()) for name, edges in leaked.items()}
-        logging.info('pairs of evaluation sets, dropped: %s', dropped)
+        logger.info('pairs of evaluation sets, dropped: %s', dropped)
         graphs = {name: pairs.with_edges(~leaked[name]) for name, pairs in graphs.items()}
         leaks = _find_leaks(given.skills, graphs, evaluations, outside)
     for name in ('job', 'sentence'):
         if not len(graphs[name].skill):
             raise DataError(f'the {name} graph has no pair left; hold less out, or give more data')
     for line in check.report_text(leaks).splitlines():
-        logging.info('%s', line)
+        logger.info('%s', line)
     check.refuse_leaks(leaks)
 
-    tokenizer = hub.Tokenizer.from_pretrained(hub.fetch(options.tokenizer))
+    tokenizer = Tokenizer.from_pretrained(download.fetch(options.tokenizer))
     shards, tokens = _write_graphs(directory, given.skills, graphs, tokenizer, start)
     sides = {'skill': given.skills} | {name: pairs.targets for name, pairs in graphs.items()}
     for side, nodes in sides.items():
@@ -209,10 +213,10 @@ def _build(options: Options, directory: pathlib.Path, start: float) -> None:
     }
     _write_manifest(directory, manifest)
     for kind, repair in manifest['repairs'].items():
-        logging.info('%s: %d', kind, repair['count'])
+        logger.info('%s: %d', kind, repair['count'])
     for kind in ('unknown', 'ambiguous'):
         if count := manifest['skill_names'][kind]['count']:
-            logging.info('%s skill names: %d, see %s', kind, count, UNMATCHED)
+            logger.info('%s skill names: %d, see %s', kind, count, UNMATCHED)
 
 
 def _find_leaks(
@@ -229,7 +233,7 @@ def _find_leaks(
 
 
 def _write_graphs(
-    directory: pathlib.Path, skills: Nodes, graphs: Mapping[str, Pairs], tokenizer: hub.Tokenizer, start: float
+    directory: pathlib.Path, skills: Nodes, graphs: Mapping[str, Pairs], tokenizer: Tokenizer, start: float
 ) -> tuple[dict[str, list[int]], dict[str, np.ndarray]]:
     """Writes shards, their metadata and the CSR arrays, one graph after the other.
 
@@ -244,18 +248,18 @@ def _write_graphs(
         tokens[name] = _lengths(ids)
         target_parts = node_parts('target', list(pairs.targets), ids)
         del ids  # which are in the parts too
-        logging.info('tokenised %d texts of the %s graph, %.0f s', len(target_parts), name, _since(start))
+        logger.info('tokenised %d texts of the %s graph, %.0f s', len(target_parts), name, _since(start))
         shards[name] = write_shards(directory, name, pairs, skill_parts, target_parts)
         graph = BipartiteGraph.from_edges(pairs.skill, pairs.target, len(skills), tokens[name])
         graph.save(directory / 'graph' / name)
-        logging.info('wrote %d pairs of the %s graph, %.0f s', graph.edges, name, _since(start))
+        logger.info('wrote %d pairs of the %s graph, %.0f s', graph.edges, name, _since(start))
     (directory / 'graph' / 'skill').mkdir()
     np.save(directory / 'graph' / 'skill' / 'length.npy', tokens['skill'])
     write_metadata(directory, shards, f'Skills joined to job titles, sentences and other names. {ATTRIBUTION}')
     return shards, tokens
 
 
-def _encoded(tokenizer: hub.Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+def _encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     """Token ids of each text, a part of them at a time."""
     parts = (texts[first : first + TEXTS_PER_CALL] for first in range(0, len(texts), TEXTS_PER_CALL))
     return [ids for part in parts for ids in tokenizer.encode(part, MAX_TOKENS)]

@@ -8,21 +8,24 @@ import argparse
 import collections
 import dataclasses
 import json
+import logging
 import pathlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from absl import logging
 
-from data_prep.errors import DataError, writing
 from data_prep.pairs import Nodes, Pairs
 from data_prep.tables import Repairs, names_in, read_rows, text_in
 from data_prep.vacancies import SYNTHETIC, VACANCY
 from uwe_jax.data.graph import GRAPHS, SIDES, Dataset, DatasetError, open_dataset
 from uwe_jax.data.text import match_key, normalise
-from uwe_jax.files import check_writable, whole_file
+from uwe_jax.io.errors import DataError, writing
+from uwe_jax.io.files import check_writable, whole_file
+
+logger = logging.getLogger(__name__)
+
 
 EXAMPLES = 5  # of each kind, printed and kept in manifests
 EVAL_HELP = (
@@ -118,7 +121,7 @@ def run(arguments: argparse.Namespace, command: str) -> None:
         with writing(arguments.output), whole_file(arguments.output) as partial:
             partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
     pairs = sum(graph.edges for graph in dataset.graphs.values())
-    logging.info('checked %d pairs, %.0f s', pairs, time.perf_counter() - start)
+    logger.info('checked %d pairs, %.0f s', pairs, time.perf_counter() - start)
     refuse_leaks(report)
 
 

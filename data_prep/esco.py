@@ -4,9 +4,9 @@ import dataclasses
 import pathlib
 from collections.abc import Iterator
 
-from data_prep.errors import DataError
 from data_prep.tables import Repairs, read_csv
 from uwe_jax.data.text import normalise
+from uwe_jax.io.errors import DataError
 
 ATTRIBUTION = 'This service uses the ESCO classification of the European Commission.'
 RELATIONS = ('essential', 'optional')  # in order of strength

@@ -2,15 +2,17 @@
 
 import fcntl
 import json
+import logging
 import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from absl import logging
+from uwe_jax.io.errors import DataError, writing
 
-from data_prep.errors import DataError, writing
+logger = logging.getLogger(__name__)
+
 
 Record = Mapping[str, Any]
 SETTINGS = 'settings'  # the kind of the first record
@@ -67,7 +69,7 @@ class Journal:
             if place.start:
                 self._take_in(record, place)
         if self._size < os.fstat(self._file).st_size:
-            logging.warning('%s: the last line was cut short by a crash; it is dropped', self._path)
+            logger.warning('%s: the last line was cut short by a crash; it is dropped', self._path)
             os.ftruncate(self._file, self._size)
         if not self._size:
             self._write({'kind': SETTINGS, **settings})

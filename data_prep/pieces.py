@@ -7,9 +7,9 @@ import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from data_prep.errors import DataError, writing
 from uwe_jax.data.graph import MANIFEST
-from uwe_jax.files import whole_file
+from uwe_jax.io.errors import DataError, writing
+from uwe_jax.io.files import whole_file
 
 
 class Piece(NamedTuple):

@@ -1,18 +1,20 @@
 """Reading a build's sources: the release, the vacancies and the synthetic titles become three graphs of pairs."""
 
+import logging
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from absl import logging
-
-from data_prep.errors import DataError
 from data_prep.esco import Concept, Esco, read_esco, titles
 from data_prep.pairs import Nodes, Pairs, PairsBuilder, add_id, numbers
 from data_prep.sentences import sentences_of_descriptions
 from data_prep.tables import Repairs, files_of
 from data_prep.vacancies import SYNTHETIC, VACANCY, Columns, SkillNames, check_tables, synthetic_edges, vacancy_edges
 from uwe_jax.data.graph import GRAPHS
+from uwe_jax.io.errors import DataError
+
+logger = logging.getLogger(__name__)
+
 
 Row = tuple[str, str, list[int]]  # a text, the id that it bears, and the skill nodes that it is joined to
 
@@ -88,7 +90,7 @@ def read(
 
 def _stand_in_rows(esco: Esco, number: Mapping[str, int]) -> Iterator[Row]:
     """The sentences of the skills' own descriptions."""
-    logging.info("no sentences in --vacancies: those of the skills' own descriptions stand in")
+    logger.info("no sentences in --vacancies: those of the skills' own descriptions stand in")
     rows = sentences_of_descriptions(esco.skills, number)
     first = next(rows, None)
     if first is None:

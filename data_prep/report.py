@@ -2,17 +2,19 @@
 
 import argparse
 import json
+import logging
 import pathlib
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from absl import logging
-
 from data_prep.balance import balance
-from data_prep.errors import DataError, writing
 from uwe_jax.data.graph import DatasetError, open_dataset
-from uwe_jax.files import check_writable, whole_directory
+from uwe_jax.io.errors import DataError, writing
+from uwe_jax.io.files import check_writable, whole_directory
+
+logger = logging.getLogger(__name__)
+
 
 NUMBERS = 'report.json'
 
@@ -46,8 +48,8 @@ def run(arguments: argparse.Namespace, command: str) -> None:
     numbers = {'command': command, **balance(dataset, arguments.batch_size, arguments.seed)}
     write(numbers, output)
     for line in summary(numbers):
-        logging.info('%s', line)
-    logging.info('%s is complete: %s', output, ', '.join(sorted(path.name for path in output.iterdir())))
+        logger.info('%s', line)
+    logger.info('%s is complete: %s', output, ', '.join(sorted(path.name for path in output.iterdir())))
 
 
 def write(numbers: Mapping[str, Any], output: pathlib.Path) -> None:

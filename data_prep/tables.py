@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.errors import DataError, EmptyFileError
+from uwe_jax.io.errors import DataError, EmptyFileError
 
 EXAMPLES = 3  # of each kind of repair, kept for the manifest
 CELL_CHARACTERS = 10_000_000  # more than any description has: a quote left open is found before it fills the memory

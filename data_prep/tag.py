@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import math
 import pathlib
 import time
@@ -12,17 +13,18 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
-from absl import logging
 
-from data_prep.errors import DataError, EmptyFileError
 from data_prep.esco import read_esco
 from data_prep.pieces import Input, Output, Piece
 from data_prep.sentences import split_sentences
 from data_prep.tables import Repairs, files_of, names_in, read_rows
 from data_prep.tagger import Tagger, model_fingerprint
 from data_prep.vacancies import NOT_TEXT, Columns, add_column_flags, clean, columns_of, language_of, texts_of
-from uwe_jax import hub
-from uwe_jax.processes import join_processes
+from uwe_jax.distributed.processes import join_processes
+from uwe_jax.io.errors import DataError, EmptyFileError
+from uwe_jax.models import download
+
+logger = logging.getLogger(__name__)
 
 
 class Vacancy(NamedTuple):
@@ -92,7 +94,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_column_flags(parser)
     parser.add_argument('--esco', type=pathlib.Path, required=True, help="the folder of an ESCO release's CSV files")
     parser.add_argument('--output', type=pathlib.Path, required=True, help='the directory to fill with pieces')
-    parser.add_argument('--model', default=hub.BASE_MODEL, help='an export or a plain MPNet model: a directory or name')
+    parser.add_argument(
+        '--model', default=download.BASE_MODEL, help='an export or a plain MPNet model: a directory or name'
+    )
     parser.add_argument('--pooling', choices=('tokens', 'mean'), default='tokens', help='late interaction, or cosines')
     parser.add_argument('--threshold', type=float, required=True, help='the least score of a skill that is kept')
     parser.add_argument('--k', type=int, default=10, help='how many skills of a sentence are kept at most')
@@ -117,7 +121,7 @@ def run(arguments: argparse.Namespace, command: str) -> None:
     own, processes = _share(arguments.output)
     job = Job(options)
     mine = [piece for piece in job.missing() if piece.number % processes == own]
-    logging.info('%d pieces, of which %d are for this process to make', len(job.input.pieces), len(mine))
+    logger.info('%d pieces, of which %d are for this process to make', len(job.input.pieces), len(mine))
     if mine:
         tagger = job.tagger()
         for piece, rows in job.input.rows_of(mine):
@@ -132,7 +136,7 @@ def _share(output: pathlib.Path) -> tuple[int, int]:
     """
     join_processes(output)
     own, processes = jax.process_index(), jax.process_count()
-    logging.info('process %d of %d, devices: %s', own, processes, jax.local_devices())
+    logger.info('process %d of %d, devices: %s', own, processes, jax.local_devices())
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()
     return own, processes
@@ -154,7 +158,7 @@ class Job:
         self.options = options
         files = sorted(files_of(options.vacancies, '--vacancies'))
         esco = read_esco(options.esco, Repairs())
-        model = hub.fetch(options.model)  # before all vacancies are read, which takes long
+        model = download.fetch(options.model)  # before all vacancies are read, which takes long
         self.input = Input(files, functools.partial(read_vacancies, columns=options.columns), options.piece_rows)
         if not self.input.pieces:
             raise DataError(f'--vacancies={", ".join(options.vacancies)}: no rows in {len(files)} files')
@@ -212,7 +216,7 @@ class Job:
         }
         self._output.write(piece, lines, counts)
         seconds = time.perf_counter() - start
-        logging.info(
+        logger.info(
             '%s of %d: %d rows, %d sentences, %d edges, %.1f sentences/s',
             *(piece.name, len(self.input.pieces), len(rows), counts['sentences'], counts['edges']),
             counts['sentences'] / seconds,
@@ -221,13 +225,13 @@ class Job:
     def finish(self, command: str) -> None:
         """Writes the manifest if all pieces are there."""
         if missing := self.missing():
-            logging.info('%s: %d pieces are still to come, from other processes', self.options.output, len(missing))
+            logger.info('%s: %d pieces are still to come, from other processes', self.options.output, len(missing))
             return
         content = {'model': self.options.model, 'command': command}
         counts = self._output.write_manifest(self.input.pieces, content)
         for kind, count in counts.items():
-            logging.info('%s: %d', kind.replace('_', ' '), count)
-        logging.info('%s is complete', self.options.output)
+            logger.info('%s: %d', kind.replace('_', ' '), count)
+        logger.info('%s is complete', self.options.output)
 
 
 def read_vacancies(path: pathlib.Path, columns: Columns) -> Iterator[Vacancy]:
@@ -251,4 +255,4 @@ def read_vacancies(path: pathlib.Path, columns: Columns) -> Iterator[Vacancy]:
             skills = names_in(row.get(names['skills']), where, names['skills'])
             yield Vacancy(str(own), *texts_of(row, where, names), language_of(row), skills)
     except EmptyFileError:
-        logging.info('%s: no rows, passed over', path)
+        logger.info('%s: no rows, passed over', path)

@@ -16,9 +16,9 @@ import apache_beam as beam  # pyright: ignore[reportMissingImports]
 from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]
 from apache_beam.utils.shared import Shared  # pyright: ignore[reportMissingImports]
 
-from data_prep.command import run_logged
 from data_prep.pieces import Piece
 from data_prep.tag import Job, add_flags, options_of
+from uwe_jax.io import console
 
 
 class MakePiece(beam.DoFn):
@@ -42,7 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog='python -m data_prep.tag_beam', description=__doc__, allow_abbrev=False)
     add_flags(parser)
     arguments, of_beam = parser.parse_known_args()
-    return run_logged(lambda: tag(arguments, of_beam))
+    return console.run(lambda: tag(arguments, of_beam))
 
 
 def tag(arguments: argparse.Namespace, of_beam: Sequence[str]) -> None:

@@ -2,21 +2,24 @@
 
 import hashlib
 import json
+import logging
 import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import logging
 
-from data_prep.errors import DataError
 from data_prep.esco import read_esco
 from data_prep.tables import Repairs
 from data_prep.vacancies import SkillNames
-from uwe_jax import hub
-from uwe_jax.files import sha256
+from uwe_jax.io.errors import DataError
+from uwe_jax.io.files import sha256
+from uwe_jax.models import download, pretrained
 from uwe_jax.ranking import Ranker
+
+logger = logging.getLogger(__name__)
+
 
 SENTENCES_PER_CALL = 2048  # whose scores against all skills are held at a time
 
@@ -48,7 +51,7 @@ class Tagger:
         except ValueError as error:
             raise DataError(f'--model={model}: {error}') from error
         self._index = ranker.index(labels, list(skills))
-        logging.info('embedded %d skills, %.0f s', len(labels), time.perf_counter() - start)
+        logger.info('embedded %d skills, %.0f s', len(labels), time.perf_counter() - start)
 
     def knows_any(self, names: Sequence[str]) -> bool:
         """Whether any of the names is a skill's URI or label."""
@@ -76,7 +79,7 @@ class Tagger:
 
 def model_fingerprint(directory: pathlib.Path, pooling: str) -> str:
     """Identifies what scores depend on: a model's files, and how it is used."""
-    files = {name: sha256(directory / name) for name in hub.REQUIRED_FILES}
-    if (directory / hub.SETTINGS).exists():
-        files[hub.SETTINGS] = sha256(directory / hub.SETTINGS)
+    files = {name: sha256(directory / name) for name in download.REQUIRED_FILES}
+    if (directory / pretrained.SETTINGS).exists():
+        files[pretrained.SETTINGS] = sha256(directory / pretrained.SETTINGS)
     return hashlib.sha256(json.dumps([files, pooling], sort_keys=True).encode()).hexdigest()[:16]

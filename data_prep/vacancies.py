@@ -16,11 +16,11 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from data_prep.errors import DataError, EmptyFileError
 from data_prep.esco import Concept
 from data_prep.sentences import LANGUAGE, Names
 from data_prep.tables import Repairs, Row, names_in, read_rows, text_in
 from uwe_jax.data.text import match_key, normalise
+from uwe_jax.io.errors import DataError, EmptyFileError
 
 VACANCY, SYNTHETIC = 'vacancy', 'synthetic'  # the id of a text that stands in a vacancy, or that an LLM proposed
 MAX_CHARACTERS = 2_000  # of a title or a sentence; the tokenizer keeps the first 64 tokens, some 300 characters

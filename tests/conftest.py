@@ -22,9 +22,9 @@ jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 8)
 
 from configs.uwe import get_config  # noqa: E402 (the devices must be set before anything else uses jax)
-from uwe_jax import hub  # noqa: E402
 from uwe_jax.data.graph import open_dataset  # noqa: E402
 from uwe_jax.interaction import Score  # noqa: E402
+from uwe_jax.models import download, pretrained  # noqa: E402
 from uwe_jax.train import train  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -39,16 +39,18 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope='session')
 def base_model():
     """The directory of the real all-mpnet-base-v2."""
-    return hub.fetch('all-mpnet-base-v2')
+    return download.fetch('all-mpnet-base-v2')
 
 
 @pytest.fixture(scope='session')
 def cut_model(tmp_path_factory, base_model):
     """An export of the base model cut to one layer, with the paper's score."""
-    _, like = nnx.split(hub.abstract_encoder(base_model, dtype='float32', layers=1))
+    _, like = nnx.split(pretrained.abstract_encoder(base_model, dtype='float32', layers=1))
     output = tmp_path_factory.mktemp('cut') / 'model'
     settings = {'score': dataclasses.asdict(Score()), 'max_tokens': 64}
-    hub.save_pretrained(output, base=base_model, params=hub.load_params(base_model, like), settings=settings, card='')
+    pretrained.save_pretrained(
+        output, base=base_model, params=pretrained.load_params(base_model, like), settings=settings, card=''
+    )
     return output
 
 

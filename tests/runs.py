@@ -12,8 +12,8 @@ import numpy as np
 
 from configs.uwe import get_config
 from tests.conftest import ROOT, two_environments
-from uwe_jax.checkpoint import load_state
-from uwe_jax.logs import read
+from uwe_jax.training.checkpoint import load_state
+from uwe_jax.training.metrics import read
 
 
 class Run:

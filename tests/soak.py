@@ -18,7 +18,7 @@ from absl import app, flags
 
 from tests.conftest import SAMPLE, build_dataset, small_config
 from tests.runs import Run, assert_same, steps_logged, writing
-from uwe_jax import hub
+from uwe_jax.models import download
 
 KILLS = flags.DEFINE_integer('kills', 20, 'Of each way.', lower_bound=1)
 SEED = flags.DEFINE_integer('seed', 0, 'Of the moments.')
@@ -33,7 +33,7 @@ def main(argv):
         raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
-        base = hub.fetch(hub.BASE_MODEL)
+        base = download.fetch(download.BASE_MODEL)
         build_dataset(SAMPLE, folder / 'data', base)
         changes = {'model.layers': 2, 'steps': 12, 'run.save_every': 3, 'run.keep': 2}
         config = small_config(folder / 'data', base, **changes, **{'data.batch_size': 16})

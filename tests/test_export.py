@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from uwe_jax import hub
-from uwe_jax.checkpoint import load_params
 from uwe_jax.export import export
 from uwe_jax.interaction import Score
+from uwe_jax.models import pretrained
+from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.ranking import Ranker
+from uwe_jax.training.checkpoint import load_params
 
 TEXTS = ['data engineer', '.', 'Köchin', 'データ', 'bake bread and cakes', '🚑 nurse', 'a sentence of many words ' * 20]
 
@@ -34,8 +35,8 @@ def embedded(exported):
 
 
 def test_importing_an_export_gives_identical_parameters(finished, exported):
-    _, like = nnx.split(hub.abstract_encoder(exported, dtype='float32'))
-    imported, trained = hub.load_params(exported, like), load_params(finished)[0]
+    _, like = nnx.split(pretrained.abstract_encoder(exported, dtype='float32'))
+    imported, trained = pretrained.load_params(exported, like), load_params(finished)[0]
     assert len(jax.tree.leaves(imported)) == len(jax.tree.leaves(trained))
     for keys, value in jax.tree_util.tree_leaves_with_path(imported):
         other = trained
@@ -59,7 +60,7 @@ def test_auto_model_loads_all_of_its_tensors_and_its_embeddings_are_ours(exporte
 
     model, loading = AutoModel.from_pretrained(exported, output_loading_info=True)
     assert not any(loading[kind] for kind in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
-    tokenizer = hub.Tokenizer.from_pretrained(exported)
+    tokenizer = Tokenizer.from_pretrained(exported)
     for ours, ids in zip(embedded, tokenizer.encode(TEXTS, 64), strict=True):
         with torch.inference_mode():
             other = model.eval()(torch.tensor(ids[None])).last_hidden_state[0].numpy()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uwe_jax import mesh
+from uwe_jax.distributed import mesh
 from uwe_jax.loss import InfoNCE, many_to_many_info_nce
 
 # q0 is joined to y0 and y1, q1 to y1, q2 to nothing in the batch.

@@ -13,8 +13,8 @@ import pytest
 
 from tests.conftest import ROOT, small_config
 from tests.runs import overrides
-from uwe_jax import hub
 from uwe_jax.data.graph import open_dataset
+from uwe_jax.models import download
 from uwe_jax.ranking import Ranker, TargetIndex
 
 
@@ -72,8 +72,8 @@ def test_weights_come_from_safetensors_alone(base_model, tmp_path):
         shutil.copy(base_model / name, tmp_path)
     (tmp_path / 'pytorch_model.bin').write_bytes(b'a pickle')
     (tmp_path / 'modeling_mpnet.py').write_text('raise SystemExit("run")')
-    with pytest.raises(hub.FetchError, match=r'model\.safetensors missing'):
-        hub.fetch(str(tmp_path))
+    with pytest.raises(download.FetchError, match=r'model\.safetensors missing'):
+        download.fetch(str(tmp_path))
 
 
 WATCHED = """

@@ -17,10 +17,10 @@ import pytest
 from tests.conftest import small_config
 from tests.runs import Run, assert_same, numbers, steps_logged, writing
 from uwe_jax import train as train_module
-from uwe_jax.checkpoint import load_params, load_state
-from uwe_jax.logs import read
-from uwe_jax.processes import AGAIN
+from uwe_jax.distributed.processes import AGAIN
 from uwe_jax.train import train
+from uwe_jax.training.checkpoint import load_params, load_state
+from uwe_jax.training.metrics import read
 
 
 @pytest.fixture(scope='module')

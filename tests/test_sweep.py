@@ -8,12 +8,12 @@ import pytest
 
 from tests.conftest import ROOT, without_weights
 from uwe_jax import plots
+from uwe_jax.evaluation import evaluate
+from uwe_jax.evaluation.tasks import RankingTask, held_out_tasks, sampled
 from uwe_jax.interaction import Score, mean_entropy
 from uwe_jax.ranking import Ranker
 from uwe_jax.ranking import ranker as ranker_module
-from uwe_jax.workbench import evaluate
 from uwe_jax.workbench.sweep import TEMPERATURES, read_temperatures, sweep, table
-from uwe_jax.workbench.tasks import RankingTask, held_out_tasks, sampled
 
 TITLES = ['data engineer', 'baker', 'nurse', 'bus driver', 'night nurse on the surgical ward of a hospital']
 SKILLS = [

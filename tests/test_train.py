@@ -8,15 +8,16 @@ from flax import nnx
 from configs.uwe import get_config
 from tests.conftest import small_config
 from tests.runs import numbers
-from uwe_jax import hub, mesh
-from uwe_jax.checkpoint import load_params
 from uwe_jax.data.loader import batches, choose_lengths
 from uwe_jax.data.plan import Plan
-from uwe_jax.logs import read
-from uwe_jax.optimizer import make_optimizer
-from uwe_jax.state import abstract_state, first_state, shardings_of
-from uwe_jax.step import make_step
+from uwe_jax.distributed import mesh
+from uwe_jax.models import pretrained
 from uwe_jax.train import train
+from uwe_jax.training.checkpoint import load_params
+from uwe_jax.training.metrics import read
+from uwe_jax.training.optimizer import make_optimizer
+from uwe_jax.training.state import abstract_state, first_state, shardings_of
+from uwe_jax.training.step import make_step
 
 
 def test_a_run_of_one_step_leaves_metrics_evaluations_and_a_checkpoint(tmp_path, small_dataset_dir, base_model):
@@ -55,9 +56,9 @@ def test_another_config_in_the_same_workdir_is_refused(finished, small_dataset_d
 def first_steps(config, dataset, base_model, device_mesh, steps=1):
     """Metrics and gradient of the first steps on a mesh, in float32 and without dropout."""
     optimizer, schedule = make_optimizer(config.optimizer, config.steps)
-    graphdef, params = nnx.split(hub.abstract_encoder(base_model, **config.model))
+    graphdef, params = nnx.split(pretrained.abstract_encoder(base_model, **config.model))
     like = abstract_state(params, optimizer, device_mesh)
-    state = first_state(hub.load_params(base_model, params), optimizer, config.seed, like)
+    state = first_state(pretrained.load_params(base_model, params), optimizer, config.seed, like)
     plan = Plan(dataset.graphs, batch_size=config.data.batch_size, seed=0, distractor_probability=0.8)
     lengths = choose_lengths(dataset.manifest['lengths'], config.data.length)
     take_step = make_step(graphdef, optimizer, schedule, config, device_mesh, shardings_of(like))

@@ -1,46 +1,50 @@
 """Draws how two texts meet: python -m uwe_jax.attention --model=DIR --query=TEXT --target=TEXT --output=FILE.png."""
 
+import dataclasses
 import pathlib
-
-from absl import app, flags
+import sys
 
 from uwe_jax import plots
-from uwe_jax.command import exit_status, refuse_arguments
 from uwe_jax.interaction import Score, has_attention
+from uwe_jax.io import console
 from uwe_jax.ranking import Ranker
 
-MODEL = flags.DEFINE_string(
-    'model', None, 'An export, or a plain MPNet model: a directory or a Hub name.', required=True
-)
-QUERY = flags.DEFINE_string('query', None, 'The text that ranks.', required=True)
-TARGET = flags.DEFINE_string('target', None, 'The text that is ranked.', required=True)
-OUTPUT = flags.DEFINE_string('output', None, 'The PNG file to write.', required=True)
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Draws which tokens of two texts attend to which, and their cosines."""
+
+    model: str
+    """An export, or a plain MPNet model: a directory or a Hub name."""
+    query: str
+    """The text that ranks."""
+    target: str
+    """The text that is ranked."""
+    output: pathlib.Path
+    """The PNG file to write."""
 
 
-def main(argv: list[str]) -> int:
-    """Runs the command; returns the exit status."""
-    refuse_arguments(argv)
-    return exit_status(draw)
+def draw(options: Options) -> None:
+    """Draws A and C of one pair, and prints its score.
 
-
-def draw() -> None:
-    """Draws A and C of one pair, and prints its score."""
-    output = pathlib.Path(OUTPUT.value)
-    plots.check_output(output)
-    for flag in (QUERY, TARGET):
-        if not flag.value.strip():
-            raise ValueError(f'--{flag.name}: {flag.value!r}, expected a text')
-    ranker = Ranker.from_pretrained(MODEL.value, check=check_has_attention)
-    found = ranker.attention(QUERY.value, TARGET.value)
-    plots.save(plots.attention_map(found, QUERY.value, TARGET.value, ranker.pair_score), output)
-    print(f'{found.score:.3f}  {OUTPUT.value}')
+    Raises:
+      ValueError, OSError: a text is blank, the model has no attention between tokens, or the output cannot be written.
+    """
+    plots.check_output(options.output)
+    for name in ('query', 'target'):
+        if not getattr(options, name).strip():
+            raise ValueError(f'--{name}: {getattr(options, name)!r}, expected a text')
+    ranker = Ranker.from_pretrained(options.model, check=check_has_attention)
+    found = ranker.attention(options.query, options.target)
+    plots.save(plots.attention_map(found, options.query, options.target, ranker.pair_score), options.output)
+    print(f'{found.score:.3f}  {options.output}')
 
 
 def check_has_attention(score: Score) -> None:
     """Refuses a score that does not weigh tokens against each other.
 
     Raises:
-      ValueError: as said.
+      ValueError: the score has no attention between tokens.
     """
     if not has_attention(score):
         raise ValueError(
@@ -50,4 +54,4 @@ def check_has_attention(score: Score) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    sys.exit(console.command(Options, draw))

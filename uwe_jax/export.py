@@ -1,15 +1,20 @@
 """Exports a trained model: python -m uwe_jax.export --workdir=DIR --output=DIR."""
 
 import json
+import logging
 import pathlib
 
-from absl import app, flags, logging
+from absl import app, flags
 
-from uwe_jax import hub, logs
-from uwe_jax.checkpoint import load_params
-from uwe_jax.command import exit_status
 from uwe_jax.data.graph import MAX_TOKENS, read_manifest
-from uwe_jax.model_card import model_card
+from uwe_jax.io import console
+from uwe_jax.models import download, pretrained
+from uwe_jax.models.model_card import model_card
+from uwe_jax.training import metrics as logs
+from uwe_jax.training.checkpoint import load_params
+
+logger = logging.getLogger(__name__)
+
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'What `python -m uwe_jax.main --workdir` was given.', required=True)
 OUTPUT = flags.DEFINE_string('output', None, 'The directory to make, in Hugging Face format.', required=True)
@@ -34,7 +39,7 @@ def export(workdir: pathlib.Path, output: pathlib.Path) -> int:
     if output.exists():
         raise ValueError(f'{output}: already there; choose another --output or remove it')
     config = json.loads(config_path.read_text())
-    base = hub.fetch(config['init'])
+    base = download.fetch(config['init'])
     if pathlib.Path(config['init']).is_dir():  # a path of this machine tells others nothing
         config['init'] = base.name
     manifest = read_manifest(pathlib.Path(config['data']['dir']))
@@ -48,20 +53,20 @@ def export(workdir: pathlib.Path, output: pathlib.Path) -> int:
         'data': manifest['fingerprint'],
     }
     card = model_card(config, manifest, step, logs.read(workdir / 'evaluation.jsonl'))
-    hub.save_pretrained(output, base=base, params=params, settings=settings, card=card)
+    pretrained.save_pretrained(output, base=base, params=params, settings=settings, card=card)
     return step
 
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit status."""
     del argv
-    return exit_status(export_and_say)
+    return console.run(export_and_say)
 
 
 def export_and_say() -> None:
     """Exports what the flags say."""
     step = export(pathlib.Path(WORKDIR.value), pathlib.Path(OUTPUT.value))
-    logging.info('exported the model after step %d to %s', step, OUTPUT.value)
+    logger.info('exported the model after step %d to %s', step, OUTPUT.value)
 
 
 if __name__ == '__main__':

@@ -1,18 +1,21 @@
 """Trains: python -m uwe_jax.main --config=configs/uwe.py --workdir=DIR [--config.FIELD=VALUE ...]."""
 
+import logging
 import pathlib
 import sys
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
-from uwe_jax.command import parse, refuse_arguments
-from uwe_jax.hub import FetchError
-from uwe_jax.logs import own_lines_only
-from uwe_jax.preemption import Preempted
-from uwe_jax.processes import AGAIN, NotJoinedError, join_processes, leave_after
+from uwe_jax.distributed.preemption import Preempted
+from uwe_jax.distributed.processes import AGAIN, NotJoinedError, join_processes, leave_after
+from uwe_jax.io import console
+from uwe_jax.models.download import FetchError
 from uwe_jax.train import train
+
+logger = logging.getLogger(__name__)
+
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.', lock_config=True)
 WORKDIR = flags.DEFINE_string(
@@ -28,21 +31,21 @@ PEER_TIMEOUT = flags.DEFINE_integer(
 
 def main(argv: list[str]) -> int:
     """Trains; returns the exit status, which `launch/README.md` explains."""
-    refuse_arguments(argv)
-    own_lines_only()
+    del argv
+    console.start_logging()
     workdir = pathlib.Path(WORKDIR.value).absolute()
     try:
         join_processes(workdir, JOIN_TIMEOUT.value, PEER_TIMEOUT.value)
-        logging.info('process %d of %d, devices: %s', jax.process_index(), jax.process_count(), jax.local_devices())
+        logger.info('process %d of %d, devices: %s', jax.process_index(), jax.process_count(), jax.local_devices())
         train(CONFIG.value, workdir)
     except NotJoinedError as error:
         print(f'error: {error}', file=sys.stderr)
         return AGAIN
     except Preempted:
-        logging.warning('stopped early, as asked; what was done is saved, and the same command continues')
+        logger.warning('stopped early, as asked; what was done is saved, and the same command continues')
         return AGAIN
     except (ValueError, OSError, FetchError, FloatingPointError, jax.errors.JaxRuntimeError) as error:
-        logging.debug('', exc_info=True)  # the traceback, with --verbosity=1
+        logger.debug('', exc_info=True)  # the traceback, with --verbosity=1
         print(f'error: {error}', file=sys.stderr)
         if jax.distributed.is_initialized():  # asking how many there are would wait for them
             leave_after(error, PEER_TIMEOUT.value)
@@ -53,4 +56,4 @@ def main(argv: list[str]) -> int:
 if __name__ == '__main__':
     flags.mark_flag_as_required('config')
     jax.config.config_with_absl()
-    app.run(main, flags_parser=parse)
+    app.run(main, flags_parser=console.parse_config_flags)

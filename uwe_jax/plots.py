@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from uwe_jax.files import check_writable, whole_file
 from uwe_jax.interaction import Score
+from uwe_jax.io.files import check_writable, whole_file
 from uwe_jax.ranking import AttentionMap
 
 if TYPE_CHECKING:

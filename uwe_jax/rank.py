@@ -1,15 +1,19 @@
 """Ranks targets for queries: python -m uwe_jax.rank --model=DIR --targets=FILE "query" ..."""
 
+import logging
 import pathlib
 from collections.abc import Iterator
 
-from absl import app, flags, logging
+from absl import app, flags
 
-from uwe_jax.command import exit_status
-from uwe_jax.files import check_writable, sha256
+from uwe_jax.io import console
+from uwe_jax.io.files import check_writable, sha256
+from uwe_jax.io.texts import read_texts
 from uwe_jax.ranking import Ranker, TargetIndex
 from uwe_jax.ranking.bulk import rank_into
-from uwe_jax.texts import read_texts
+
+logger = logging.getLogger(__name__)
+
 
 MODEL = flags.DEFINE_string(
     'model', None, 'An export, a training workdir, or a plain MPNet model: a directory or a Hub name.', required=True
@@ -30,7 +34,7 @@ POOLING = flags.DEFINE_enum('pooling', 'tokens', ['tokens', 'mean'], 'Late inter
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit status."""
-    return exit_status(lambda: rank(argv[1:]))
+    return console.run(lambda: rank(argv[1:]))
 
 
 def rank(queries: list[str]) -> None:
@@ -86,7 +90,7 @@ def open_index(ranker: Ranker, targets: list[str]) -> TargetIndex:
             except OSError:
                 if not pathlib.Path(INDEX.value).exists():  # else another process kept its own meanwhile
                     raise
-            logging.info('kept the embedded targets in %s', INDEX.value)
+            logger.info('kept the embedded targets in %s', INDEX.value)
         return index
     index = TargetIndex.load(INDEX.value, ranker)
     if list(index.texts) != targets:
@@ -107,7 +111,7 @@ def write(index: TargetIndex, total: int) -> None:
     source, output = pathlib.Path(INPUT.value or ''), pathlib.Path(OUTPUT.value or '')
     settings = [sha256(source), INPUT_COLUMN.value, index.fingerprint]
     rank_into(output, index, _queries(source), K.value, settings, total)
-    logging.info('ranked %d targets for %d queries: %s', len(index.texts), total, output)
+    logger.info('ranked %d targets for %d queries: %s', len(index.texts), total, output)
 
 
 if __name__ == '__main__':

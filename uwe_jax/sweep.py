@@ -2,17 +2,21 @@
 
 import dataclasses
 import json
+import logging
 import pathlib
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from uwe_jax import plots
-from uwe_jax.command import exit_status, refuse_arguments
 from uwe_jax.data.graph import open_dataset
-from uwe_jax.files import whole_file
+from uwe_jax.evaluation.tasks import held_out_tasks, sampled
+from uwe_jax.io import console
+from uwe_jax.io.files import whole_file
 from uwe_jax.ranking import Ranker
 from uwe_jax.workbench.sweep import TEMPERATURES, check_temperature_counts, read_temperatures, sweep, table
-from uwe_jax.workbench.tasks import held_out_tasks, sampled
+
+logger = logging.getLogger(__name__)
+
 
 MODEL = flags.DEFINE_string(
     'model', None, 'An export, or a plain MPNet model: a directory or a Hub name.', required=True
@@ -28,8 +32,8 @@ SEED = flags.DEFINE_integer('seed', 0, 'Of the choice of queries where there are
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit status."""
-    refuse_arguments(argv)
-    return exit_status(measure_and_draw)
+    del argv
+    return console.run(measure_and_draw)
 
 
 def measure_and_draw() -> None:
@@ -57,7 +61,7 @@ def measure_and_draw() -> None:
     with whole_file(numbers) as partial:
         partial.write_text(json.dumps(settings | {'rows': rows}, indent=2) + '\n')
     plots.save(plots.temperature_sweep(rows, ranker.pair_score), output)
-    logging.info('wrote %s and %s', output, numbers)
+    logger.info('wrote %s and %s', output, numbers)
 
 
 if __name__ == '__main__':

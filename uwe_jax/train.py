@@ -1,30 +1,34 @@
 """The training recipe: check, mesh, data, state, restore, step, evaluate, save."""
 
 import json
+import logging
 import pathlib
 
 import jax
-from absl import logging
 from flax import nnx
 
-from uwe_jax import hub, mesh
-from uwe_jax.checkpoint import Checkpoints
 from uwe_jax.data.graph import open_dataset
 from uwe_jax.data.loader import batches, choose_lengths
 from uwe_jax.data.plan import Plan
-from uwe_jax.experiment import Config, check
+from uwe_jax.distributed import mesh
+from uwe_jax.distributed.preemption import Preempted, Preemption
+from uwe_jax.distributed.processes import agreed
+from uwe_jax.distributed.stall import StallWatch
+from uwe_jax.evaluation.evaluate import compare, evaluate_all, table
+from uwe_jax.evaluation.tasks import held_out_tasks, sampled
 from uwe_jax.interaction import Score
-from uwe_jax.logs import Logs, Meter, check_finite, progress
-from uwe_jax.optimizer import make_optimizer
-from uwe_jax.preemption import Preempted, Preemption
-from uwe_jax.processes import agreed
+from uwe_jax.models import download, pretrained
+from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.ranking import Ranker
-from uwe_jax.stall import StallWatch
-from uwe_jax.state import abstract_state, first_state, shardings_of
-from uwe_jax.step import make_step
-from uwe_jax.workbench.evaluate import compare, evaluate_all, table
-from uwe_jax.workbench.tasks import held_out_tasks, sampled
-from uwe_jax.workdir import claimed
+from uwe_jax.training.checkpoint import Checkpoints
+from uwe_jax.training.config import Config, check
+from uwe_jax.training.metrics import Logs, Meter, check_finite, progress
+from uwe_jax.training.optimizer import make_optimizer
+from uwe_jax.training.state import abstract_state, first_state, shardings_of
+from uwe_jax.training.step import make_step
+from uwe_jax.training.workdir import claimed
+
+logger = logging.getLogger(__name__)
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:
@@ -58,11 +62,11 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         distractor_probability=config.data.distractor_probability,
     )
     tasks = [sampled(task, config.run.evaluate_queries, config.seed) for task in held_out_tasks(dataset)]
-    logging.info('mesh %s, %.1f steps an epoch, padded to %s', dict(device_mesh.shape), plan.steps_per_epoch, lengths)
+    logger.info('mesh %s, %.1f steps an epoch, padded to %s', dict(device_mesh.shape), plan.steps_per_epoch, lengths)
 
-    base = hub.fetch(config.init)
-    tokenizer = hub.Tokenizer.from_pretrained(base)
-    graphdef, params = nnx.split(hub.abstract_encoder(base, **config.model))
+    base = download.fetch(config.init)
+    tokenizer = Tokenizer.from_pretrained(base)
+    graphdef, params = nnx.split(pretrained.abstract_encoder(base, **config.model))
     like = abstract_state(params, optimizer, device_mesh)
 
     with (
@@ -73,10 +77,10 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         Logs(workdir, checkpoints.start or 0, writes=jax.process_index() == 0) as logs,
     ):
         if checkpoints.start is None:
-            state = first_state(hub.load_params(base, params), optimizer, config.seed, like)
+            state = first_state(pretrained.load_params(base, params), optimizer, config.seed, like)
         else:
             state = checkpoints.restore(like)
-            logging.info('continuing after step %d', state.step)
+            logger.info('continuing after step %d', state.step)
         first_step = int(state.step)
 
         def evaluate_now(step: int) -> None:
@@ -120,7 +124,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
                 with preemption.at_once():
                     evaluate_now(step + 1)
                 meter.restart()
-        logging.info('held-out tasks:\n%s\n%s', table(logs.evaluations()), compare(logs.evaluations()))
+        logger.info('held-out tasks:\n%s\n%s', table(logs.evaluations()), compare(logs.evaluations()))
 
 
 def _due(step: int, every: int, steps: int) -> bool:

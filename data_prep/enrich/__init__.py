@@ -7,9 +7,9 @@ import pathlib
 
 from data_prep.enrich.estimate import Prices
 from data_prep.enrich.recipe import Options, enrich
-from data_prep.errors import DataError
 from data_prep.vacancies import add_column_flags, columns_of
-from uwe_jax.hub import BASE_MODEL
+from uwe_jax.io.errors import DataError
+from uwe_jax.models.download import BASE_MODEL
 
 BASE_URL = 'https://api.openai.com/v1'
 MODEL = 'gpt-4o-mini'  # the paper's; any model behind a chat-completions endpoint serves

@@ -2,20 +2,22 @@
 
 import concurrent.futures
 import dataclasses
+import logging
 import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from absl import logging
-
 from data_prep.enrich.answers import UnusableError, read_titles
 from data_prep.enrich.endpoint import CallFailed, Completion, Endpoint
 from data_prep.enrich.prompt import ANSWER as SCHEMA
 from data_prep.enrich.prompt import Prompt
 from data_prep.enrich.state import ANSWER, FAILED, UNUSABLE, SkillTitles
-from data_prep.errors import DataError
+from uwe_jax.io.errors import DataError
+
+logger = logging.getLogger(__name__)
+
 
 FIRST_WAIT = 0.5  # seconds before the first retry, doubled for each further one
 PROGRESS = 15  # seconds between lines of the log
@@ -85,7 +87,7 @@ class Asker:
                 done += 1
                 if done == len(skills) or time.monotonic() - told > PROGRESS:
                     told = time.monotonic()
-                    logging.info('asked for titles of %d of %d skills', done, len(skills))
+                    logger.info('asked for titles of %d of %d skills', done, len(skills))
         finally:
             self._stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)

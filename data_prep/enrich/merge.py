@@ -1,12 +1,15 @@
 """Titles of one skill that mean much the same become one: the rule, and the vectors that it looks at."""
 
+import logging
 import pathlib
 from collections.abc import Collection, Sequence
 
 import numpy as np
-from absl import logging
 
 from uwe_jax.ranking import Ranker
+
+logger = logging.getLogger(__name__)
+
 
 TOO_SIMILAR = 0.7  # cosine of mean-pooled vectors (paper)
 MOST_CACHED = 100_000  # vectors, 300 MB
@@ -60,6 +63,6 @@ class Vectors:
             self._cached.clear()
         new = sorted(set(texts) - self._cached.keys())
         if new:
-            logging.info('embedding %d titles', len(new))
+            logger.info('embedding %d titles', len(new))
             self._cached |= dict(zip(new, self._ranker.embedded(new).means(), strict=True))
         return np.stack([self._cached[text] for text in texts])

@@ -5,9 +5,9 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from data_prep.errors import writing
 from uwe_jax.data.graph import MANIFEST
-from uwe_jax.files import sha256, whole_file
+from uwe_jax.io.errors import writing
+from uwe_jax.io.files import sha256, whole_file
 
 JOURNAL = 'journal.jsonl'
 TITLES = 'titles.jsonl'

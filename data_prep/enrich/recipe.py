@@ -4,13 +4,13 @@ import collections
 import dataclasses
 import hashlib
 import json
+import logging
 import pathlib
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from data_prep.enrich.estimate import Prices, estimate
 from data_prep.enrich.merge import TOO_SIMILAR, Vectors, merge
@@ -19,13 +19,16 @@ from data_prep.enrich.prompt import Prompt
 from data_prep.enrich.redact import Secrets
 from data_prep.enrich.skills import choose, real_titles, titles_of_vacancies
 from data_prep.enrich.state import ANSWER, MERGED, UNUSABLE, SkillTitles, count
-from data_prep.errors import DataError, writing
 from data_prep.esco import ATTRIBUTION, read_esco
 from data_prep.journal import Journal, read_records
 from data_prep.tables import Repairs, files_of
 from data_prep.vacancies import Columns, check_tables
-from uwe_jax import hub
-from uwe_jax.files import checksums, sha256
+from uwe_jax.io.errors import DataError, writing
+from uwe_jax.io.files import checksums, sha256
+from uwe_jax.models import download
+
+logger = logging.getLogger(__name__)
+
 
 SKILLS_PER_MERGE = 256  # whose titles are embedded together; what is done so far is kept after each block
 
@@ -123,7 +126,7 @@ def enrich(options: Options) -> None:
     from data_prep.enrich.ask import Asker, Limits  # the client, which a dry run does not need
     from data_prep.enrich.endpoint import Endpoint
 
-    encoder = hub.fetch(options.encoder)
+    encoder = download.fetch(options.encoder)
     settings['encoder'] = sha256(encoder / 'model.safetensors')
     records: list[Mapping[str, Any]] = []
     with writing(options.output):
@@ -133,7 +136,7 @@ def enrich(options: Options) -> None:
     try:
         _apply(records, skills)
         if records:
-            logging.info('going on from %s, which holds %d answers', options.output / JOURNAL, count(records)['calls'])
+            logger.info('going on from %s, which holds %d answers', options.output / JOURNAL, count(records)['calls'])
         _log_estimate(options, prompt, chosen)
         vectors = Vectors(encoder)
         asker = Asker(
@@ -148,7 +151,7 @@ def enrich(options: Options) -> None:
             still_open = [s for s in chosen if s.open(options.titles, options.rounds, options.attempts)]
             if not still_open:
                 break
-            logging.info('%d of %d skills have fewer than %d titles', len(still_open), len(chosen), options.titles)
+            logger.info('%d of %d skills have fewer than %d titles', len(still_open), len(chosen), options.titles)
             asker.ask(still_open)
         below = [_below(options, skill) for skill in chosen if len(skill.remaining) < options.titles]
         lines = [line for skill in chosen for line in skill.lines()]
@@ -171,8 +174,8 @@ def enrich(options: Options) -> None:
         endpoint.close()
         journal.close()
     _log_spent(options, spent)
-    logging.info('%d of %d skills stayed below %d titles: %s', len(below), len(chosen), options.titles, BELOW)
-    logging.info('%s is complete', options.output)
+    logger.info('%d of %d skills stayed below %d titles: %s', len(below), len(chosen), options.titles, BELOW)
+    logger.info('%s is complete', options.output)
 
 
 def _fingerprint(skills: Iterable[SkillTitles]) -> str:
@@ -194,7 +197,7 @@ def _apply(records: Sequence[Mapping[str, Any]], skills: Mapping[str, SkillTitle
 def _log_estimate(options: Options, prompt: Prompt, skills: Sequence[SkillTitles]) -> None:
     for name, rounds in (('one round', 1), (f'all {options.rounds} rounds, at most', options.rounds)):
         rest = estimate(skills, prompt, options.titles, rounds, options.attempts)
-        logging.info('estimate for %s: %s', name, rest.line(options.prices))
+        logger.info('estimate for %s: %s', name, rest.line(options.prices))
 
 
 def _cost(options: Options, spent: Mapping[str, Any]) -> float | None:
@@ -205,7 +208,7 @@ def _cost(options: Options, spent: Mapping[str, Any]) -> float | None:
 
 def _log_spent(options: Options, spent: Mapping[str, Any]) -> None:
     cost = _cost(options, spent)
-    logging.info(
+    logger.info(
         'in all %d answers: %d of use, %d refusals, %d otherwise without use; %d calls without an answer; '
         '%d tokens in, %d out%s',
         spent['calls'],
@@ -234,7 +237,7 @@ def _merge(skills: Sequence[SkillTitles], vectors: Vectors, keep: Callable[..., 
         keep(*records)
         for skill, record in zip(block, records, strict=True):
             skill.apply(record)
-        logging.info('merged the titles of %d of %d skills', start + len(block), len(skills))
+        logger.info('merged the titles of %d of %d skills', start + len(block), len(skills))
 
 
 def _below(options: Options, skill: SkillTitles) -> dict[str, Any]:

@@ -1,12 +1,10 @@
 """Which titles skills have without a model, and which skills have too few."""
 
+import logging
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from absl import logging
-
 from data_prep.enrich.state import SkillTitles
-from data_prep.errors import DataError
 from data_prep.esco import Esco
 from data_prep.esco import titles as occupation_titles
 from data_prep.pairs import numbers
@@ -14,6 +12,9 @@ from data_prep.read import skill_nodes
 from data_prep.tables import Repairs
 from data_prep.vacancies import Columns, SkillNames, vacancy_titles
 from uwe_jax.data.text import match_key, normalise
+from uwe_jax.io.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 
 def titles_of_vacancies(
@@ -76,7 +77,7 @@ def choose(
     wanted = set(skills) if named is None else _read_skills(named, skills)
     few = [skill for uri, skill in skills.items() if uri in wanted and len(skill.real) < titles]
     chosen = few[:limit]
-    logging.info(
+    logger.info(
         '%d of %d skills have fewer than %d distinct titles; %d of them are chosen',
         sum(len(skill.real) < titles for skill in skills.values()),
         len(skills),

@@ -4,7 +4,7 @@ import argparse
 import pathlib
 from typing import Any
 
-from data_prep.errors import DataError
+from uwe_jax.io.errors import DataError
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,17 +1,19 @@
 """Asks for the pages of a list, host by host, several hosts at once, and keeps what came of each in the journal."""
 
+import logging
 import queue
 import threading
 import time
 from collections.abc import Iterable
-
-from absl import logging
 
 from data_prep.scrape.address import host_of
 from data_prep.scrape.fetch import ANSWERED, Client
 from data_prep.scrape.fetched import PAGE, SITEMAP, Entry, Fetched
 from data_prep.scrape.postings import Page, vacancies
 from data_prep.scrape.sources import SITEMAP_BYTES, parse_sitemap
+
+logger = logging.getLogger(__name__)
+
 
 GIVEN_UP = 'host given up, it did not answer'
 BAD_SITEMAP = 'not a sitemap'
@@ -34,7 +36,7 @@ def read_sitemaps(urls: list[str], client: Client, fetched: Fetched, at_most: in
         for url in level:
             if url not in entries and len(entries) < at_most:
                 entry = entries[url] = _sitemap(url, client, fetched)
-                logging.info('sitemap %s: %s, %d pages', url, entry['outcome'], len(entry['pages']))
+                logger.info('sitemap %s: %s, %d pages', url, entry['outcome'], len(entry['pages']))
         level = [url for entry in entries.values() for url in entry['sitemaps'] if url not in entries]
     return list(entries.values())
 
@@ -51,7 +53,7 @@ def _sitemap(url: str, client: Client, fetched: Fetched) -> Entry:
                 entry |= {'pages': found.pages, 'sitemaps': found.sitemaps, 'invalid': found.invalid}
             except ValueError as error:
                 entry['outcome'] = BAD_SITEMAP
-                logging.warning('%s: %s', url, error)
+                logger.warning('%s: %s', url, error)
         fetched.add(SITEMAP, entry)
     return entry
 
@@ -74,7 +76,7 @@ def crawl(urls: Iterable[str], client: Client, fetched: Fetched, hosts_at_once: 
         else:
             waiting.setdefault(host_of(url), []).append(url)
     if known:
-        logging.info('%d of %d pages were answered before', known, total)
+        logger.info('%d of %d pages were answered before', known, total)
     hosts: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
     for own in waiting.values():
         hosts.put(own)
@@ -102,7 +104,7 @@ def crawl(urls: Iterable[str], client: Client, fetched: Fetched, hosts_at_once: 
         if (now := time.monotonic()) - said > _PROGRESS or number == total - known:
             said = now
             rate = number / (now - start)
-            logging.info('%d of %d pages, %d postings, %.1f pages/s', known + number, total, postings, rate)
+            logger.info('%d of %d pages, %d postings, %.1f pages/s', known + number, total, postings, rate)
 
 
 def _host(urls: list[str], client: Client, fetched: Fetched, done: queue.SimpleQueue) -> None:

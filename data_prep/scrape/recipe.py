@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import ipaddress
 import json
+import logging
 import pathlib
 import re
 import shutil
@@ -12,9 +13,6 @@ import urllib.parse
 from collections import Counter
 from importlib import metadata
 
-from absl import logging
-
-from data_prep.errors import DataError, writing
 from data_prep.scrape.address import host_of, web_address
 from data_prep.scrape.assemble import Assembly, write_piece
 from data_prep.scrape.crawl import BAD_SITEMAP, crawl, read_sitemaps
@@ -24,6 +22,10 @@ from data_prep.scrape.network import Allowed, Network
 from data_prep.scrape.robots import PRODUCT
 from data_prep.scrape.sources import html_pages, parse_sitemap, read_addresses, warc_pages
 from data_prep.tables import Repairs, files_of
+from uwe_jax.io.errors import DataError, writing
+
+logger = logging.getLogger(__name__)
+
 
 _CONTACT = re.compile(r'[!-~]+@[!-~]+\.[!-~]+|https?://[!-~]+')
 _SOURCES = ('warc', 'html', 'urls', 'sitemap')
@@ -41,7 +43,7 @@ def scrape(arguments: argparse.Namespace, command: str) -> None:
             if not complete.exists():
                 raise DataError(f'{output}: already there; choose another --output or remove it')
             shutil.rmtree(work)
-            logging.info('%s was complete', output)
+            logger.info('%s was complete', output)
             return
         _check(arguments)
         warc = files_of(arguments.warc, '--warc')
@@ -75,8 +77,8 @@ def scrape(arguments: argparse.Namespace, command: str) -> None:
         shutil.rmtree(work)
     for what, kinds in counts.items():
         for kind, repair in kinds.items():
-            logging.info('%s: %s: %d', what, kind, repair['count'])
-    logging.info('%s is complete', output)
+            logger.info('%s: %s: %d', what, kind, repair['count'])
+    logger.info('%s is complete', output)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -123,7 +125,7 @@ def _read_pieces(
             archive = paths is not html
             pages = warc_pages(paths[0], max_bytes, repairs) if archive else html_pages(html, max_bytes, repairs)
             write_piece(piece, pages, repairs)
-            logging.info('read %s', paths[0] if archive else f'{len(html)} saved pages')
+            logger.info('read %s', paths[0] if archive else f'{len(html)} saved pages')
     return pieces
 
 

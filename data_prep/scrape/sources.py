@@ -1,6 +1,7 @@
 """Where pages come from: WARC archives, saved HTML, lists of addresses, and sitemaps."""
 
 import dataclasses
+import logging
 import pathlib
 import re
 import time
@@ -8,16 +9,18 @@ import zlib
 from collections.abc import Iterator
 
 import lxml.etree
-from absl import logging
 from warcio.archiveiterator import ArchiveIterator
 from warcio.exceptions import ArchiveLoadFailed
 from warcio.statusandheaders import StatusAndHeadersParserException
 
-from data_prep.errors import DataError
 from data_prep.scrape.address import web_address
 from data_prep.scrape.network import TOO_LARGE, Failure, inflated, read_body
 from data_prep.scrape.postings import Page
 from data_prep.tables import Repairs
+from uwe_jax.io.errors import DataError
+
+logger = logging.getLogger(__name__)
+
 
 SITEMAP_BYTES = 50 * 1024 * 1024  # the protocol's own limit for a sitemap, decompressed
 
@@ -54,7 +57,7 @@ def warc_pages(path: pathlib.Path, max_bytes: int, repairs: Repairs) -> Iterator
                 break
             if time.monotonic() - start > _PROGRESS:
                 start = time.monotonic()
-                logging.info('%s: %.0f %%', path, 100 * archive.share())
+                logger.info('%s: %.0f %%', path, 100 * archive.share())
         if not begun:
             raise DataError(f'{path}: {archive.broken or "no record in it"}; expected WARC, or WARC compressed by gzip')
         if archive.broken:

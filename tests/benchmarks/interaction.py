@@ -28,11 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from uwe_jax import compiled, hub, mesh
+from uwe_jax.compile_for import compiled
+from uwe_jax.compile_for.topology import pod_mesh
 from uwe_jax.data.loader import pad
+from uwe_jax.distributed import mesh
 from uwe_jax.interaction import EXCHANGES, Score, late_interaction
-from uwe_jax.logs import own_lines_only
-from uwe_jax.topology import pod_mesh
+from uwe_jax.io import console
+from uwe_jax.models import download
+from uwe_jax.models.tokenizer import Tokenizer
 
 TEXTS = flags.DEFINE_list('texts', '128,256,512,1024,2048,4096,8192', 'Texts a side.')
 TOKENS = flags.DEFINE_list('tokens', '8,16,64', 'Tokens a text.')
@@ -51,7 +54,7 @@ def main(argv: list[str]) -> None:
     """Prints both tables."""
     if len(argv) > 1:
         raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
-    own_lines_only()
+    console.start_logging()
     times_and_memory()
     if PODS.value:
         pods()
@@ -209,7 +212,7 @@ def esco_lengths() -> np.ndarray:
     """Tokens of ESCO's skill names, at most 16, in a random order."""
     with open(ESCO.value, newline='', encoding='utf-8') as file:
         names = [row['preferredLabel'] for row in csv.DictReader(file)]
-    ids = hub.Tokenizer.from_pretrained(hub.fetch('all-mpnet-base-v2')).encode(names, 16)
+    ids = Tokenizer.from_pretrained(download.fetch('all-mpnet-base-v2')).encode(names, 16)
     length = pad(list(ids), 16).length
     print(f'{len(names)} names of {ESCO.value}: {length.mean():.1f} of 16 tokens')
     return np.random.default_rng(0).permutation(length)

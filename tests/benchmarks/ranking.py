@@ -29,19 +29,19 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from uwe_jax import hub
+from uwe_jax.evaluation.evaluate import evaluate
+from uwe_jax.evaluation.tasks import RankingTask, sampled
 from uwe_jax.interaction import Score
-from uwe_jax.logs import own_lines_only
+from uwe_jax.io import console
+from uwe_jax.io.texts import read_texts
+from uwe_jax.models import download
 from uwe_jax.ranking import Ranker, TargetIndex
 from uwe_jax.ranking.embedded import DTYPES, Embedded
 from uwe_jax.ranking.index import padded_length
-from uwe_jax.texts import read_texts
-from uwe_jax.workbench.evaluate import evaluate
 from uwe_jax.workbench.registry import load_tasks, read_places
-from uwe_jax.workbench.tasks import RankingTask, sampled
 
 PARTS = flags.DEFINE_list('parts', 'latency,index,quality', 'Which to run.')
-MODEL = flags.DEFINE_string('model', hub.BASE_MODEL, 'A directory or a Hub name.')
+MODEL = flags.DEFINE_string('model', download.BASE_MODEL, 'A directory or a Hub name.')
 ESCO = flags.DEFINE_string('esco', 'data_prep/sample', "An ESCO release's folder, whose skills are the target space.")
 TASKS = flags.DEFINE_list('tasks', [], 'Of the part quality, as `python -m uwe_jax.workbench` names them.')
 DATA = flags.DEFINE_multi_string('data', [], 'NAME=PATH, as there.')
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
     """Prints the tables asked for."""
     if len(argv) > 1:
         raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
-    own_lines_only()
+    console.start_logging()
     print(f'{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {MODEL.value}')
     for part in PARTS.value:
         {'latency': latency, 'index': indexing, 'quality': quality}[part]()
@@ -190,7 +190,7 @@ def indexing() -> None:
         from tests.benchmarks import ranking_peers
 
         for dtype in ('float32', 'bfloat16'):
-            encode = ranking_peers.sentence_transformer(hub.fetch(MODEL.value), dtype)
+            encode = ranking_peers.sentence_transformer(download.fetch(MODEL.value), dtype)
             encode(texts[:300])
             print(f'sentence-transformers {dtype:10} {rate(lambda e=encode: e(texts), len(texts)):8.1f}', flush=True)
 
@@ -239,7 +239,7 @@ def library() -> Callable[[Sequence[str]], np.ndarray]:
     """What sentence-transformers makes of texts."""
     from tests.benchmarks import ranking_peers
 
-    return ranking_peers.sentence_transformer(hub.fetch(MODEL.value), 'float32')
+    return ranking_peers.sentence_transformer(download.fetch(MODEL.value), 'float32')
 
 
 class Cosines:

@@ -15,10 +15,11 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uwe_jax import hub, mesh
 from uwe_jax.data.graph import GRAPHS, SIDES, DatasetError, open_dataset
 from uwe_jax.data.loader import PAD, Records, StepReader, batches, choose_lengths, join_distractor, local_rows, pad
 from uwe_jax.data.plan import EMPTY, Plan
+from uwe_jax.distributed import mesh
+from uwe_jax.models.tokenizer import Tokenizer
 
 BOS, EOS = 0, 2
 LENGTHS = {'skill': 16, 'job': 16, 'sentence': 48, 'alternative': 16}
@@ -86,7 +87,7 @@ def test_threads_that_read_at_once_do_not_disturb_each_other(records):
 
 
 def test_every_row_holds_the_texts_that_the_plan_names(dataset, plan, base_model):
-    tokenizer = hub.Tokenizer.from_pretrained(base_model)
+    tokenizer = Tokenizer.from_pretrained(base_model)
     nodes = {side: [node['text'] for node in dataset.nodes(side)] for side in SIDES}
     batch, planned = StepReader(dataset, plan, LENGTHS, np.arange(16))(3), plan(3)
 

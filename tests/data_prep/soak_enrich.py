@@ -21,7 +21,7 @@ import time
 
 from tests.conftest import ROOT, SAMPLE, read_rows
 from tests.data_prep.chat_server import FAULTS, Asked, ChatServer
-from uwe_jax import hub
+from uwe_jax.models import download
 
 COMMAND = [sys.executable, '-m', 'data_prep', 'enrich']
 KEY = 'sk-test-0123456789abcdefghijklmnop'
@@ -164,7 +164,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         directory = pathlib.Path(scratch)
         esco = few_skills(directory, arguments.skills)
-        encoder = hub.fetch(hub.BASE_MODEL)
+        encoder = download.fetch(download.BASE_MODEL)
         with ChatServer(VOCABULARY) as server:
             line = [*COMMAND, *flags(esco, directory / 'faultless', server.url, encoder)]
             subprocess.run(line, cwd=ROOT, env=os.environ | {'OPENAI_API_KEY': KEY}, check=True, capture_output=True)

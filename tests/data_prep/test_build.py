@@ -13,7 +13,6 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 import data_prep.__main__
 from data_prep.build import build
-from data_prep.errors import DataError
 from data_prep.lengths import choose_lengths
 from data_prep.pairs import PairsBuilder
 from data_prep.shards import edge_parts
@@ -24,6 +23,7 @@ from uwe_jax.data.graph import GRAPHS, SIDES, open_dataset
 from uwe_jax.data.loader import StepReader
 from uwe_jax.data.plan import Plan
 from uwe_jax.data.text import match_key
+from uwe_jax.io.errors import DataError
 
 
 def test_the_three_graphs_hold_what_the_files_say(esco, base_model):

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from data_prep import check
 from data_prep.build import build
 from data_prep.check import Evaluation, find_leaks, read_evaluation, report_text
-from data_prep.errors import DataError
 from data_prep.pairs import Pairs
 from tests.data_prep.conftest import JOB, options, pairs_by_text, write_csv, write_jsonl, write_parquet
 from uwe_jax.data.graph import open_dataset
 from uwe_jax.data.text import match_key
+from uwe_jax.io.errors import DataError
 
 # Two skills; 'baker' and 'pastry cook' are titles of one occupation, 'clerk' of another and of a vacancy.
 SIDES = {

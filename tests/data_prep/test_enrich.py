@@ -20,7 +20,6 @@ from data_prep.enrich.recipe import Options, enrich
 from data_prep.enrich.redact import Secrets
 from data_prep.enrich.skills import real_titles, titles_of_vacancies
 from data_prep.enrich.state import SkillTitles, count
-from data_prep.errors import DataError
 from data_prep.esco import Concept, read_esco
 from data_prep.tables import Repairs
 from data_prep.vacancies import Columns
@@ -30,7 +29,8 @@ from tests.data_prep.chat_server import FAULTS, RETRY_AFTER, UNANSWERED, USELESS
 from tests.data_prep.conftest import write_jsonl
 from tests.data_prep.soak_enrich import KEY, VOCABULARY, few_skills, flags, run_with_kills
 from uwe_jax.data.text import match_key
-from uwe_jax.files import sha256
+from uwe_jax.io.errors import DataError
+from uwe_jax.io.files import sha256
 from uwe_jax.ranking import Ranker
 
 BREAD = Concept('http://esco/skill/bake', 'bake bread', ('make loaves',), 'Make dough and bake it.')
@@ -437,7 +437,7 @@ def run_command(*given):
 
 def test_a_dry_run_asks_nothing_needs_no_key_and_tells_the_cost_by_its_rule(esco, tmp_path, monkeypatch, caplog):
     monkeypatch.delenv('OPENAI_API_KEY', raising=False)
-    caplog.set_level('INFO', 'absl')
+    caplog.set_level('INFO', 'data_prep')
     own = flags(esco, tmp_path / 'out', 'http://127.0.0.1:9/v1?token=hidden', 'none')
     run_command(*own, '--dry_run', '--limit=1', '--rounds=1', '--input_price=1000', '--output_price=10000')
     release = read_esco(esco, Repairs())

@@ -4,8 +4,8 @@ import resource
 
 import pytest
 
-from data_prep.errors import DataError
 from data_prep.journal import Journal, read_records
+from uwe_jax.io.errors import DataError
 
 SETTINGS = {'model': 'a', 'titles': 5}
 

@@ -9,12 +9,12 @@ import pytest
 
 from data_prep.balance import balance, epoch, padding, titles_per_skill, tokens
 from data_prep.build import build
-from data_prep.errors import DataError
 from data_prep.report import run
 from tests.data_prep.conftest import SKILL, options, write_jsonl
 from uwe_jax.data.graph import GRAPHS, SIDES, open_dataset
 from uwe_jax.data.loader import StepReader
 from uwe_jax.data.plan import Plan
+from uwe_jax.io.errors import DataError
 
 
 @pytest.fixture

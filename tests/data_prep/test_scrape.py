@@ -18,7 +18,6 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from data_prep import scrape as command
-from data_prep.errors import DataError
 from data_prep.scrape import crawl
 from data_prep.scrape.address import web_address
 from data_prep.scrape.network import Failure, is_public, read_body
@@ -27,6 +26,7 @@ from data_prep.scrape.sources import parse_sitemap
 from tests.conftest import ROOT
 from tests.data_prep import web
 from tests.data_prep.web import HTML, page, posting, redirect
+from uwe_jax.io.errors import DataError
 
 TEXT = {'Content-Type': 'text/plain'}
 

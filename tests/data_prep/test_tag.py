@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import tag
-from data_prep.errors import DataError
 from data_prep.pieces import Input, Piece
 from tests.conftest import ROOT, two_environments
+from uwe_jax.io.errors import DataError
 from uwe_jax.ranking import Ranker
 
 SKILL = 'http://esco/skill/'

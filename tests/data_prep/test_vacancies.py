@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.build import build
-from data_prep.errors import DataError
 from data_prep.esco import Concept
 from data_prep.sentences import Names, split_sentences
 from data_prep.tables import Repairs, read_csv, read_jsonl
@@ -25,6 +24,7 @@ from tests.data_prep.conftest import (
     write_parquet,
 )
 from uwe_jax.data.graph import open_dataset
+from uwe_jax.io.errors import DataError
 
 VACANCY = {
     'title': 'Baker and clerk',

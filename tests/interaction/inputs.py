@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from uwe_jax import mesh
+from uwe_jax.distributed import mesh
 from uwe_jax.interaction import Score, late_interaction, reference
 from uwe_jax.interaction.score import participating
 from uwe_jax.loss import InfoNCE, many_to_many_info_nce

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from tests.interaction.inputs import batch, loss_and_gradients
-from uwe_jax import mesh
+from uwe_jax.distributed import mesh
+from uwe_jax.distributed.processes import join_processes
 from uwe_jax.interaction import EXCHANGES
-from uwe_jax.processes import join_processes
 
 if __name__ == '__main__':
     output = pathlib.Path(sys.argv[1])

@@ -9,8 +9,8 @@ import pytest
 
 from tests.conftest import run_two_processes
 from tests.interaction.inputs import batch, error, errors, loss_and_gradients, name_of, score_and_gradients, texts
-from uwe_jax import mesh
-from uwe_jax.compiled import memory, sent
+from uwe_jax.compile_for.compiled import memory, sent
+from uwe_jax.distributed import mesh
 from uwe_jax.interaction import EXCHANGES, FORMS, Score, late_interaction
 from uwe_jax.loss import InfoNCE
 

@@ -12,10 +12,10 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tests.interaction.inputs import TOLERANCE, error, kernel_inputs, sums_and_gradients_in_float64
-from uwe_jax.compiled import memory
+from uwe_jax.compile_for.compiled import memory
+from uwe_jax.compile_for.topology import H100
 from uwe_jax.interaction import Score, gpu
 from uwe_jax.interaction.score import through_norms
-from uwe_jax.topology import H100
 
 # Before anything makes JAX look for its plugins: with it, the one for CUDA compiles without a GPU and its libraries.
 os.environ.setdefault('JAX_SKIP_CUDA_CONSTRAINTS_CHECK', '1')

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from tests.interaction.inputs import NORM, TOLERANCE, VARIANTS, errors, in_float64, name_of, score_and_gradients, texts
-from uwe_jax import hub
 from uwe_jax.data.loader import pad
 from uwe_jax.interaction import Score, attention, late_interaction, mean_entropy
 from uwe_jax.interaction.blockwise import block_sizes
+from uwe_jax.models import pretrained
+from uwe_jax.models.tokenizer import Tokenizer
 
 
 def test_a_pair_scores_as_the_formula_says_by_hand():
@@ -42,9 +43,9 @@ def test_blockwise_equals_the_float64_reference_in_values_and_gradients(score, d
 @pytest.mark.parametrize('dtype', TOLERANCE)
 def test_it_does_on_the_base_models_embeddings_too(base_model, dtype):
     names = ['data engineer', 'SQL', 'bake bread', 'care for patients in a surgical ward', 'C++', 'carpenter']
-    ids = hub.Tokenizer.from_pretrained(base_model).encode(names, 16)
+    ids = Tokenizer.from_pretrained(base_model).encode(names, 16)
     text, length = pad(ids, 16)
-    embeddings = jnp.asarray(hub.load_encoder(base_model, dtype='float32')(text, length), dtype)
+    embeddings = jnp.asarray(pretrained.load_encoder(base_model, dtype='float32')(text, length), dtype)
     weights = np.random.default_rng(0).normal(size=(2, 6, 6)).astype(np.float32)
     inputs = embeddings, length, embeddings[::-1], length[::-1], weights, Score()
     found = score_and_gradients(*inputs, form='blockwise', block_entries=2 * 16 * 4 * 16)

@@ -14,9 +14,9 @@ from tests.interaction.inputs import (
     name_of,
     sums_and_gradients_in_float64,
 )
-from uwe_jax import mesh
+from uwe_jax.compile_for.topology import pod_mesh
+from uwe_jax.distributed import mesh
 from uwe_jax.interaction import Score, late_interaction, tpu
-from uwe_jax.topology import pod_mesh
 
 SUPPORTED = [score for score in VARIANTS if score.kind == 'soft' and score.target == 'tokens']
 

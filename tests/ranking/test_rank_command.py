@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
+from uwe_jax.io.texts import read_texts
 from uwe_jax.ranking import Ranker, bulk
 from uwe_jax.ranking.bulk import rank_into
-from uwe_jax.texts import read_texts
 
 SKILLS = ['bake bread', 'SQL', 'care for patients']
 TITLES = [f'{title} {number}' for number, title in enumerate(['baker', 'data engineer', 'nurse'] * 3)]

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from tests.conftest import without_weights
-from uwe_jax import hub
+from uwe_jax.distributed.mesh import make_mesh
 from uwe_jax.export import export
 from uwe_jax.interaction import Score, late_interaction
-from uwe_jax.mesh import make_mesh
+from uwe_jax.models import pretrained
+from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.ranking import Ranker
 from uwe_jax.ranking.embedded import Embedded
 
@@ -82,7 +83,7 @@ def test_scores_are_those_of_the_reference(cut_ranker, score):
 def test_a_query_that_is_too_long_is_cut_and_said_once(cut_ranker, caplog):
     ranker = with_score(cut_ranker, Score())
     ranker.truncated = 0
-    with caplog.at_level(logging.WARNING, 'absl'):
+    with caplog.at_level(logging.WARNING, 'uwe_jax'):
         index = ranker.index(SKILLS)
         index.score(QUERIES)
         index.score(QUERIES)
@@ -155,8 +156,8 @@ def test_the_fingerprint_tells_models_and_settings_apart(cut_ranker, cut_model, 
 @pytest.mark.parametrize('devices', [1, 2, 4, 8])
 def test_scores_do_not_depend_on_the_number_of_devices(cut_ranker, cut_model, devices):
     device_mesh = make_mesh(devices=jax.devices()[:devices])
-    encoder = hub.load_encoder(cut_model, dtype='float32')
-    sharded = Ranker(encoder, hub.Tokenizer.from_pretrained(cut_model), Score(), device_mesh)
+    encoder = pretrained.load_encoder(cut_model, dtype='float32')
+    sharded = Ranker(encoder, Tokenizer.from_pretrained(cut_model), Score(), device_mesh)
     np.testing.assert_allclose(sharded.score(QUERIES, SKILLS), cut_ranker.score(QUERIES, SKILLS), atol=2e-6)
 
 

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from uwe_jax.evaluation.bootstrap import intervals
+from uwe_jax.evaluation.metrics import METRICS
+from uwe_jax.evaluation.tasks import RankingTask
 from uwe_jax.workbench import html
 from uwe_jax.workbench.html.plots import Scale
 from uwe_jax.workbench.measurement import measure
-from uwe_jax.workbench.metrics import METRICS
 from uwe_jax.workbench.published import PUBLISHED, WORKBENCH
-from uwe_jax.workbench.statistics import intervals
-from uwe_jax.workbench.tasks import RankingTask
 
 VERBS = ('apply', 'assess', 'build', 'coordinate', 'design', 'inspect', 'maintain', 'manage', 'operate', 'teach')
 THINGS = (

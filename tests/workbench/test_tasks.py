@@ -5,9 +5,9 @@ import csv
 import pytest
 
 from uwe_jax.data.graph import Dataset
+from uwe_jax.evaluation.tasks import RankingTask
 from uwe_jax.workbench.registry import OTHER_SIZE, PLACES, TASKS, load_tasks
 from uwe_jax.workbench.sources.tables import read_rows, text
-from uwe_jax.workbench.tasks import RankingTask
 
 
 @pytest.fixture

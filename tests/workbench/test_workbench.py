@@ -13,14 +13,15 @@ from hypothesis.extra import numpy as arrays
 from scipy import stats
 
 from tests.conftest import ROOT
-from uwe_jax.workbench import benchmark, evaluate, markdown
+from uwe_jax.evaluation import evaluate
+from uwe_jax.evaluation.bootstrap import intervals
+from uwe_jax.evaluation.metrics import METRICS
+from uwe_jax.evaluation.tasks import RankingTask
+from uwe_jax.workbench import benchmark, markdown
 from uwe_jax.workbench.histogram import BINS, Histogram
 from uwe_jax.workbench.measurement import measure
-from uwe_jax.workbench.metrics import METRICS
 from uwe_jax.workbench.models import Model, read_model
-from uwe_jax.workbench.statistics import intervals
 from uwe_jax.workbench.strata import Strata, training_titles
-from uwe_jax.workbench.tasks import RankingTask
 
 SKILLS = ['SQL', 'bake bread', 'care for patients', 'build data pipelines', 'drive a bus']
 TITLES = ['data engineer', 'bread baker', 'patient care nurse', 'bus driver', 'poet']

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from uwe_jax.evaluation import metrics
+from uwe_jax.evaluation.evaluate import evaluate
+from uwe_jax.evaluation.tasks import RankingTask
 from uwe_jax.ranking import Ranker
-from uwe_jax.workbench import benchmark, metrics
-from uwe_jax.workbench.evaluate import evaluate
+from uwe_jax.workbench import benchmark
 from uwe_jax.workbench.models import find, read_model
-from uwe_jax.workbench.tasks import RankingTask
 
 workrb = pytest.importorskip('workrb', reason='needs the torch extra')
 

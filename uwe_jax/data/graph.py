@@ -21,7 +21,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from uwe_jax.files import damage
+from uwe_jax.io.files import damage
 
 GRAPHS = ('job', 'sentence', 'alternative')  # what a skill is joined to
 SIDES = ('skill', *GRAPHS)

@@ -2,14 +2,17 @@
 
 import dataclasses
 import functools
+import logging
 from types import ModuleType
 
 import jax
-from absl import logging
 
 from uwe_jax.interaction import blockwise, gpu, tpu
 from uwe_jax.interaction.blockwise import ACCELERATOR_ENTRIES, CPU_ENTRIES
 from uwe_jax.interaction.score import Score, attending_tokens
+
+logger = logging.getLogger(__name__)
+
 
 FORMS = ('reference', 'blockwise', 'kernel')
 
@@ -77,4 +80,4 @@ class Form:
 
 @functools.cache
 def _say_once(message: str) -> None:
-    logging.warning('%s', message)
+    logger.warning('%s', message)

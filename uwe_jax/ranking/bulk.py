@@ -4,13 +4,15 @@ import fcntl
 import hashlib
 import itertools
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
-from absl import logging
-
 from uwe_jax.ranking.index import TargetIndex
+
+logger = logging.getLogger(__name__)
+
 
 QUERIES_AT_A_TIME = 256
 
@@ -46,7 +48,7 @@ def rank_into(
             ) from error
         done = _cut_to_whole_lines(partial)
         if done:
-            logging.info('going on behind the %d queries that %s holds', done, partial)
+            logger.info('going on behind the %d queries that %s holds', done, partial)
         remaining = itertools.islice(queries, done, None)
         while block := list(itertools.islice(remaining, QUERIES_AT_A_TIME)):
             for query, hits in zip(block, index.rank(block, k), strict=True):
@@ -55,7 +57,7 @@ def rank_into(
             file.flush()
             os.fsync(file.fileno())
             done += len(block)
-            logging.info('ranked %d of %d queries', done, total)
+            logger.info('ranked %d of %d queries', done, total)
         if done != total:
             raise ValueError(f'{partial}: {done} queries in it, expected {total}; remove it')
         partial.rename(output)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import numpy as np
 
-from uwe_jax import mesh
 from uwe_jax.data.graph import MAX_TOKENS
-from uwe_jax.files import whole_directory
+from uwe_jax.distributed import mesh
 from uwe_jax.interaction import Score, late_interaction
 from uwe_jax.interaction.packed import Layout, Packed, packed, packed_scores
+from uwe_jax.io.files import whole_directory
 from uwe_jax.ranking.embedded import DTYPES, Embedded
 
 if TYPE_CHECKING:

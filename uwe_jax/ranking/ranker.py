@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -11,17 +12,23 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from flax import nnx
 
-from uwe_jax import checkpoint, hub, mesh
 from uwe_jax.data.graph import MAX_TOKENS
 from uwe_jax.data.loader import Array, pad
 from uwe_jax.data.text import truncated
+from uwe_jax.distributed import mesh
 from uwe_jax.interaction import Score, attention
-from uwe_jax.mpnet import MPNet
+from uwe_jax.io.console import Progress
+from uwe_jax.models import download, pretrained
+from uwe_jax.models.mpnet import MPNet
+from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.ranking.embedded import DTYPES, Embedded
 from uwe_jax.ranking.index import TargetIndex
+from uwe_jax.training import checkpoint
+
+logger = logging.getLogger(__name__)
+
 
 LENGTHS = (8, 16, 32, MAX_TOKENS)  # texts are padded to one of these, so that few programs are compiled
 TOKENS_PER_CALL = 2048  # padded tokens that the encoder is given at a time
@@ -68,7 +75,7 @@ class Ranker:
     def __init__(
         self,
         encoder: MPNet,
-        tokenizer: hub.Tokenizer,
+        tokenizer: Tokenizer,
         score: Score,
         device_mesh: jax.sharding.Mesh | None = None,
         memory_mib: int = MEMORY_MIB,
@@ -109,22 +116,22 @@ class Ranker:
         trained = checkpoint.has_checkpoints(workdir)
         if trained:
             config = json.loads((workdir / 'config.json').read_text())
-            directory, score = hub.fetch(config['init']), Score(**config['score'])
+            directory, score = download.fetch(config['init']), Score(**config['score'])
         else:
-            directory = hub.fetch(str(source))
-            score = _score_of(directory / hub.SETTINGS)
+            directory = download.fetch(str(source))
+            score = _score_of(directory / pretrained.SETTINGS)
         if pooling == 'mean':
             score = Score(kind='mean')
         if check is not None:
             check(score)
         if trained:
-            encoder = hub.abstract_encoder(directory, dtype=dtype, layers=config['model']['layers'])
+            encoder = pretrained.abstract_encoder(directory, dtype=dtype, layers=config['model']['layers'])
             params, step = checkpoint.load_params(workdir)
             encoder = nnx.merge(nnx.graphdef(encoder), jax.tree.map(jnp.asarray, params))
-            logging.info('Weights: %s after step %d', workdir, step)
+            logger.info('Weights: %s after step %d', workdir, step)
         else:
-            encoder = hub.load_encoder(directory, dtype=dtype)
-        return cls(encoder, hub.Tokenizer.from_pretrained(directory), score, memory_mib=memory_mib)
+            encoder = pretrained.load_encoder(directory, dtype=dtype)
+        return cls(encoder, Tokenizer.from_pretrained(directory), score, memory_mib=memory_mib)
 
     @property
     def devices(self) -> int:
@@ -203,12 +210,11 @@ class Ranker:
         tokens = np.array([len(text) for text in ids], np.int32)
         vectors = np.ones_like(tokens) if pooled else tokens - 2 * special
         found = Embedded.empty(vectors, self._d, dtype)
-        row, done = found.row, 0
-        for places, embeddings in self._embed(ids):
-            embeddings = _means(embeddings, tokens[places], special) if pooled else embeddings[:, special:]
-            found.fill(row[places], embeddings)
-            done += len(places)
-            logging.log_every_n_seconds(logging.INFO, 'embedded %d of %d texts', 30, done, len(texts))
+        with Progress('embedding', len(texts), 'texts') as progress:
+            for places, embeddings in self._embed(ids):
+                embeddings = _means(embeddings, tokens[places], special) if pooled else embeddings[:, special:]
+                found.fill(found.row[places], embeddings)
+                progress.advance(len(places))
         return found
 
     def _tokenised(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -219,7 +225,7 @@ class Ranker:
         ids = self._tokenizer.encode(texts)
         long = sum(len(text) > MAX_TOKENS for text in ids)
         if long and not self.truncated:
-            logging.warning('%d of %d texts have more than %d tokens and are cut', long, len(texts), MAX_TOKENS)
+            logger.warning('%d of %d texts have more than %d tokens and are cut', long, len(texts), MAX_TOKENS)
         self.truncated += long
         return [truncated(text, MAX_TOKENS) for text in ids]
 

@@ -1,16 +1,20 @@
 """Measures models on tasks: python -m uwe_jax.workbench --model=NAME=DIR --tasks=house,tech --output=DIR."""
 
+import logging
 import pathlib
 import shlex
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 
-from uwe_jax.command import exit_status, refuse_arguments
 from uwe_jax.data.graph import open_dataset
-from uwe_jax.files import whole_file
+from uwe_jax.io import console
+from uwe_jax.io.files import whole_file
 from uwe_jax.workbench import benchmark, html, markdown, models, results
 from uwe_jax.workbench.registry import load_tasks, read_places
+
+logger = logging.getLogger(__name__)
+
 
 MODEL = flags.DEFINE_multi_string(
     'model',
@@ -38,8 +42,8 @@ TRAINING_DATA = flags.DEFINE_string(
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit status."""
-    refuse_arguments(argv)
-    return exit_status(measure)
+    del argv
+    return console.run(measure)
 
 
 def measure() -> None:
@@ -69,7 +73,7 @@ def measure() -> None:
         with whole_file(output / name) as partial:
             partial.write_text(text, encoding='utf-8')
     print(markdown.summary(content))
-    logging.info('wrote results.json, results.md and report.html to %s', output)
+    logger.info('wrote results.json, results.md and report.html to %s', output)
 
 
 if __name__ == '__main__':

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from uwe_jax import hub
-from uwe_jax.files import sha256
+from uwe_jax.io.files import sha256
+from uwe_jax.models import download
 
 PREFIX = 'workrb:'
 # One chooses its encoder by the kind of a text, which no task of ours says; the other has a label space of its own.
@@ -39,7 +39,7 @@ def find(words: str) -> tuple[type, pathlib.Path | None]:
     known = [model for model in models.__all__ if model.endswith('Model') and model not in UNFIT]
     if name not in known:
         raise ValueError(f'{PREFIX}{words}: found {name!r}, expected one of {", ".join(known)}')
-    return getattr(models, name), hub.fetch(source) if source else None
+    return getattr(models, name), download.fetch(source) if source else None
 
 
 class Baseline:

@@ -3,22 +3,24 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from uwe_jax.data.graph import Dataset
+from uwe_jax.evaluation.bootstrap import intervals
+from uwe_jax.evaluation.metrics import SHOWN
+from uwe_jax.evaluation.tasks import RankingTask, sampled
 from uwe_jax.workbench import results
 from uwe_jax.workbench.measurement import Scorer, measure
-from uwe_jax.workbench.metrics import SHOWN
 from uwe_jax.workbench.models import Model
-from uwe_jax.workbench.statistics import intervals
 from uwe_jax.workbench.strata import training_titles
-from uwe_jax.workbench.tasks import RankingTask, sampled
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -87,27 +89,27 @@ def _of_model(
     titles: Mapping[str, int],
 ) -> Iterator[dict[str, Any]]:
     """The results of one model on tasks that come with their descriptions; measured and written where they must be."""
-    logging.info('%s: loading %s', model.name, model.source)
+    logger.info('%s: loading %s', model.name, model.source)
     scorer = model.load()
     described = {'format': results.FORMAT, 'model': _model(model, scorer), 'settings': settings}
     space, index, seconds = None, None, 0.0
     for task, of_task in tasks:
         result = described | {'task': of_task}
         if finished := store.finished(result):
-            logging.info('%s on %s: measured before', model.name, task.name)
+            logger.info('%s on %s: measured before', model.name, task.name)
             yield finished
             continue
         if index is None or task.targets != space:
-            logging.info('%s: embedding the %d targets of %s', model.name, len(task.targets), task.name)
+            logger.info('%s: embedding the %d targets of %s', model.name, len(task.targets), task.name)
             start = time.perf_counter()
             space, index = task.targets, scorer.index(task.targets)
             seconds = time.perf_counter() - start
         measured = sampled(task, of_task['measured_queries'], of_task['seed'])
-        logging.info('%s on %s: %d queries', model.name, task.name, len(measured.queries))
+        logger.info('%s on %s: %d queries', model.name, task.name, len(measured.queries))
         content, of_queries = measure(scorer, index, measured, titles, of_task['seed'])
         result |= content | {'seconds': {'index': seconds, **content['seconds']}}
         store.write(result, of_queries)
-        logging.info('%s on %s: MAP %.1f', model.name, task.name, 100 * content['metrics']['map']['mean'])
+        logger.info('%s on %s: MAP %.1f', model.name, task.name, 100 * content['metrics']['map']['mean'])
         yield result
 
 

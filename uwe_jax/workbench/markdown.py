@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from uwe_jax.workbench.metrics import METRICS, SHOWN
+from uwe_jax.evaluation.metrics import METRICS, SHOWN
 from uwe_jax.workbench.published import PUBLISHED
 
 NAMES = {

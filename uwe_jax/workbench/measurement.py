@@ -1,25 +1,28 @@
 """Measures one model on one task, and collects what a report shows of it besides numbers."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from absl import logging
 
+from uwe_jax.evaluation import metrics
+from uwe_jax.evaluation.bootstrap import intervals
+from uwe_jax.evaluation.evaluate import blocks
+from uwe_jax.evaluation.tasks import RankingTask
 from uwe_jax.interaction import has_attention
+from uwe_jax.io.console import Progress
 from uwe_jax.ranking import Ranker
-from uwe_jax.workbench import metrics
-from uwe_jax.workbench.evaluate import blocks
 from uwe_jax.workbench.histogram import Histogram
-from uwe_jax.workbench.statistics import intervals
 from uwe_jax.workbench.strata import Strata
-from uwe_jax.workbench.tasks import RankingTask
+
+logger = logging.getLogger(__name__)
+
 
 MISSES = 20  # queries that are shown in words
 POSITIVES = 10  # right targets of such a query that are shown
 BEST = 5  # targets that it ranks first
-SECONDS_BETWEEN_LINES = 10
 
 
 class Index(Protocol):
@@ -65,18 +68,16 @@ def measure(
     """
     start = time.perf_counter()
     histogram, strata, parts = Histogram(), Strata(task, titles), []
-    for block in blocks(task):
-        positives = task.positives[block]
-        scores = _scores(index, task, task.queries[block])
-        rank, target = metrics.ranks(scores, positives)
-        parts.append(metrics.measure(rank))
-        strata.add(block, rank, target)
-        right = target != metrics.NONE
-        histogram.add(np.take_along_axis(scores, target, axis=1)[right], scores)
-        done = min(block.stop, len(task.queries))
-        logging.log_every_n_seconds(
-            logging.INFO, '%s: %d of %d queries', SECONDS_BETWEEN_LINES, task.name, done, len(task.queries)
-        )
+    with Progress(task.name, len(task.queries), 'queries') as progress:
+        for block in blocks(task):
+            positives = task.positives[block]
+            scores = _scores(index, task, task.queries[block])
+            rank, target = metrics.ranks(scores, positives)
+            parts.append(metrics.measure(rank))
+            strata.add(block, rank, target)
+            right = target != metrics.NONE
+            histogram.add(np.take_along_axis(scores, target, axis=1)[right], scores)
+            progress.advance(len(positives))
     of_queries = {name: np.concatenate([part[name] for part in parts]) for name in metrics.METRICS}
     seconds = time.perf_counter() - start
     found = intervals(np.stack(list(of_queries.values()), axis=1), seed)

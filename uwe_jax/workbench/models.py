@@ -5,8 +5,9 @@ import pathlib
 import re
 from collections.abc import Callable
 
-from uwe_jax import checkpoint, hub
+from uwe_jax.models import download
 from uwe_jax.ranking import Ranker
+from uwe_jax.training import checkpoint
 from uwe_jax.workbench import baselines
 from uwe_jax.workbench.measurement import Scorer
 
@@ -72,4 +73,4 @@ def find(source: str) -> None:
     if source.startswith(baselines.PREFIX):
         baselines.find(source.removeprefix(baselines.PREFIX))
     elif not checkpoint.has_checkpoints(pathlib.Path(source).expanduser()):
-        hub.fetch(source)
+        download.fetch(source)

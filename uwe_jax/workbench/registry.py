@@ -2,16 +2,18 @@
 
 import dataclasses
 import functools
+import logging
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
-from absl import logging
-
 from uwe_jax.data.graph import open_dataset
+from uwe_jax.evaluation.tasks import RankingTask, held_out_tasks
 from uwe_jax.workbench.sources import onet, skillmatch, vacancies
 from uwe_jax.workbench.sources.esco import Esco, job_to_skill, skill_normalisation, skill_to_job
 from uwe_jax.workbench.sources.pairs import from_csv
-from uwe_jax.workbench.tasks import RankingTask, held_out_tasks
+
+logger = logging.getLogger(__name__)
+
 
 # Where each kind of data lies below a folder that is given for all of them.
 PLACES = {
@@ -131,7 +133,7 @@ def load_tasks(names: Sequence[str], data: Mapping[str, str]) -> list[RankingTas
             raise ValueError(f'task {name!r}: expected {", ".join(TASKS)}, held_out:DATASET or csv:PATH')
     for task in tasks:
         expected = 'no published size' if task.expected is None else '{:,} x {:,} published'.format(*task.expected)
-        logging.info('%s: %s x %s, %s', task.name, f'{len(task.queries):,}', f'{len(task.targets):,}', expected)
+        logger.info('%s: %s x %s, %s', task.name, f'{len(task.queries):,}', f'{len(task.targets):,}', expected)
     return tasks
 
 

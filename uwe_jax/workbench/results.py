@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from uwe_jax.files import whole_file
-from uwe_jax.workbench.metrics import METRICS
+from uwe_jax.evaluation.metrics import METRICS
+from uwe_jax.io.files import whole_file
 
 FORMAT = 1  # to be raised when what is measured changes its meaning
 

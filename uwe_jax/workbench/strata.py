@@ -6,9 +6,9 @@ import numpy as np
 
 from uwe_jax.data.graph import Dataset
 from uwe_jax.data.text import match_key
-from uwe_jax.workbench import metrics
-from uwe_jax.workbench.statistics import intervals
-from uwe_jax.workbench.tasks import RankingTask
+from uwe_jax.evaluation import metrics
+from uwe_jax.evaluation.bootstrap import intervals
+from uwe_jax.evaluation.tasks import RankingTask
 
 FEWEST = (0, 1, 20, 100)  # titles of a skill of each stratum
 LABELS = ('0', '1-19', '20-99', '100 and more')

@@ -7,17 +7,20 @@ embeddings are f times as long are scored as at τ_a / f.
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
-from absl import logging
 
 from uwe_jax.data.graph import MAX_TOKENS
+from uwe_jax.evaluation.evaluate import average, blocks, indexed, measure
+from uwe_jax.evaluation.tasks import RankingTask
 from uwe_jax.interaction import Score, has_attention, mean_entropy
 from uwe_jax.ranking import Ranker
-from uwe_jax.workbench.evaluate import average, blocks, indexed, measure
-from uwe_jax.workbench.tasks import RankingTask
+
+logger = logging.getLogger(__name__)
+
 
 TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 10.0)
 
@@ -56,7 +59,7 @@ def sweep(ranker: Ranker, tasks: Iterable[RankingTask], temperatures: Sequence[f
                 of_queries[temperature] += measure(index.score(longer), task.positives[block])
                 entropies[temperature].append(float(_mean_entropy(factor * q, q_len, y, y_len, ranker.stored_score)))
             done = min(block.stop, len(task.queries))
-            logging.info(
+            logger.info(
                 '%s: %d of %d queries at %d temperatures', task.name, done, len(task.queries), len(temperatures)
             )
         for temperature in temperatures:

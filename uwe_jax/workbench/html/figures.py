@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from uwe_jax.evaluation.metrics import SHOWN
 from uwe_jax.workbench.html import plots
 from uwe_jax.workbench.html.markup import Child, Element, element, group, head, left, note, row, section, table
 from uwe_jax.workbench.html.run import INTERVAL, Run, counted, interval, percent, task_name
 from uwe_jax.workbench.markdown import NAMES
-from uwe_jax.workbench.metrics import SHOWN
 from uwe_jax.workbench.published import PUBLISHED, WORKBENCH, Published
 
 # The tasks of the published means: skill extraction is one task on three sets of annotations.

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from uwe_jax.evaluation.bootstrap import CONFIDENCE
 from uwe_jax.workbench.html.markup import Element, element
 from uwe_jax.workbench.html.plots import minus
-from uwe_jax.workbench.statistics import CONFIDENCE
 
 INTERVAL = f'{100 * CONFIDENCE:.0f}\N{NO-BREAK SPACE}% interval'
 COLOURS = 6  # of models besides the base; with more, they come again

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
+from uwe_jax.evaluation.bootstrap import RESAMPLES
+from uwe_jax.evaluation.metrics import METRICS, SHOWN
 from uwe_jax.workbench.html import plots
 from uwe_jax.workbench.html.markup import Child, Element, element, group, head, left, note, row, section, table
 from uwe_jax.workbench.html.run import INTERVAL, Run, interval, percent, points, task_name
 from uwe_jax.workbench.markdown import NAMES
-from uwe_jax.workbench.metrics import METRICS, SHOWN
-from uwe_jax.workbench.statistics import RESAMPLES
 
 UNCLEAR = 'not told apart'
 

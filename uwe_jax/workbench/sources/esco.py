@@ -3,8 +3,8 @@
 import dataclasses
 import pathlib
 
+from uwe_jax.evaluation.tasks import RankingTask, joined
 from uwe_jax.workbench.sources.tables import lines, read_rows, text
-from uwe_jax.workbench.tasks import RankingTask, joined
 
 
 @dataclasses.dataclass(frozen=True)

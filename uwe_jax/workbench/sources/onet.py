@@ -2,8 +2,8 @@
 
 import pathlib
 
+from uwe_jax.evaluation.tasks import RankingTask, joined
 from uwe_jax.workbench.sources.tables import read_rows, text
-from uwe_jax.workbench.tasks import RankingTask, joined
 
 TECHNOLOGIES = 'technology_skills.csv'  # of O*NET's database, as CSV
 

@@ -2,8 +2,8 @@
 
 import pathlib
 
+from uwe_jax.evaluation.tasks import RankingTask, joined
 from uwe_jax.workbench.sources.tables import read_rows, text
-from uwe_jax.workbench.tasks import RankingTask, joined
 
 
 def from_csv(words: str) -> RankingTask:

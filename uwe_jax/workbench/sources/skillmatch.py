@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
+from uwe_jax.evaluation.tasks import RankingTask, joined
 from uwe_jax.workbench.sources.tables import read_rows, text
-from uwe_jax.workbench.tasks import RankingTask, joined
 
 TEST_SHARE, SEED = 0.9, 42  # of the related pairs
 

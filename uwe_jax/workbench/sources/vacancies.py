@@ -3,9 +3,9 @@
 import ast
 import dataclasses
 
+from uwe_jax.evaluation.tasks import RankingTask, joined
 from uwe_jax.workbench.sources.esco import Esco
 from uwe_jax.workbench.sources.tables import Row, read_rows, text
-from uwe_jax.workbench.tasks import RankingTask, joined
 
 NO_SKILL = ('LABEL NOT PRESENT', 'UNDERSPECIFIED', 'UNK')  # annotators' words for a span that names no skill of ESCO
 

@@ -1,0 +1,93 @@
+"""A workdir belongs to one config, one dataset, and one run at a time."""
+
+import fcntl
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from configs.uwe import get_config
+from uwe_jax.training.workdir import claimed
+
+
+def config_with(**fields):
+    config = get_config()
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A workdir in which a run has ended."""
+    with claimed(tmp_path, get_config(), 'data'):
+        pass
+    return tmp_path
+
+
+def test_a_run_may_be_continued_by_the_same_config_and_data(workdir):
+    with claimed(workdir, get_config(), 'data'):
+        assert json.loads((workdir / 'config.json').read_text())['steps'] == 10_000
+
+
+@pytest.mark.parametrize(
+    ('field', 'value'),
+    [('steps', 7), ('optimizer.peak_lr', 1.0), ('score.kind', 'maxsim'), ('interaction.dtype', 'float32')],
+)
+def test_another_experiment_is_refused_by_the_name_of_the_field(workdir, field, value):
+    expected = rf'config\.json: made with {field}=.*, but now {field}={value!r}'
+    with pytest.raises(ValueError, match=expected), claimed(workdir, config_with(**{field: value}), 'data'):
+        pass
+
+
+def test_other_data_is_refused(workdir):
+    expected = r"data\.json: made with fingerprint='data', but now fingerprint='other'"
+    with pytest.raises(ValueError, match=expected), claimed(workdir, get_config(), 'other'):
+        pass
+
+
+@pytest.mark.parametrize(
+    ('field', 'value'),
+    [('mesh.fsdp', 2), ('interaction.exchange', 'ring'), ('run.log_every', 7), ('data.dir', '/elsewhere')],
+)
+def test_how_and_where_a_run_goes_on_may_change(workdir, field, value):
+    with claimed(workdir, config_with(**{field: value}), 'data'):
+        pass
+
+
+def test_a_second_run_is_refused_while_the_first_is_at_work(tmp_path):
+    again = 'from uwe_jax.training.workdir import *; from configs.uwe import get_config; import pathlib, sys\n'
+    again += 'with claimed(pathlib.Path(sys.argv[1]), get_config(), "data"): pass'
+    command = [sys.executable, '-c', again, str(tmp_path)]
+    with claimed(tmp_path, get_config(), 'data'):
+        refused = subprocess.run(command, capture_output=True, text=True)
+        assert f'ValueError: {tmp_path}: another run is at work there (' in refused.stderr
+        assert ', pid ' in refused.stderr
+    subprocess.run(command, check=True)
+
+
+def test_the_lock_of_another_machine_is_waited_for_as_its_server_frees_it_late(workdir, monkeypatch):
+    held = open(workdir / 'lock', 'r+')  # noqa: SIM115 (it is closed while it is waited for)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    held.write('elsewhere, pid 1, and more than this machine is called\n')
+    held.flush()
+    waits = []
+    monkeypatch.setattr(time, 'sleep', lambda seconds: waits.append(seconds) or held.close())
+    with claimed(workdir, get_config(), 'data'):
+        assert len(waits) == 1
+
+
+def test_what_another_run_wrote_while_the_lock_was_waited_for_is_compared_with(workdir, monkeypatch):
+    held = open(workdir / 'lock', 'r+')  # noqa: SIM115 (it is closed while it is waited for)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    (workdir / 'config.json').unlink()
+
+    def other_run_ends(_):
+        (workdir / 'config.json').write_text(config_with(seed=7).to_json())
+        held.close()
+
+    monkeypatch.setattr(time, 'sleep', other_run_ends)
+    monkeypatch.setattr('uwe_jax.training.workdir._holder', lambda _: 'elsewhere, pid 1')
+    with pytest.raises(ValueError, match='made with seed=7'), claimed(workdir, get_config(), 'data'):
+        pass

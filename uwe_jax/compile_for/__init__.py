@@ -1,0 +1,1 @@
+"""Compiles the training step for accelerators that need not be present."""

@@ -1,0 +1,1 @@
+"""Ranking tasks, their metrics and bootstrap intervals: what training and the workbench share."""

@@ -1,0 +1,1 @@
+"""Files and tables: whole-file writes, checksums, readers that name the row."""

@@ -1,0 +1,150 @@
+"""What a command shows: log lines, progress, and one line for an error."""
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from absl import app
+from absl import logging as absl_logging
+from tqdm import tqdm
+
+PACKAGES = ('uwe_jax', 'data_prep')
+
+T = TypeVar('T')
+
+logger = logging.getLogger(__name__)
+
+
+class _Handler(logging.Handler):
+    """Writes log lines to stderr, above a progress bar where one is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:
+            self.handleError(record)
+
+
+def start_logging(level: int = logging.INFO) -> None:
+    """Shows this project's log lines from `level` on, and warnings of the libraries."""
+    handler = _Handler()
+    handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and JAX log through absl
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for package in PACKAGES:
+        logging.getLogger(package).setLevel(level)
+
+
+def command(options: type[T], work: Callable[[T], None]) -> int:
+    """Runs a command: reads its flags, then does its work with logging on.
+
+    SIGTERM ends the process by SystemExit, so that temporary files are removed.
+
+    Args:
+      options: a dataclass; each field is a flag, and the text below a field is its help.
+      work: does what the options say.
+
+    Returns:
+      The exit status: 0, or after an error that a user can mend, which is printed in one line, its `exit_status`, by
+      default 1.
+    """
+    chosen = parse(options)
+    return run(lambda: work(chosen))
+
+
+def parse(options: type[T], arguments: Sequence[str] | None = None, prog: str | None = None) -> T:
+    """Reads flags into a dataclass; ends the program with a message and status 2 where they do not fit.
+
+    Args:
+      options: the dataclass.
+      arguments: by default those of the command line.
+      prog: how the command is called; by default as `python -m` was.
+    """
+    import tyro  # not before: who imports a command as a module needs no parser
+
+    module = getattr(sys.modules['__main__'], '__spec__', None)
+    name = module.name.removesuffix('.__main__') if module else sys.argv[0]
+    return tyro.cli(
+        options,
+        prog=prog or f'python -m {name}',
+        args=arguments,
+        use_underscores=True,
+        config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
+
+
+def run(work: Callable[[], None]) -> int:
+    """Does a command's work with logging on; returns its exit status, as `command` does."""
+    start_logging()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        work()
+    except (ValueError, OSError) as error:
+        logger.debug('', exc_info=True)
+        print(f'error: {error}', file=sys.stderr)
+        return getattr(error, 'exit_status', 1)
+    return 0
+
+
+def parse_config_flags(argv: list[str]) -> list[str]:
+    """Reads absl's flags; an override of a field that the config does not have is an error of one line."""
+    try:
+        remaining = app.parse_flags_with_usage(argv)
+    except AttributeError as error:
+        unknown = str(error).strip('"\'')
+        given = [argument for argument in argv if argument.startswith('--config.') and unknown in argument]
+        sys.exit(f'error: {", ".join(given)}: no field {unknown!r} there; the config file shows those that exist')
+    if len(remaining) > 1:
+        raise app.UsageError(f'unexpected arguments: {" ".join(remaining[1:])}')
+    return remaining
+
+
+class Progress:
+    """Shows how far long work has come: a bar on a terminal; elsewhere a log line now and then, and one at the end.
+
+        with Progress('embedding', len(texts), 'texts') as progress:
+            for batch in batches:
+                ...
+                progress.advance(len(batch))
+
+    Nothing is shown in a program that does not log this project's INFO lines.
+
+    Args:
+      what: the work, for example `embedding`.
+      total: how many units there are.
+      unit: their plural, for example `texts`.
+      done: how many were done before.
+      every: seconds between two log lines.
+    """
+
+    def __init__(self, what: str, total: int, unit: str, done: int = 0, every: float = 30.0):
+        self._what, self._total, self._unit, self._done, self._every = what, total, unit, done, every
+        self._logs = logger.isEnabledFor(logging.INFO)
+        self._bar = tqdm(
+            desc=what,
+            total=total,
+            initial=done,
+            unit=f' {unit}',
+            disable=not (self._logs and sys.stderr.isatty()),
+            leave=False,
+            dynamic_ncols=True,
+        )
+        self._said = time.monotonic()
+
+    def advance(self, count: int = 1, note: str = '') -> None:
+        """Counts finished units; `note` holds the numbers that matter now."""
+        self._done += count
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(count)
+        if self._bar.disable and time.monotonic() - self._said >= self._every:
+            self._said = time.monotonic()
+            logger.info('%s: %d of %d %s%s', self._what, self._done, self._total, self._unit, note and f', {note}')
+
+    def __enter__(self) -> 'Progress':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()

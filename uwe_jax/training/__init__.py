@@ -1,0 +1,1 @@
+"""One training run: its config, step, state, optimizer, checkpoints, workdir and metrics."""

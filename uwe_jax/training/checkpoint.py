@@ -1,0 +1,226 @@
+"""Saving and restoring a run. The only module that knows Orbax.
+
+checkpoints/step_N/                   the state after N steps; under this name only when it is complete
+checkpoints/step_N/checksums.json     the sha256 of its files, by which damage is seen
+checkpoints/damaged_step_N/           was passed over when the run was continued
+"""
+
+import contextlib
+import json
+import logging
+import pathlib
+import shutil
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from uwe_jax.distributed.processes import agreed
+from uwe_jax.io.files import damage, sha256, whole_file
+from uwe_jax.training.state import State
+
+logger = logging.getLogger(__name__)
+
+
+FOLDER = 'checkpoints'
+PREFIX = 'step_'
+CHECKSUMS = 'checksums.json'
+# What Orbax writes after the checksums, and restores nothing from.
+LATER = ('_CHECKPOINT_METADATA', 'commit_success.txt')
+
+
+class CheckpointError(ValueError):
+    """No checkpoint of a run can be used, although there are some."""
+
+
+class Checkpoints:
+    """The checkpoints of one workdir: the training state, and a little JSON that tells what it belongs to.
+
+    Saving happens in the background; a checkpoint has its final name only when it is complete. One that was damaged
+    later is passed over and moved aside.
+
+    Args:
+      workdir: an absolute directory.
+      keep: how many of the newest to keep.
+
+    Attributes:
+      start: the step of the checkpoint that the run goes on from; None if there was none. The same in all processes.
+
+    Raises:
+      CheckpointError: there are checkpoints, and none is whole.
+    """
+
+    def __init__(self, workdir: pathlib.Path, keep: int):
+        self._folder = workdir / FOLDER
+        newest = _newest_whole(self._folder) if jax.process_index() == 0 else None
+        if jax.process_index() == 0 and newest is not None:
+            _move_aside(self._folder, newest)
+        # What process 0 found counts: what the others see of a network file system may be older.
+        start = agreed(-1 if newest is None else newest)
+        self.start = None if start < 0 else start
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            step_prefix=PREFIX.removesuffix('_'),
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+        )
+        self._manager = _Manager(self._folder, options=options)
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state, meta: dict) -> None:
+        """Starts saving the state after `step` steps, unless that was saved before.
+
+        The arrays may be donated as soon as this returns.
+
+        Raises:
+          OSError: the save before this one has failed, for example because the disk is full.
+        """
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        with _told_in_one_line(self._folder):
+            self._manager.save(step, args=args)
+
+    def restore(self, like):
+        """Reads the state after `start` steps.
+
+        Args:
+          like: the state's tree of `jax.ShapeDtypeStruct`s, with the shardings to restore to; they need not be those
+            that it was saved with.
+        """
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        return self._manager.restore(self.start, args=args)['state']
+
+    def close(self) -> None:
+        """Waits until what was saved is complete.
+
+        Raises:
+          OSError: the last save has failed.
+        """
+        with _told_in_one_line(self._folder):
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    def __enter__(self) -> 'Checkpoints':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write_checksums(self) -> None:
+        """Adds them to the checkpoint that is being written, whose last step, its renaming, is still to come."""
+        [directory] = self._folder.glob(f'{PREFIX}*.orbax-checkpoint-tmp*')
+        with whole_file(directory / CHECKSUMS) as partial:
+            partial.write_text(json.dumps({name: sha256(directory / name) for name in _files(directory)}, indent=2))
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, without its own look-out for preemption, whose count of calls would disturb that of `preemption.py`."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
+@contextlib.contextmanager
+def _told_in_one_line(folder: pathlib.Path) -> Iterator[None]:
+    """Writing fails with errors of many kinds, by the library that met it."""
+    try:
+        yield
+    except Exception as error:
+        newest = next((step for step, directory in reversed(_steps(folder)) if _damage(directory) is None), None)
+        raise OSError(
+            f'{folder}: a checkpoint could not be written: {" ".join(str(error).split())}. The newest whole one is '
+            f'{"none" if newest is None else f"the one after step {newest}"}'
+        ) from error
+
+
+def _steps(folder: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
+    """The checkpoints under their final names, oldest first."""
+    named = [(path.name.removeprefix(PREFIX), path) for path in folder.glob(f'{PREFIX}*')]
+    return sorted((int(number), path) for number, path in named if number.isdecimal())
+
+
+def _files(directory: pathlib.Path) -> list[str]:
+    """The files that the checksums are about, by their paths within the checkpoint."""
+    paths = [path.relative_to(directory).as_posix() for path in directory.rglob('*') if path.is_file()]
+    return sorted(set(paths) - {CHECKSUMS, *LATER})
+
+
+def _damage(directory: pathlib.Path) -> str | None:
+    """What is wrong with a checkpoint; None if it is whole."""
+    try:
+        expected = json.loads((directory / CHECKSUMS).read_text())
+    except (OSError, ValueError) as error:
+        return f'{CHECKSUMS} cannot be read ({error})'
+    for name in _files(directory):
+        if name not in expected:
+            return f'{name} does not belong to it'
+    return damage(directory, expected)
+
+
+def _newest_whole(folder: pathlib.Path) -> int | None:
+    """The step of the newest checkpoint that is whole; None if there is no checkpoint.
+
+    Raises:
+      CheckpointError: there are some, and none is whole.
+    """
+    steps = _steps(folder)
+    for step, directory in reversed(steps):
+        wrong = _damage(directory)
+        if wrong is None:
+            return step
+        logger.warning('%s is passed over: %s', directory, wrong)
+    if steps:
+        raise CheckpointError(
+            f'{folder}: no checkpoint is whole, of steps {", ".join(str(step) for step, _ in steps)}; the log says '
+            'what is wrong with each. Put a copy there, or begin anew in another --workdir'
+        )
+    return None
+
+
+def _move_aside(folder: pathlib.Path, newest: int) -> None:
+    """Lets a checkpoint be the newest: those that come after it are damaged."""
+    for step, directory in _steps(folder):
+        if step > newest:
+            aside = directory.with_name(f'damaged_{directory.name}')
+            shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
+            directory.rename(aside)
+
+
+def has_checkpoints(directory: pathlib.Path) -> bool:
+    """Whether a directory is the workdir of a run that has saved, or begun to."""
+    return (directory / FOLDER).is_dir()
+
+
+def load_params(workdir: pathlib.Path) -> tuple[dict, int]:
+    """Reads the parameters alone of the newest whole checkpoint, as a nested dict of numpy arrays, and its step.
+
+    Raises:
+      CheckpointError: there are checkpoints, and none is whole.
+      FileNotFoundError: the workdir has no complete checkpoint.
+    """
+    state, step = load_state(workdir, ('params',))
+    return state['params'], step
+
+
+def load_state(workdir: pathlib.Path, names: Sequence[str] = State._fields) -> tuple[dict, int]:
+    """Reads parts of the newest whole checkpoint, as `load_params` does; the devices that wrote it need not be there.
+
+    Args:
+      workdir: of a run.
+      names: fields of `State`.
+    """
+    folder = (workdir / FOLDER).absolute()
+    step = _newest_whole(folder)
+    if step is None:
+        raise FileNotFoundError(f'{workdir}: no complete checkpoint in {FOLDER}/; train with python -m uwe_jax.main')
+    with ocp.PyTreeCheckpointer() as reader:
+        directory = folder / f'{PREFIX}{step}' / 'state'
+        saved = reader.metadata(directory).item_metadata
+        like = {name: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved[name]) for name in names}
+        on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+        args = ocp.args.PyTreeRestore(like, restore_args=on_host, partial_restore=True)
+        return reader.restore(directory, args=args), step

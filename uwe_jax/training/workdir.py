@@ -1,0 +1,116 @@
+"""What a workdir belongs to: one config, one dataset, and one run at a time; it is refused to any other."""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import pathlib
+import socket
+import time
+from collections.abc import Iterator
+from typing import TextIO
+
+import jax
+
+from uwe_jax.io.files import whole_file
+from uwe_jax.training.config import Config
+
+logger = logging.getLogger(__name__)
+
+
+# How and where a run goes on, as opposed to what it computes: free to change when it is continued.
+FREE = ('mesh', 'interaction.form', 'interaction.exchange', 'interaction.block_entries', 'run', 'data.dir')
+
+LEASE = 120  # s; NFSv4 keeps the locks of a client that went silent for about 90
+
+
+@contextlib.contextmanager
+def claimed(workdir: pathlib.Path, config: Config, data_fingerprint: str) -> Iterator[None]:
+    """Claims a workdir, which is made if it is not there, and keeps other runs out as long as this one lasts.
+
+    A new workdir gets the config and the dataset's fingerprint; those of one that is continued are compared with them.
+
+    Raises:
+      ValueError: the workdir was made by another config or with other data, and the message names the first field; or
+        another run is at work in it.
+    """
+    wanted = {'config.json': json.loads(config.to_json()), 'data.json': {'fingerprint': data_fingerprint}}
+    workdir.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as claim:
+        first = jax.process_index() == 0  # which all processes of a run need, so that it can stand for them
+        if first:
+            claim.enter_context(_locked(workdir / 'lock'))
+        for name, content in wanted.items():
+            path = workdir / name
+            if path.exists():
+                _compare(path, json.loads(path.read_text()), content)
+        for name, content in wanted.items() if first else ():
+            with whole_file(workdir / name) as partial:
+                partial.write_text(json.dumps(content, indent=2) + '\n')
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+    """Holds a lock that ends with the process, however that ends."""
+    with open(path, 'a+') as file:
+        try:
+            _lock(file)
+        except BlockingIOError as error:
+            raise ValueError(
+                f'{path.parent}: another run is at work there ({_holder(file)}); wait for its end, or choose another '
+                f'--workdir. If its machine is gone and its lock is not, delete {path}'
+            ) from error
+        except OSError as error:  # some network file systems know no locks
+            logger.warning('%s: cannot be locked (%s); take care that no second run is started there', path, error)
+        file.truncate(0)
+        file.write(f'{socket.gethostname()}, pid {os.getpid()}\n')
+        file.flush()
+        yield
+
+
+def _lock(file: TextIO) -> None:
+    """Takes the lock; where a machine that is gone holds it, once the server of the files has noticed that.
+
+    Raises:
+      OSError: it cannot be had.
+    """
+    patience = 0 if _holder(file).startswith(f'{socket.gethostname()},') else LEASE
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            logger.info('waiting up to %d s for the lock that %s holds', end - time.monotonic(), _holder(file))
+            time.sleep(5)
+
+
+def _holder(file: TextIO) -> str:
+    file.seek(0)
+    return file.read().strip()
+
+
+def _compare(path: pathlib.Path, found: dict, wanted: dict) -> None:
+    found, wanted = _flat(found), _flat(wanted)
+    for field in sorted(found.keys() | wanted.keys()):
+        if any(field == free or field.startswith(f'{free}.') for free in FREE):
+            continue
+        if found.get(field) != wanted.get(field):
+            raise ValueError(
+                f'{path}: made with {field}={found.get(field)!r}, but now {field}={wanted.get(field)!r}; '
+                'continue with what it was made with, or choose another --workdir'
+            )
+
+
+def _flat(tree: dict, prefix: str = '') -> dict:
+    """Nested fields as one level: {'a': {'b': 1}} -> {'a.b': 1}."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f'{prefix}{name}.')
+        else:
+            flat[prefix + name] = value
+    return flat
