@@ -1,17 +1,35 @@
-"""Our models in WorkRB: `workrb.evaluate(UWEModel.from_pretrained(DIR), tasks, ...)`. Needs the extra `torch`."""
+"""The bridge to WorkRB, in both directions; needs the extra `torch`.
 
+`UWEModel` is our model in WorkRB: `workrb.evaluate(UWEModel.from_pretrained(DIR), tasks, ...)`. `Baseline` is a WorkRB
+model in our workbench: BM25Model, TfIdfModel, BiEncoderModel, and so on.
+
+Lexical scores are often equal. Our metrics then keep the order of the targets; WorkRB does not define an order, so its
+metrics of lexical models may differ from ours.
+"""
+
+import dataclasses
+import importlib.metadata
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+from workrb import models
 from workrb.models.base import ModelInterface
 from workrb.types import ModelInputType
 
+from uwe_jax.io.files import sha256
+from uwe_jax.models import download
 from uwe_jax.ranking import Ranker, TargetIndex
+
+# The first needs the kind of a text, which our tasks do not state; the second has a label space of its own.
+UNFIT = ('JobBERTModel', 'RndESCOClassificationModel')
+# The remaining models must be told the kind of a text but ignore it.
+KINDS = {'query_input_type': ModelInputType.JOB_TITLE, 'target_input_type': ModelInputType.SKILL_NAME}
 
 
 class UWEModel(ModelInterface):
-    """A ranker as WorkRB knows models. What kind of text it is given makes no difference to it.
+    """A ranker as a WorkRB model. It treats all kinds of text alike.
 
     Args:
       ranker: scores.
@@ -25,7 +43,7 @@ class UWEModel(ModelInterface):
 
     @classmethod
     def from_pretrained(cls, source: str | pathlib.Path, pooling: str = 'tokens', name: str = 'UWE') -> 'UWEModel':
-        """Loads a model; arguments and errors as `Ranker.from_pretrained`."""
+        """Loads a model; arguments and errors as in `Ranker.from_pretrained`."""
         return cls(Ranker.from_pretrained(source, pooling), name)
 
     @property
@@ -35,17 +53,17 @@ class UWEModel(ModelInterface):
 
     @property
     def description(self) -> str:
-        """What it is."""
+        """Architecture, interaction and fingerprint."""
         return f'MPNet bi-encoder, {self._ranker.pair_score.kind} interaction, fingerprint {self._ranker.fingerprint}'
 
     @property
     def citation(self) -> str:
-        """Whose method it is."""
+        """The paper of the method."""
         return 'Unified Work Embeddings, arXiv 2511.07969'
 
     @property
     def classification_label_space(self) -> None:
-        """There is no classification head: labels are ranked."""
+        """None: there is no classification head, labels are ranked."""
 
     def _compute_rankings(
         self,
@@ -67,3 +85,53 @@ class UWEModel(ModelInterface):
         target_input_type: ModelInputType | None = None,
     ) -> torch.Tensor:
         return self._compute_rankings(texts, targets, input_type, target_input_type or input_type)
+
+
+def find(words: str) -> tuple[Callable[..., ModelInterface], pathlib.Path | None]:
+    """The class of a WorkRB model, and the directory of its weights if it has any; fetches weights that are missing.
+
+    Args:
+      words: CLASS, or CLASS:SOURCE with a directory or a Hub name for a model that loads weights.
+
+    Raises:
+      FetchError: the source is not the directory of a model, and the Hub does not provide it.
+      ValueError: WorkRB has no such model, or it cannot rank arbitrary texts.
+    """
+    name, _, source = words.partition(':')
+    known = [model for model in models.__all__ if model.endswith('Model') and model not in UNFIT]
+    if name not in known:
+        raise ValueError(f'workrb:{words}: found {name!r}, expected one of {", ".join(known)}')
+    return getattr(models, name), download.fetch(source) if source else None
+
+
+class Baseline:
+    """A WorkRB model, as the workbench measures models.
+
+    Args:
+      words: as in `find`, which also raises the errors.
+
+    Attributes:
+      fingerprint: WorkRB's version, the class, and a checksum of the weights.
+    """
+
+    def __init__(self, words: str):
+        model, directory = find(words)
+        self._model: ModelInterface = model() if directory is None else model(str(directory))
+        weights = '' if directory is None else f' {sha256(directory / "model.safetensors")[:16]}'
+        self.fingerprint = f'workrb {importlib.metadata.version("workrb")} {words}{weights}'
+
+    def index(self, targets: Sequence[str]) -> 'BaselineIndex':
+        """A target space; WorkRB's models embed it again for each block of queries."""
+        return BaselineIndex(self._model, list(targets))
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineIndex:
+    """A target space of a WorkRB model."""
+
+    model: ModelInterface
+    targets: list[str]
+
+    def score(self, queries: Sequence[str]) -> np.ndarray:
+        """[queries, targets] float32."""
+        return np.asarray(self.model.compute_rankings(list(queries), self.targets, **KINDS), np.float32)

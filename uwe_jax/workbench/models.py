@@ -1,4 +1,4 @@
-"""Models to be measured: named by whoever measures, and loaded when their turn comes."""
+"""Models to measure: described on the command line, loaded when their turn comes."""
 
 import dataclasses
 import pathlib
@@ -8,30 +8,32 @@ from collections.abc import Callable
 from uwe_jax.models import download
 from uwe_jax.ranking import Ranker
 from uwe_jax.training import checkpoint
-from uwe_jax.workbench import baselines
 from uwe_jax.workbench.measurement import Scorer
 
 POOLINGS = ('tokens', 'mean')
+WORKRB = 'workrb:'
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A model, not loaded yet.
+    """A model that is not loaded yet.
 
     Attributes:
-      name: in reports and of files: letters, digits, `_`, `-`, `.`.
-      source: where it comes from.
-      pooling: how its scores come about.
-      load: gives what is measured.
+      name: in reports and file names: letters, digits, `_`, `-`, `.`.
+      source: a directory, a Hub name or `workrb:CLASS`.
+      pooling: `tokens`, `mean`, or empty for a model of WorkRB.
+      load: makes the scorer.
+      fetch: downloads what `load` needs, so that a missing model is reported before any measurement.
 
     Raises:
-      ValueError: the name is none.
+      ValueError: the name has other characters.
     """
 
     name: str
     source: str
     pooling: str
     load: Callable[[], Scorer]
+    fetch: Callable[[], object] = lambda: None
 
     def __post_init__(self):
         if not re.fullmatch(r'\w[\w.-]*', self.name):
@@ -39,38 +41,37 @@ class Model:
 
 
 def read_model(words: str, dtype: str) -> Model:
-    """A model as it is given on the command line.
+    """The model that an option `--model` describes.
 
     Args:
-      words: NAME=SOURCE, or NAME=SOURCE:mean for mean-pooled vectors; the source is an export, the workdir of a run, or
-        a plain MPNet model: a directory or a Hub name. NAME=workrb:CLASS is a model of WorkRB's, see `Baseline`.
-      dtype: of the encoder's products.
+      words: NAME=SOURCE, or NAME=SOURCE:mean for mean-pooled vectors. The source is an export, the workdir of a run, or
+        a plain MPNet model: a directory or a Hub name. NAME=workrb:CLASS is a model of WorkRB, see `uwe_jax.workrb`.
+      dtype: of the encoder's matrix products.
 
     Raises:
-      ValueError: the words are not as said.
+      ValueError: the words have another form.
     """
     name, equals, source = words.partition('=')
-    if equals and source.startswith(baselines.PREFIX):
-        return Model(name, source, '', lambda: baselines.Baseline(source.removeprefix(baselines.PREFIX)))
+    if equals and source.startswith(WORKRB):
+        baseline = source.removeprefix(WORKRB)
+        return Model(name, source, '', lambda: _workrb().Baseline(baseline), lambda: _workrb().find(baseline))
     pooling = 'tokens'
     if not pathlib.Path(source).is_dir() and ':' in source:
         source, _, pooling = source.rpartition(':')
     if not equals or not source or pooling not in POOLINGS:
         raise ValueError(f'--model={words}: expected NAME=SOURCE, NAME=SOURCE:tokens or NAME=SOURCE:mean')
-    return Model(name, source, pooling, lambda: Ranker.from_pretrained(source, pooling, dtype))
+    return Model(name, source, pooling, lambda: Ranker.from_pretrained(source, pooling, dtype), lambda: _fetch(source))
 
 
-def find(source: str) -> None:
-    """Sees to it that a model is on this machine, before anything long begins.
-
-    Args:
-      source: as `read_model` takes it.
-
-    Raises:
-      FetchError: the source is no directory of a model, and cannot be had from the Hub.
-      ValueError: WorkRB is not installed, or has no such model.
-    """
-    if source.startswith(baselines.PREFIX):
-        baselines.find(source.removeprefix(baselines.PREFIX))
-    elif not checkpoint.has_checkpoints(pathlib.Path(source).expanduser()):
+def _fetch(source: str) -> None:
+    if not checkpoint.has_checkpoints(pathlib.Path(source).expanduser()):
         download.fetch(source)
+
+
+def _workrb():
+    """The bridge to WorkRB, which imports PyTorch: seconds that other models need not wait for."""
+    try:
+        from uwe_jax import workrb
+    except ImportError as error:
+        raise ValueError(f"workrb: needs {error.name}: pip install -c constraints.txt -e '.[torch]'") from error
+    return workrb

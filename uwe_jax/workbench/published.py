@@ -1,17 +1,26 @@
-"""Published numbers, to stand beside measured ones: from the paper (arXiv 2511.07969), measured by its authors."""
+"""The paper's numbers (arXiv 2511.07969), measured by its authors, to stand beside measured ones."""
 
 from typing import NamedTuple
 
 WORKBENCH = 'mean of the six WorkBench tasks'
+# The tasks behind that mean: skill extraction is one task with three sets of annotations.
+SIX = (
+    ('job_to_skill',),
+    ('skill_to_job',),
+    ('job_normalisation',),
+    ('skill_normalisation',),
+    ('house', 'tech', 'techwolf'),
+    ('skill_similarity',),
+)
 
 
 class Published(NamedTuple):
-    """What a paper says of a model.
+    """Published numbers of one model on one task.
 
     Attributes:
-      model: as the paper calls it.
-      task: the task's name in the registry, or words where it is not one of its tasks.
-      metrics: `map` and `rp@10`, as far as they were published, within [0, 1].
+      model: its name in the paper.
+      task: its name in the registry, or a description of a task that is not there.
+      metrics: `map` and `rp@10` as fractions, as far as they were published.
     """
 
     model: str

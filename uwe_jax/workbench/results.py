@@ -1,14 +1,14 @@
-"""Results on disk: a JSON and an NPZ file a model and task, so that what was interrupted goes on where it stopped.
+"""Results on disk: a JSON and an NPZ file for each model and task, so that an interrupted run can be continued.
 
-results/MODEL/TASK.json     what was measured; written last, so that where it stands, the other file does too
-results/MODEL/TASK.npz      of each metric the numbers of all queries: [queries] float64
+results/MODEL/TASK.json     the result; written last, so that where it exists, the other file does too
+results/MODEL/TASK.npz      the value of each metric for each query: [queries] float64
 """
 
 import json
 import pathlib
 import urllib.parse
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,25 @@ import numpy as np
 from uwe_jax.evaluation.metrics import METRICS
 from uwe_jax.io.files import whole_file
 
-FORMAT = 1  # to be raised when what is measured changes its meaning
+FORMAT = 1  # to be raised when a result changes its meaning
+# How reports write the names of the metrics.
+NAMES = {
+    'map': 'MAP',
+    'rp@5': 'RP@5',
+    'rp@10': 'RP@10',
+    'mrr': 'MRR',
+    'ndcg@10': 'nDCG@10',
+    'recall@10': 'recall@10',
+    'hit@1': 'hit@1',
+    'hit@10': 'hit@10',
+}
 
 
 class Results:
     """The results in one directory.
 
     Args:
-      output: the directory; made if it is not there.
+      output: the directory; created if it does not exist.
     """
 
     def __init__(self, output: pathlib.Path):
@@ -31,22 +42,22 @@ class Results:
         self._directory.mkdir(parents=True, exist_ok=True)
 
     def finished(self, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The result that was measured before with the same model, task and settings, if there is one, and whole.
+        """An earlier result with the same model, task and settings; None if there is none, or it is incomplete.
 
         Args:
           wanted: `format`, `model`, `task` and `settings`, as they would be written now.
         """
         json_file, npz_file = self._files(wanted)
         try:
-            found = json.loads(json_file.read_text(encoding='utf-8'))
+            result = json.loads(json_file.read_text(encoding='utf-8'))
             with np.load(npz_file) as arrays:
                 complete = set(arrays.files) == set(METRICS)
-            return {**found, **wanted} if complete and _identity(found) == _identity(wanted) else None
+            return {**result, **wanted} if complete and _identity(result) == _identity(wanted) else None
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             return None
 
     def write(self, result: Mapping[str, Any], of_queries: Mapping[str, np.ndarray]) -> None:
-        """Writes what was measured in place of what was measured before."""
+        """Writes a result; an earlier one is replaced."""
         json_file, npz_file = self._files(result)
         json_file.parent.mkdir(exist_ok=True)
         json_file.unlink(missing_ok=True)
@@ -55,7 +66,7 @@ class Results:
         write_json(json_file, result)
 
     def of_queries(self, result: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Of each metric the numbers of all queries."""
+        """The value of each metric for each query: [queries] float64."""
         with np.load(self._files(result)[1]) as arrays:
             return dict(arrays)
 
@@ -71,8 +82,16 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
         partial.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False) + '\n', encoding='utf-8')
 
 
+def by_task(results: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """The results of each task, in the order in which the tasks first appear."""
+    tasks: dict[str, list[Mapping[str, Any]]] = {}
+    for result in results:
+        tasks.setdefault(result['task']['name'], []).append(result)
+    return list(tasks.values())
+
+
 def _identity(result: Mapping[str, Any]) -> tuple:
-    """What a result depends on."""
+    """Everything a result depends on."""
     task = result['task']
     of_task = [task[name] for name in ('fingerprint', 'max_queries', 'seed')]
     return result['format'], result['model']['fingerprint'], *of_task, result['settings']

@@ -1,4 +1,4 @@
-"""The HTML report: what stands on the page, and what a real browser makes of it."""
+"""The HTML report: what the page shows, and how a real browser renders it."""
 
 import json
 import shutil
@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from uwe_jax.evaluation.bootstrap import intervals
 from uwe_jax.evaluation.metrics import METRICS
 from uwe_jax.evaluation.tasks import RankingTask
-from uwe_jax.workbench import html
-from uwe_jax.workbench.html.plots import Scale
+from uwe_jax.workbench import report
 from uwe_jax.workbench.measurement import measure
 from uwe_jax.workbench.published import PUBLISHED, WORKBENCH
+from uwe_jax.workbench.report.scale import Scale
 
 VERBS = ('apply', 'assess', 'build', 'coordinate', 'design', 'inspect', 'maintain', 'manage', 'operate', 'teach')
 THINGS = (
@@ -57,7 +57,7 @@ HOSTILE = (
 
 
 class Noisy:
-    """A scorer that tells right from wrong as well as it is told to."""
+    """A scorer whose right targets score higher by `strength` standard deviations."""
 
     def __init__(self, name, strength, task):
         self.fingerprint = f'{zlib.crc32(name.encode()):016x}'
@@ -94,9 +94,9 @@ def attention(rng, query, target):
 
 
 def made(names=('house', 'skill_normalisation', 'onet_job_to_skill'), models=MODELS, max_queries=50):
-    """Results as a run gives them: measured by the real thing, of texts and scores drawn with a seed."""
+    """Results as a run makes them, measured by the real code, of texts and scores drawn with a seed."""
     rng = np.random.default_rng(0)
-    found, comparisons = [], []
+    results, comparisons = [], []
     for name in names:
         title, expected, note = TASKS[name]
         queries = [
@@ -114,7 +114,7 @@ def made(names=('house', 'skill_normalisation', 'onet_job_to_skill'), models=MOD
             pairs = [
                 attention(rng, query, SKILLS[right[0]]) for query, right in zip(queries[:3], positives, strict=False)
             ]
-            found.append(
+            results.append(
                 {
                     'format': 1,
                     'model': {
@@ -155,7 +155,7 @@ def made(names=('house', 'skill_normalisation', 'onet_job_to_skill'), models=MOD
                     | {'difference': mean, 'low': low, 'high': high}
                 )
     command = f'python -m uwe_jax.workbench --tasks={",".join(names)} --max_queries={max_queries} --output=out'
-    return {'format': 1, 'command': command, 'results': found, 'comparisons': comparisons}
+    return {'format': 1, 'command': command, 'results': results, 'comparisons': comparisons}
 
 
 @pytest.fixture(scope='module')
@@ -165,7 +165,7 @@ def results():
 
 @pytest.fixture(scope='module')
 def page(results):
-    return html.render(results)
+    return report.render(results)
 
 
 def document(text):
@@ -178,18 +178,18 @@ def rows(tree, label):
     return [[cell.text_content() for cell in row] for row in table.xpath('tbody/tr')]
 
 
-# What stands on the page
+# What the page shows
 
 
-def test_scores_stand_by_task_and_model_with_their_intervals(results, page):
-    found = rows(document(page), 'Scores')
-    assert len(found) == 4 * (1 + 3)  # the mean is a group too
-    assert found[0] == ['houseVacancy sentence to ESCO skills (House)']
+def test_scores_are_listed_by_task_and_model_with_their_intervals(results, page):
+    listed = rows(document(page), 'Scores')
+    assert len(listed) == 4 * (1 + 3)  # the mean is a group too
+    assert listed[0] == ['houseVacancy sentence to ESCO skills (House)']
     interval = results['results'][0]['metrics']['map']
     mean, low, high = (f'{100 * interval[name]:.1f}' for name in ('mean', 'low', 'high'))
-    assert found[1][:3] == ['base', mean, f'{low} to {high}']
+    assert listed[1][:3] == ['base', mean, f'{low} to {high}']
     means = [result['metrics']['map']['mean'] for result in results['results'] if result['model']['name'] == 'base']
-    assert found[12:14] == [['Mean of these 3 tasks'], ['base', f'{100 * np.mean(means):.1f}', '', found[13][3], '']]
+    assert listed[12:14] == [['Mean of these 3 tasks'], ['base', f'{100 * np.mean(means):.1f}', '', listed[13][3], '']]
 
 
 def test_the_best_of_a_task_is_in_bold(page):
@@ -197,7 +197,7 @@ def test_the_best_of_a_task_is_in_bold(page):
     assert [row.xpath('string(.//span[contains(@class, "model")])') for row in bold] == ['trained'] * 3
 
 
-def test_sizes_stand_beside_the_expected_ones_and_a_difference_is_marked(page):
+def test_a_size_other_than_the_published_one_is_marked(page):
     tree = document(page)
     house, names, onet = rows(tree, 'Tasks')
     assert house[1:] == ['50', '60', '60', '120', '120', '']
@@ -208,21 +208,21 @@ def test_sizes_stand_beside_the_expected_ones_and_a_difference_is_marked(page):
 
 def test_the_page_says_first_that_queries_are_a_sample(results, page):
     words = 'At most 50 queries of each task, drawn at random with seed 0: 3 of 3 tasks measured on a sample.'
-    assert document(page).xpath('//p[@class="sampled"]')[0].text_content() == words
+    assert document(page).xpath('normalize-space(//p[@class="sampled"])') == words
     whole = [result | {'task': result['task'] | {'max_queries': None}} for result in results['results']]
-    assert 'At most' not in html.render(results | {'results': whole})
+    assert 'At most' not in report.render(results | {'results': whole})
 
 
-def test_differences_from_the_base_say_whether_their_interval_excludes_0(results):
+def test_a_difference_whose_interval_excludes_0_is_called_better_or_worse(results):
     differences = [(0.05, 0.02, 0.08), (0.01, -0.02, 0.04), (-0.05, -0.08, -0.001)]
     comparisons = [
         {'task': 'house', 'model': 'trained', 'base': 'base', 'metric': 'map'}
-        | dict(zip(('difference', 'low', 'high'), found, strict=True))
-        for found in differences
+        | dict(zip(('difference', 'low', 'high'), difference, strict=True))
+        for difference in differences
     ]
-    tree = document(html.render(results | {'comparisons': comparisons}))
-    found = rows(tree, 'Differences from base')[1:]
-    assert [row[2:5] for row in found] == [
+    tree = document(report.render(results | {'comparisons': comparisons}))
+    listed = rows(tree, 'Differences from base')[1:]
+    assert [row[2:5] for row in listed] == [
         ['+5.0', '+2.0 to +8.0', 'better'],
         ['+1.0', '−2.0 to +4.0', 'not told apart'],
         ['−5.0', '−8.0 to −0.1', 'worse'],
@@ -232,7 +232,7 @@ def test_differences_from_the_base_say_whether_their_interval_excludes_0(results
     assert 'as 2 of 3 do' in tree.xpath('string(//section[@id="compared-with-the-base"])')
 
 
-def test_published_numbers_are_marked_wherever_they_stand(page):
+def test_published_numbers_are_marked_everywhere(page):
     tree = document(page)
     heads = tree.xpath('//table[@aria-label="Published numbers"]/thead//th/text()')
     assert heads == ['Model', 'MAP, published', 'RP@10, published']
@@ -245,19 +245,19 @@ def test_published_numbers_are_marked_wherever_they_stand(page):
         assert 'published' in bar.getparent().getparent().getparent().text_content()
 
 
-def test_the_mean_of_the_six_tasks_stands_beside_the_published_one_only_where_all_were_measured(page):
+def test_the_published_mean_is_compared_only_with_a_mean_over_all_six_tasks(page):
     assert 'since it lacks job_to_skill, skill_to_job' in document(page).text_content()
     six = made(tuple(TASKS)[:8], {'base': 1.5}, max_queries=60)
-    tree = document(html.render(six))
+    tree = document(report.render(six))
     assert 'not quite comparable: skill_normalisation.' in tree.text_content()
-    found = rows(tree, f'{WORKBENCH}, in per cent')
+    listed = rows(tree, f'{WORKBENCH}, in per cent')
     of_task = {result['task']['name']: result['metrics']['map']['mean'] for result in six['results']}
     extraction = np.mean([of_task.pop(name) for name in ('house', 'tech', 'techwolf')])
     mean = np.mean([*of_task.values(), extraction])
-    assert (found[1][0], found[1][-1]) == ('base', f'{100 * mean:.1f}')
+    assert (listed[1][0], listed[1][-1]) == ('base', f'{100 * mean:.1f}')
 
 
-def test_attention_maps_have_the_tokens_of_both_texts_and_a_cell_for_each_pair(results, page):
+def test_an_attention_map_has_a_cell_for_each_pair_of_tokens(results, page):
     first = results['results'][0]['attention'][0]
     [a, c] = document(page).xpath('(//section[@id="attention"]//figure)[1]//table')
     for table, values in ((a, first['a']), (c, first['c'])):
@@ -267,7 +267,7 @@ def test_attention_maps_have_the_tokens_of_both_texts_and_a_cell_for_each_pair(r
         np.testing.assert_allclose(shares, np.abs(values).T, atol=0.006)
 
 
-def test_misses_say_what_was_right_where_it_ranked_and_what_stood_first(results, page):
+def test_a_miss_shows_its_right_targets_with_their_ranks(results, page):
     shown = document(page).xpath('//table[@aria-label="Misses"]/tbody/tr')
     misses = [miss for result in results['results'] for miss in result['misses']]
     for row, miss in zip(shown, misses, strict=True):
@@ -294,9 +294,9 @@ def test_the_page_says_how_it_was_made(results, page):
     assert len(rows(tree, 'All metrics')[1]) == 1 + len(METRICS)
 
 
-def test_a_single_model_that_attends_to_nothing_on_an_easy_task_has_a_page_too():
+def test_sections_without_content_are_left_out():
     one = made(('house',), {'trained-mean': 9.0}, max_queries=1)
-    tree = document(html.render(one))
+    tree = document(report.render(one))
     assert tree.xpath('//h2/text()') == [
         'Scores',
         'Tasks',
@@ -319,7 +319,7 @@ def test_an_axis_begins_and_ends_at_round_numbers_around_all_values(values, unit
     assert 2 <= len(scale.ticks) <= 12
     assert scale.ticks[0] <= min(values) + slack
     assert scale.ticks[-1] >= max(values) - slack
-    assert len(set(scale.labels())) == len(scale.ticks)
+    assert len({scale.label(tick) for tick in scale.ticks}) == len(scale.ticks)
 
 
 def with_texts(value: Any, change, name='') -> Any:
@@ -336,14 +336,14 @@ def hostile(results):
     return with_texts(results, lambda text: text + HOSTILE[len(text) % len(HOSTILE)])
 
 
-def test_whatever_stands_in_a_text_stays_a_text(results, hostile):
-    found, harmless = (document(html.render(one)) for one in (hostile, with_texts(results, lambda text: text + 'x')))
-    assert [one.tag for one in found.iter()] == [one.tag for one in harmless.iter()]
-    assert [one.keys() for one in found.iter()] == [one.keys() for one in harmless.iter()]
-    assert found.xpath('string(//pre)') == hostile['command']
+def test_markup_in_a_text_is_escaped(results, hostile):
+    shown, harmless = (document(report.render(one)) for one in (hostile, with_texts(results, lambda text: text + 'x')))
+    assert [one.tag for one in shown.iter()] == [one.tag for one in harmless.iter()]
+    assert [one.keys() for one in shown.iter()] == [one.keys() for one in harmless.iter()]
+    assert shown.xpath('string(//pre)') == hostile['command']
 
 
-# What a browser makes of it
+# How a browser renders it
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 FLAGS = (
@@ -353,9 +353,13 @@ FLAGS = (
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason='needs a browser: chromium, as Debian calls its package')
 
 
+def in_a_browser(test):
+    return pytest.mark.slow(needs_chromium(test))
+
+
 @pytest.fixture
 def browse(tmp_path):
-    """Opens a page in a new browser, which ends when it has done what is wanted; gives its output and its console."""
+    """Opens a page in a new browser with the wanted flags; returns its output and its console."""
 
     def open_page(text, *wanted):
         (tmp_path / 'page.html').write_text(text, encoding='utf-8')
@@ -367,9 +371,9 @@ def browse(tmp_path):
     return open_page
 
 
-@needs_chromium
-def test_a_browser_shows_all_tables_and_plots_and_logs_nothing(hostile, browse):
-    shown, console = browse(html.render(hostile), '--dump-dom')
+@in_a_browser
+def test_a_browser_shows_every_table_and_plot_without_a_message_on_its_console(hostile, browse):
+    shown, console = browse(report.render(hostile), '--dump-dom')
     tree = document(shown)
     assert console == []
     assert len(rows(tree, 'Scores')) == 16
@@ -382,14 +386,14 @@ def test_a_browser_shows_all_tables_and_plots_and_logs_nothing(hostile, browse):
     assert 'At most 50 queries' in tree.text_content()
 
 
-@needs_chromium
-def test_what_a_page_would_fetch_is_refused_and_logged(page, browse):
+@in_a_browser
+def test_the_content_security_policy_refuses_to_fetch(page, browse):
     _, console = browse(page.replace('</main>', '<img src="http://127.0.0.1:9/x.png"></main>'), '--dump-dom')
     assert 'Content Security Policy' in ''.join(console)
 
 
-@needs_chromium
-def test_a_page_is_as_wide_as_its_window_and_its_plots_have_room(page, browse):
+@in_a_browser
+def test_a_page_fits_its_window_and_leaves_room_for_plots(page, browse):
     frames = [f'<iframe width={width} srcdoc="{escape(page)}"></iframe>' for width in (320, 1280)]
     script = """<script>
       onload = () => {
@@ -405,9 +409,9 @@ def test_a_page_is_as_wide_as_its_window_and_its_plots_have_room(page, browse):
     assert min(narrow_plot, wide_plot) > 80
 
 
-@needs_chromium
+@in_a_browser
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
-def test_it_is_light_or_dark_as_the_reader_wants_it(page, browse, tmp_path, scheme):
+def test_the_page_follows_the_colour_scheme_of_the_reader(page, browse, tmp_path, scheme):
     picture = tmp_path / 'page.png'
     wanted = f'--blink-settings=preferredColorScheme={["dark", "light"].index(scheme)}'
     browse(page, wanted, '--window-size=900,1200', f'--screenshot={picture}')
