@@ -1,7 +1,9 @@
-"""The workbench: what is measured of a model on a task, what is kept of it, and how models are compared."""
+"""The workbench: measuring a model on a task, keeping results, and comparing models."""
 
 import dataclasses
 import json
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -13,14 +15,19 @@ from hypothesis.extra import numpy as arrays
 from scipy import stats
 
 from tests.conftest import ROOT
-from uwe_jax.evaluation import evaluate
+from uwe_jax.evaluation import metrics
 from uwe_jax.evaluation.bootstrap import intervals
+from uwe_jax.evaluation.evaluate import QUERY_BLOCK
 from uwe_jax.evaluation.metrics import METRICS
 from uwe_jax.evaluation.tasks import RankingTask
+from uwe_jax.io import console
 from uwe_jax.workbench import benchmark, markdown
+from uwe_jax.workbench.__main__ import Options
+from uwe_jax.workbench.__main__ import measure as measure_command
 from uwe_jax.workbench.histogram import BINS, Histogram
-from uwe_jax.workbench.measurement import measure
+from uwe_jax.workbench.measurement import MISSES, measure
 from uwe_jax.workbench.models import Model, read_model
+from uwe_jax.workbench.registry import HUB, PLACES, TASKS
 from uwe_jax.workbench.strata import Strata, training_titles
 
 SKILLS = ['SQL', 'bake bread', 'care for patients', 'build data pipelines', 'drive a bus']
@@ -31,11 +38,16 @@ BACKWARD = RankingTask('skills', SKILLS, TITLES, [[0], [1], [2, 4], [0], [3]])
 
 
 class Letters:
-    """A real, if simple, scorer: the share of a query's groups of letters that the target has."""
+    """A simple but real scorer: the share of a query's groups of letters that the target has.
 
-    def __init__(self, size=3):
+    Args:
+      size: of a group.
+      change: gets the queries and their scores, and makes what is returned instead.
+    """
+
+    def __init__(self, size=3, change=lambda queries, scores: scores):
         self.fingerprint = f'letters-{size}'
-        self.size = size
+        self.size, self.change = size, change
         self.spaces, self.asked = [], []
 
     def groups(self, text):
@@ -49,18 +61,18 @@ class Letters:
     def score(self, queries):
         self.asked.append(len(queries))
         groups = [self.groups(query) for query in queries]
-        return np.array([[len(q & y) / len(q) for y in self.targets] for q in groups])
+        return self.change(queries, np.array([[len(q & y) / len(q) for y in self.targets] for q in groups]))
 
 
-def model(name, size=3):
-    scorer = Letters(size)
+def model(name, size=3, **settings):
+    scorer = Letters(size, **settings)
     return Model(name, 'letters', '', lambda: scorer), scorer
 
 
-# What is measured of a task
+# Measuring a task
 
 
-def test_a_task_is_measured_in_numbers_and_in_words():
+def test_a_result_has_metrics_and_examples():
     scorer = Letters()
     content, of_queries = measure(scorer, scorer.index(SKILLS), FORWARD, {}, seed=0)
     assert list(content['metrics']) == list(of_queries) == list(METRICS)
@@ -80,17 +92,19 @@ def test_a_task_is_measured_in_numbers_and_in_words():
     json.dumps(content, allow_nan=False)
 
 
-def test_queries_are_scored_in_blocks_which_changes_nothing(monkeypatch):
+def test_many_queries_are_scored_in_blocks_which_changes_nothing():
+    queries = [f'{title} {n}' for n in range(QUERY_BLOCK // 2) for title in TITLES]
+    task = RankingTask('many', queries, SKILLS, FORWARD.positives * (QUERY_BLOCK // 2))
     scorer = Letters()
-    whole, of_queries = measure(scorer, scorer.index(SKILLS), FORWARD, {'sql': 3, 'bake bread': 30}, seed=0)
-    monkeypatch.setattr(evaluate, 'QUERY_BLOCK', 2)
-    scorer.asked.clear()
-    in_blocks, of_queries_in_blocks = measure(scorer, scorer, FORWARD, {'sql': 3, 'bake bread': 30}, seed=0)
-    assert scorer.asked == [2, 2, 1, 1]  # the last to show a miss in words
-    del whole['seconds'], in_blocks['seconds']
-    assert whole == in_blocks
-    for name in METRICS:
-        np.testing.assert_array_equal(of_queries[name], of_queries_in_blocks[name])
+    content, of_queries = measure(
+        scorer, scorer.index(SKILLS), task, {'sql': 3, 'bake bread': 30, 'drive a bus': 0}, seed=0
+    )
+    assert scorer.asked == [QUERY_BLOCK, QUERY_BLOCK, QUERY_BLOCK // 2, MISSES]  # the last to show the misses
+    rank, _ = metrics.ranks(scorer.score(queries), task.positives)
+    for name, expected in metrics.measure(rank).items():
+        np.testing.assert_array_equal(of_queries[name], expected)
+    assert sum(stratum['queries'] for stratum in content['strata']) == len(queries) + QUERY_BLOCK // 2
+    assert sum(content['histogram']['negative']) == 5 * len(queries) - 6 * QUERY_BLOCK // 2
 
 
 @pytest.mark.parametrize(
@@ -100,30 +114,33 @@ def test_queries_are_scored_in_blocks_which_changes_nothing(monkeypatch):
         (lambda s: np.where(s == 0, np.nan, s), "task titles: the score of 'data engineer' and 'SQL' is nan, expected"),
     ],
 )
-def test_scores_that_cannot_be_ranked_are_refused(bad, message, monkeypatch):
-    scorer = Letters()
-    right = scorer.score
-    monkeypatch.setattr(scorer, 'score', lambda queries: bad(right(queries)))
+def test_scores_that_cannot_be_ranked_are_refused(bad, message):
+    scorer = Letters(change=lambda queries, scores: bad(scores))
     with pytest.raises(ValueError, match=message):
         measure(scorer, scorer.index(SKILLS), FORWARD, {}, seed=0)
 
 
 @given(st.lists(arrays.arrays(np.float32, st.integers(1, 20), elements=st.floats(-1e4, 1e4, width=32)), min_size=1))
-def test_a_histogram_counts_exactly_in_whatever_blocks_the_scores_come(blocks):
+def test_a_histogram_of_blocks_is_numpys_of_all_scores_rounded_to_float16(blocks):
     histogram = Histogram()
     for block in blocks:
         histogram.add(block[::2], block)
-    found = histogram.summary()
-    assert 1 <= len(found['positive']) <= BINS
-    scores = np.concatenate(blocks).astype(np.float64)
-    positive = np.concatenate([block[::2] for block in blocks]).astype(np.float64)
-    edges = np.array(found['edges'])
-    for values, counts in (
-        (positive, found['positive']),
-        (scores, np.add(found['positive'], found['negative'])),
-    ):
-        place = np.searchsorted(edges, values, side='right') - 1
-        np.testing.assert_array_equal(np.bincount(place, minlength=len(counts)), counts)
+    result = histogram.summary()
+    scores, positive = (
+        np.concatenate(parts).astype(np.float16).astype(np.float64)
+        for parts in (blocks, [block[::2] for block in blocks])
+    )
+    expected, edges = np.histogram(scores, BINS)
+    assert result['edges'] == edges.tolist()
+    assert np.add(result['positive'], result['negative']).tolist() == expected.tolist()
+    assert result['positive'] == np.histogram(positive, edges)[0].tolist()
+
+
+def test_a_histogram_has_room_for_scores_beyond_float16():
+    histogram = Histogram()
+    histogram.add(np.array([1e6]), np.array([1e6, -1e9, 0.0]))
+    assert sum(histogram.summary()['positive']) == 1
+    assert sum(histogram.summary()['negative']) == 2
 
 
 def test_intervals_are_those_of_scipys_percentile_bootstrap():
@@ -161,16 +178,24 @@ def test_training_titles_are_counted_by_skill(small_dataset):
     assert len(titles) == len(small_dataset.nodes('skill'))
 
 
-# What is kept
+def test_the_readme_lists_every_task_with_the_location_of_its_data():
+    readme = (ROOT / 'uwe_jax' / 'workbench' / 'README.md').read_text(encoding='utf-8')
+    for name, path in PLACES.items():
+        hub = HUB[name].replace('@', '`, ') if name in HUB else ''
+        assert f'| `{name}` | `{path}` | {hub and f"`{hub} "}|' in readme
+    assert all(f'`{task}`' in readme for task in TASKS)
+
+
+# Keeping results
 
 
 def run(tmp_path, models, tasks=(FORWARD, BACKWARD, SAME_SPACE), **settings):
     return benchmark.run([model for model, _ in models], tasks, tmp_path, **settings)
 
 
-def test_results_stand_in_one_file_a_model_and_task(tmp_path):
-    found = run(tmp_path, [model('three')], [dataclasses.replace(FORWARD, name='csv:some/where.csv')])
-    [result] = found['results']
+def test_each_model_and_task_has_a_file_of_results(tmp_path):
+    content = run(tmp_path, [model('three')], [dataclasses.replace(FORWARD, name='csv:some/where.csv')])
+    [result] = content['results']
     [path] = tmp_path.glob('results/three/*.json')
     assert json.loads(path.read_text()) == result
     assert result['model'] == {
@@ -186,32 +211,28 @@ def test_results_stand_in_one_file_a_model_and_task(tmp_path):
         assert of_queries['map'].dtype == np.float64
 
 
-def test_a_target_space_is_embedded_once_for_all_tasks_that_share_it(tmp_path):
+def test_tasks_that_share_a_target_space_embed_it_once(tmp_path):
     letters = model('three')
-    found = run(tmp_path, [letters])
+    content = run(tmp_path, [letters])
     assert letters[1].spaces == [SKILLS, TITLES]
-    assert [result['task']['name'] for result in found['results']] == ['titles', 'skills', 'names']
+    assert [result['task']['name'] for result in content['results']] == ['titles', 'skills', 'names']
 
 
-def test_what_is_finished_is_not_measured_again(tmp_path):
+def test_a_finished_result_is_not_measured_again(tmp_path):
     first = run(tmp_path, [model('three')])
     again = model('three')
     assert run(tmp_path, [again]) == first
     assert (again[1].spaces, again[1].asked) == ([], [])
 
 
-def test_an_interrupted_run_goes_on_after_the_last_whole_task(tmp_path, monkeypatch):
-    interrupted = model('three')
-    right = interrupted[1].score
-
-    def score(queries):
+def test_an_interrupted_run_continues_after_the_last_complete_task(tmp_path):
+    def interrupt(queries, scores):
         if 'SQL' in queries:
             raise KeyboardInterrupt
-        return right(queries)
+        return scores
 
-    monkeypatch.setattr(interrupted[1], 'score', score)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, [interrupted])
+        run(tmp_path, [model('three', change=interrupt)])
     resumed = model('three')
     run(tmp_path, [resumed])
     assert resumed[1].spaces == [TITLES]
@@ -227,7 +248,7 @@ def test_an_interrupted_run_goes_on_after_the_last_whole_task(tmp_path, monkeypa
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_what_was_measured_otherwise_is_measured_anew(tmp_path, change):
+def test_a_result_of_other_settings_is_measured_again(tmp_path, change):
     run(tmp_path, [model('three')], [FORWARD])
     letters = model('three')
     run(tmp_path, **{'models': [letters], 'tasks': [FORWARD]} | change)
@@ -235,7 +256,7 @@ def test_what_was_measured_otherwise_is_measured_anew(tmp_path, change):
 
 
 @pytest.mark.parametrize('name', ['titles.json', 'titles.npz'])
-def test_what_is_not_whole_is_measured_anew(tmp_path, name):
+def test_an_incomplete_result_is_measured_again(tmp_path, name):
     run(tmp_path, [model('three')], [FORWARD])
     path = tmp_path / 'results' / 'three' / name
     path.write_bytes(path.read_bytes()[:100])
@@ -244,29 +265,35 @@ def test_what_is_not_whole_is_measured_anew(tmp_path, name):
     assert letters[1].spaces == [SKILLS]
 
 
-def test_what_cannot_be_measured_together_is_refused_before_a_model_is_loaded(tmp_path):
+@pytest.mark.parametrize(
+    ('models', 'tasks', 'base', 'message'),
+    [
+        (1, 0, None, 'no task: expected at least one'),
+        (2, 1, None, "model 'one': given 2 times, expected distinct names"),
+        (1, 2, None, "task 'titles': given 2 times"),
+        (1, 1, 'two', "base 'two': no model has that name, expected one of one"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_a_model_is_loaded(tmp_path, models, tasks, base, message):
     one = Model('one', 'nowhere', 'tokens', load=pytest.fail)
-    with pytest.raises(ValueError, match='no task: expected at least one'):
-        benchmark.run([one], [], tmp_path)
-    with pytest.raises(ValueError, match="model 'one': given 2 times, expected different names"):
-        benchmark.run([one, one], [FORWARD], tmp_path)
-    with pytest.raises(ValueError, match="task 'titles': given 2 times"):
-        benchmark.run([one], [FORWARD, FORWARD], tmp_path)
-    with pytest.raises(ValueError, match="base 'two': no model has that name, expected one of one"):
-        benchmark.run([one], [FORWARD], tmp_path, base='two')
+    with pytest.raises(ValueError, match=message):
+        benchmark.run([one] * models, [FORWARD] * tasks, tmp_path, base=base)
+
+
+def test_the_name_of_a_model_cannot_lead_out_of_the_output():
     with pytest.raises(ValueError, match=r"model '../one': expected a name of letters"):
-        dataclasses.replace(one, name='../one')
+        Model('../one', 'nowhere', 'tokens', load=pytest.fail)
 
 
-# How models are compared
+# Comparing models
 
 
 def test_models_are_compared_query_by_query_with_the_base(tmp_path):
     two, three = model('two', 2), model('three', 3)
-    found = run(tmp_path, [two, three], base='three')
-    rows = {(row['task'], row['metric']): row for row in found['comparisons']}
+    content = run(tmp_path, [two, three], base='three')
+    rows = {(row['task'], row['metric']): row for row in content['comparisons']}
     assert list(rows) == [(task, metric) for task in ('titles', 'skills', 'names') for metric in ('map', 'rp@10')]
-    mean = {(r['task']['name'], r['model']['name']): r['metrics']['map']['mean'] for r in found['results']}
+    mean = {(r['task']['name'], r['model']['name']): r['metrics']['map']['mean'] for r in content['results']}
     for task in ('titles', 'skills', 'names'):
         row = rows[task, 'map']
         assert (row['model'], row['base']) == ('two', 'three')
@@ -275,14 +302,18 @@ def test_models_are_compared_query_by_query_with_the_base(tmp_path):
     assert run(tmp_path / 'alone', [three])['comparisons'] == []
 
 
-def test_the_page_has_all_tables_and_says_what_was_published_and_what_was_left_out(tmp_path):
-    found = run(tmp_path, [model('two', 2), model('three', 3)], max_queries=4, seed=7)
-    page = markdown.render({'command': 'python -m uwe_jax.workbench', **found})
+def test_the_markdown_page_has_all_tables(tmp_path):
+    content = run(tmp_path, [model('two', 2), model('three', 3)], max_queries=4, seed=7)
+    page = markdown.render({'command': 'python -m uwe_jax.workbench', **content})
     assert '**At most 4 queries of each task, drawn at random with seed 7.**' in page
     assert '| task | queries | targets | two | three |' in page
     assert '| titles | 4 of 5 | 5 | ' in page
     assert '| mean of these 3 |' in page
     assert '## Difference from two, points [95 % interval, paired by query]' in page
+
+
+def test_the_markdown_page_sets_published_numbers_apart(tmp_path):
+    page = markdown.render({'command': '', **run(tmp_path, [model('three')])})
     assert '| UWE | mean of the six WorkBench tasks | 40.2 | 57.7 |' in page.split('not measured here')[1]
 
 
@@ -326,10 +357,28 @@ def test_the_command_line_measures_models_on_a_file_of_pairs(cut_model, tmp_path
     assert 1 <= len(soft) <= 2
 
 
-def test_the_command_line_refuses_before_a_model_is_loaded(tmp_path):
+def test_a_missing_file_is_reported_before_anything_is_written(tmp_path):
     flags = [f'--model=first={tmp_path / "nowhere"}', f'--tasks=csv:{tmp_path / "pairs.csv"}']
-    done = command(*flags, f'--output={tmp_path / "output"}')
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(f'error: {tmp_path / "pairs.csv"}')
-    assert 'Traceback' not in done.stderr
+    options = console.parse(Options, [*flags, f'--output={tmp_path / "output"}'], prog='workbench')
+    with pytest.raises((ValueError, OSError), match=re.escape(str(tmp_path / 'pairs.csv'))):
+        measure_command(options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_that_repeat_are_all_read(tmp_path):
+    flags = ['--model=a=x', '--model=b=y:mean', '--tasks=house,tech', '--data=data', '--data=onet=o', '--output=out']
+    options = console.parse(Options, flags, prog='workbench')
+    assert (options.model, options.data) == (('a=x', 'b=y:mean'), ('data', 'onet=o'))
+    assert (options.tasks, options.base, options.max_queries, options.dtype) == ('house,tech', None, None, 'float32')
+
+
+def test_a_command_without_a_model_ends_with_status_2(capsys):
+    with pytest.raises(SystemExit, match='2'):
+        console.parse(Options, ['--tasks=house', '--output=out'], prog='workbench')
+    assert '--model: expected NAME=SOURCE' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('option', 'value'), [('max_queries', 0), ('seed', -1)])
+def test_a_number_out_of_range_is_refused(option, value):
+    with pytest.raises(ValueError, match=f'--{option}={value}: expected'):
+        Options(('a=x',), 'house', pathlib.Path('out'), **{option: value})

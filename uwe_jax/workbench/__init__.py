@@ -1,1 +1,1 @@
-"""Measuring a ranker: tasks, metrics and where the tasks come from."""
+"""Benchmarks for rankers: where tasks come from, what is measured, and how results are shown."""

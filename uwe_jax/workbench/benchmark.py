@@ -1,4 +1,4 @@
-"""Goes over models and tasks: measures what is not measured yet, and compares the models."""
+"""Measures every model on every task, except what was measured before, and compares the models."""
 
 import dataclasses
 import hashlib
@@ -33,49 +33,50 @@ def run(
     seed: int = 0,
     training_data: Dataset | None = None,
 ) -> dict[str, Any]:
-    """Measures every model on every task, one model at a time, and writes each result as soon as it is there.
+    """Measures every model on every task, one model at a time, and writes each result at once.
 
-    A result that stands in the output and was measured with the same model, task and settings is not measured again.
+    A result in the output is reused if it was measured with the same model, task and settings.
 
     Args:
-      models: with different names.
-      tasks: with different names. A target space that several share is embedded once a model.
-      output: the directory of the results; made if it is not there.
-      base: the name of the model that the others are compared with; by default the first.
-      max_queries: of each task, drawn at random; all by default.
-      seed: of what is drawn at random: queries, and the resamples of the bootstrap.
-      training_data: what a model was trained on, for MAP by how many training titles a skill has.
+      models: with distinct names.
+      tasks: with distinct names. Each model embeds a target space once for all tasks that share it.
+      output: the directory of the results; created if it does not exist.
+      base: the name of the model to compare the others with; by default the first.
+      max_queries: the most queries of a task, drawn at random; by default all.
+      seed: draws the queries and the resamples of the bootstrap.
+      training_data: the dataset that a model was trained on, for MAP by the number of training titles of a skill.
 
     Returns:
-      `results` and `comparisons`.
+      `results` and `comparisons`, as in `results.json`.
 
     Raises:
-      ValueError: there is no model or no task, names repeat, the base is no model's name, or scores are no numbers.
+      ValueError: there is no model or no task, a name repeats, no model has the name of the base, or a score is not
+        finite.
     """
     base = check(models, tasks, base)
     store = results.Results(output)
     titles = {} if training_data is None else training_titles(training_data)
     settings = {'training_data': None if training_data is None else training_data.fingerprint}
     described = [(task, _task(task, max_queries, seed)) for task in _by_target_space(tasks)]
-    found = {}
+    measured = {}
     for model in models:
         for result in _of_model(model, described, store, settings, titles):
-            found[model.name, result['task']['name']] = result
-    ordered = [found[model.name, task.name] for task in tasks for model in models]
+            measured[model.name, result['task']['name']] = result
+    ordered = [measured[model.name, task.name] for task in tasks for model in models]
     return {'results': ordered, 'comparisons': _comparisons(store, ordered, base, seed)}
 
 
 def check(models: Sequence[Model], tasks: Sequence[RankingTask], base: str | None) -> str:
-    """The name of the base of comparison.
+    """The name of the model to compare the others with.
 
     Raises:
-      ValueError: as `run`.
+      ValueError: as in `run`.
     """
     for kind, names in (('model', [model.name for model in models]), ('task', [task.name for task in tasks])):
         if not names:
             raise ValueError(f'no {kind}: expected at least one')
         if repeated := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f'{kind} {repeated[0]!r}: given {len(repeated)} times, expected different names')
+            raise ValueError(f'{kind} {repeated[0]!r}: given {len(repeated)} times, expected distinct names')
     if base is not None and base not in [model.name for model in models]:
         raise ValueError(f'base {base!r}: no model has that name, expected one of {", ".join(m.name for m in models)}')
     return base or models[0].name
@@ -88,7 +89,7 @@ def _of_model(
     settings: dict[str, Any],
     titles: Mapping[str, int],
 ) -> Iterator[dict[str, Any]]:
-    """The results of one model on tasks that come with their descriptions; measured and written where they must be."""
+    """The results of one model on tasks with their descriptions; measures and writes those that are missing."""
     logger.info('%s: loading %s', model.name, model.source)
     scorer = model.load()
     described = {'format': results.FORMAT, 'model': _model(model, scorer), 'settings': settings}
@@ -104,9 +105,9 @@ def _of_model(
             start = time.perf_counter()
             space, index = task.targets, scorer.index(task.targets)
             seconds = time.perf_counter() - start
-        measured = sampled(task, of_task['measured_queries'], of_task['seed'])
-        logger.info('%s on %s: %d queries', model.name, task.name, len(measured.queries))
-        content, of_queries = measure(scorer, index, measured, titles, of_task['seed'])
+        sample = sampled(task, of_task['measured_queries'], of_task['seed'])
+        logger.info('%s on %s: %d queries', model.name, task.name, len(sample.queries))
+        content, of_queries = measure(scorer, index, sample, titles, of_task['seed'])
         result |= content | {'seconds': {'index': seconds, **content['seconds']}}
         store.write(result, of_queries)
         logger.info('%s on %s: MAP %.1f', model.name, task.name, 100 * content['metrics']['map']['mean'])
@@ -141,23 +142,25 @@ def _task(task: RankingTask, max_queries: int | None, seed: int) -> dict[str, An
 
 
 def _by_target_space(tasks: Sequence[RankingTask]) -> list[RankingTask]:
-    """The tasks in their order, but those that share a target space follow the first of them."""
+    """The tasks, reordered so that those with the same target space follow one another."""
     groups: dict[tuple[str, ...], list[RankingTask]] = {}
     for task in tasks:
         groups.setdefault(tuple(task.targets), []).append(task)
     return [task for group in groups.values() for task in group]
 
 
-def _comparisons(store: results.Results, found: Sequence[dict[str, Any]], base: str, seed: int) -> list[dict[str, Any]]:
-    """The differences from the base, query by query, of every task, model and compared metric."""
-    of_base = {result['task']['name']: result for result in found if result['model']['name'] == base}
+def _comparisons(
+    store: results.Results, measured: Sequence[dict[str, Any]], base: str, seed: int
+) -> list[dict[str, Any]]:
+    """The paired differences from the base, for every task, model and main metric."""
+    of_base = {result['task']['name']: result for result in measured if result['model']['name'] == base}
     rows = []
-    for result in found:
+    for result in measured:
         task, model = result['task']['name'], result['model']['name']
         if model == base:
             continue
-        own, others = store.of_queries(result), store.of_queries(of_base[task])
-        difference = np.stack([own[metric] - others[metric] for metric in SHOWN], axis=1)
+        of_queries, of_base_queries = store.of_queries(result), store.of_queries(of_base[task])
+        difference = np.stack([of_queries[metric] - of_base_queries[metric] for metric in SHOWN], axis=1)
         for metric, (mean, low, high) in zip(SHOWN, intervals(difference, seed), strict=True):
             rows.append(
                 {'task': task, 'model': model, 'base': base, 'metric': metric}

@@ -1,50 +1,37 @@
-"""Histograms of scores that arrive block by block, with a range that nobody knows before."""
-
-import collections
-import math
+"""Histograms of scores that arrive block by block, with a range that nobody knows in advance."""
 
 import numpy as np
 
-BINS = 64  # at most
+BINS = 64
+CODES = 1 << 16  # of float16
+LARGEST = float(np.finfo(np.float16).max)
 
 
 class Histogram:
     """Counts the scores of right and of wrong targets.
 
-    The width of a bin is a power of two, and edges are multiples of it. Scores beyond the range double the width, which
-    puts every two bins together: so the counts are exact, in whatever blocks the scores come.
+    Each float16 value has a counter of its own, and the bins are chosen at the end. So the result does not depend on
+    the blocks; only the rounding of scores to float16 is lost.
     """
 
     def __init__(self):
-        self._exponent = -math.inf  # of the width
-        self._low, self._high = math.inf, -math.inf
-        self._positive, self._all = collections.Counter(), collections.Counter()
+        self._positive, self._all = np.zeros((2, CODES), np.int64)
 
     def add(self, positive: np.ndarray, scores: np.ndarray) -> None:
-        """Counts a block: the scores of right targets [P], and those of all, of any shape; finite numbers."""
-        self._low, self._high = min(self._low, float(scores.min())), max(self._high, float(scores.max()))
-        span = self._high - self._low or abs(self._high) or 1.0
-        exponent = max(math.ceil(math.log2(span / (BINS - 1))), self._exponent)  # one bin to spare: both ends are cut
-        for of_kind, values in ((self._positive, positive), (self._all, scores)):
-            if exponent > self._exponent > -math.inf:
-                before = of_kind.copy()
-                of_kind.clear()
-                for place, count in before.items():
-                    of_kind[place >> (exponent - self._exponent)] += count
-            if values.size:
-                place = np.floor(np.ldexp(values.astype(np.float64), -exponent)).astype(np.int64)
-                first = int(place.min())
-                counts = np.bincount((place - first).ravel())
-                for n in np.flatnonzero(counts).tolist():
-                    of_kind[first + n] += int(counts[n])
-        self._exponent = exponent
+        """Counts a block: the scores of right targets and those of all targets, arrays of any shape, finite."""
+        for counts, values in ((self._positive, positive), (self._all, scores)):
+            codes = np.clip(values, -LARGEST, LARGEST).astype(np.float16).view(np.uint16)
+            counts += np.bincount(codes.ravel(), minlength=CODES)
 
     def summary(self) -> dict[str, list]:
         """`edges`, n + 1 of them, and the n counts of `positive` and `negative` scores, that is, of wrong targets."""
-        places = range(min(self._all), max(self._all) + 1)
-        width = math.ldexp(1, int(self._exponent))
+        [codes] = np.nonzero(self._all)
+        values = codes.astype(np.uint16).view(np.float16).astype(np.float64)
+        right = self._positive[codes]
+        positive, edges = np.histogram(values, BINS, weights=right)
+        negative, _ = np.histogram(values, edges, weights=self._all[codes] - right)
         return {
-            'edges': [place * width for place in (*places, places[-1] + 1)],
-            'positive': [self._positive[place] for place in places],
-            'negative': [self._all[place] - self._positive[place] for place in places],
+            'edges': edges.tolist(),
+            'positive': positive.tolist(),
+            'negative': negative.tolist(),
         }

@@ -1,4 +1,4 @@
-"""Measures one model on one task, and collects what a report shows of it besides numbers."""
+"""Measures one model on one task, and collects the examples that a report shows."""
 
 import logging
 import time
@@ -20,51 +20,51 @@ from uwe_jax.workbench.strata import Strata
 logger = logging.getLogger(__name__)
 
 
-MISSES = 20  # queries that are shown in words
-POSITIVES = 10  # right targets of such a query that are shown
-BEST = 5  # targets that it ranks first
+MISSES = 20  # worst queries to show
+POSITIVES = 10  # right targets to show of each
+BEST = 5  # top-ranked targets to show of each
 
 
 class Index(Protocol):
-    """A target space, ready to be scored."""
+    """A target space that can be scored."""
 
     def score(self, queries: Sequence[str]) -> np.ndarray:
-        """The score of every target for every query: [queries, targets] float."""
+        """The scores of all targets for each query: [queries, targets] float."""
         ...
 
 
 class Scorer(Protocol):
-    """What can be measured: a `Ranker`, or anything that has these two.
+    """What can be measured: a `Ranker`, or anything else with these two members.
 
     Attributes:
-      fingerprint: a string that identifies what the scores depend on.
+      fingerprint: a string that identifies everything the scores depend on.
     """
 
     fingerprint: Any
 
     def index(self, targets: Sequence[str], /) -> Index:
-        """Makes a target space ready."""
+        """Prepares a target space."""
         ...
 
 
 def measure(
     scorer: Scorer, index: Index, task: RankingTask, titles: Mapping[str, int], seed: int
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Ranks every target for every query, a block of queries at a time.
+    """Ranks every target for every query, one block of queries at a time.
 
     Args:
-      scorer: what is measured.
-      index: what it made of the task's targets.
-      task: says which targets are right.
-      titles: see `strata.training_titles`; empty if it is not known what the model was trained on.
+      scorer: the model.
+      index: the task's targets, indexed by `scorer`.
+      task: queries, targets, and which targets are right.
+      titles: from `strata.training_titles`; empty if the training data are unknown.
       seed: of the bootstrap.
 
     Returns:
-      `metrics`, `strata`, `histogram`, `misses`, `attention` and `seconds`, ready for JSON; and of each metric the
-      numbers of all queries, [queries] float64.
+      `metrics`, `strata`, `histogram`, `misses`, `attention` and `seconds`, ready for JSON; and the value of each
+      metric for each query, [queries] float64.
 
     Raises:
-      ValueError: the scores have not the right shape, or one is not a finite number.
+      ValueError: the scores have the wrong shape, or one is not finite.
     """
     start = time.perf_counter()
     histogram, strata, parts = Histogram(), Strata(task, titles), []
@@ -80,10 +80,10 @@ def measure(
             progress.advance(len(positives))
     of_queries = {name: np.concatenate([part[name] for part in parts]) for name in metrics.METRICS}
     seconds = time.perf_counter() - start
-    found = intervals(np.stack(list(of_queries.values()), axis=1), seed)
+    means = intervals(np.stack(list(of_queries.values()), axis=1), seed)
     worst_first = np.argsort(of_queries['map'], kind='stable').tolist()
     content = {
-        'metrics': {name: interval._asdict() for name, interval in zip(of_queries, found, strict=True)},
+        'metrics': {name: interval._asdict() for name, interval in zip(of_queries, means, strict=True)},
         'strata': strata.summary(seed),
         'histogram': histogram.summary(),
         'misses': _misses(index, task, [n for n in worst_first[:MISSES] if of_queries['map'][n] < 1]),
@@ -110,7 +110,7 @@ def _scores(index: Index, task: RankingTask, queries: Sequence[str]) -> np.ndarr
 
 
 def _misses(index: Index, task: RankingTask, places: Sequence[int]) -> list[dict[str, Any]]:
-    """The queries at these places in words: their right targets, best first, and what stands above them."""
+    """The queries at these places, with their right targets, best first, and the targets ranked first."""
     if not places:
         return []
     queries = [task.queries[place] for place in places]
@@ -135,7 +135,7 @@ def _misses(index: Index, task: RankingTask, places: Sequence[int]) -> list[dict
 
 
 def _attention(scorer: Scorer, index: Index, task: RankingTask, worst_first: Sequence[int]) -> list[dict[str, Any]]:
-    """The attention of the best, the middle and the worst query, each with the first of its right targets."""
+    """The attention maps of the best, the median and the worst query, each with its best-ranked right target."""
     if not isinstance(scorer, Ranker) or not has_attention(scorer.pair_score):
         return []
     places = dict.fromkeys([worst_first[-1], worst_first[len(worst_first) // 2], worst_first[0]])
@@ -143,16 +143,16 @@ def _attention(scorer: Scorer, index: Index, task: RankingTask, worst_first: Seq
     _, target = metrics.ranks(_scores(index, task, queries), [task.positives[place] for place in places])
     maps = []
     for query, first in zip(queries, map(int, target[:, 0]), strict=True):
-        found = scorer.attention(query, task.targets[first])
+        attention = scorer.attention(query, task.targets[first])
         maps.append(
             {
                 'query': query,
                 'target': task.targets[first],
-                'score': found.score,
-                'query_tokens': found.query_tokens,
-                'target_tokens': found.target_tokens,
-                'a': np.round(found.a.astype(np.float64), 4).tolist(),
-                'c': np.round(found.c.astype(np.float64), 4).tolist(),
+                'score': attention.score,
+                'query_tokens': attention.query_tokens,
+                'target_tokens': attention.target_tokens,
+                'a': np.round(attention.a.astype(np.float64), 4).tolist(),
+                'c': np.round(attention.c.astype(np.float64), 4).tolist(),
             }
         )
     return maps

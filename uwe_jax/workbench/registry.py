@@ -15,7 +15,7 @@ from uwe_jax.workbench.sources.pairs import from_csv
 logger = logging.getLogger(__name__)
 
 
-# Where each kind of data lies below a folder that is given for all of them.
+# The location of each kind of data within a folder that has them all.
 PLACES = {
     'esco': 'esco_1.2.0',
     'esco_1.1.0': 'esco_1.1.0',
@@ -28,7 +28,7 @@ PLACES = {
     'skillmatch': 'workbench/skillmatch_1k.csv',
     'onet': 'onet',
 }
-# Where it is had from if no path is given and nothing lies there. ESCO and O*NET are downloaded from their portals.
+# Datasets of the Hugging Face Hub for data without a path. ESCO and O*NET must be downloaded from their portals.
 HUB = {
     'jobbert': 'TechWolf/JobBERT-evaluation-dataset@test',
     'house': 'TechWolf/skill-extraction-house@test',
@@ -50,10 +50,10 @@ class Definition:
     """How a task is made.
 
     Attributes:
-      title: one line that says what is ranked.
+      title: says in one line what is ranked.
       data: the kinds of data that it needs.
-      make: gets the place of each, and makes the task.
-      expected: queries and targets that it has as published (paper, table of the tasks).
+      make: makes the task from the location of each kind.
+      expected: the published numbers of queries and targets (paper, table of the tasks).
     """
 
     title: str
@@ -107,19 +107,19 @@ def load_tasks(names: Sequence[str], data: Mapping[str, str]) -> list[RankingTas
     """Makes tasks from their files.
 
     Args:
-      names: of `TASKS`; `held_out:DATASET`, what `python -m data_prep build` held out of a dataset; or `csv:PATH`, see
-        `from_csv`.
-      data: where each kind of data lies: of `PLACES`; '' is a folder that has them all as `PLACES` says. What is
-        nowhere is asked of the Hugging Face Hub, see `HUB`.
+      names: from `TASKS`; `held_out:DATASET` for the texts that `python -m data_prep build` held out of a dataset; or
+        `csv:PATH`, see `from_csv`.
+      data: the location of each kind of data in `PLACES`; the key '' is a folder with the layout of `PLACES`. Data
+        without a location are loaded from the Hugging Face Hub, see `HUB`.
 
     Raises:
-      ValueError: a name is unknown, or a file is not there or not as expected; names the file and the row.
+      ValueError: a name is unknown, or a file is missing or malformed; the message names the file and the row.
     """
     for name, path in data.items():
         if name and name not in PLACES:
             raise ValueError(f'data {name!r}: expected one of {", ".join(PLACES)}')
         if not name and not pathlib.Path(path).expanduser().is_dir():
-            raise ValueError(f'--data={path}: no such folder; expected one, or NAME=PATH')
+            raise ValueError(f'--data={path}: no such folder; expected a folder, or NAME=PATH')
     tasks = []
     for name in names:
         kind, _, rest = name.partition(':')
@@ -137,11 +137,11 @@ def load_tasks(names: Sequence[str], data: Mapping[str, str]) -> list[RankingTas
     return tasks
 
 
-def read_places(words: list[str]) -> dict[str, str]:
-    """What `load_tasks` takes, from NAME=PATH; a folder without a name has the name ''.
+def read_places(words: Sequence[str]) -> dict[str, str]:
+    """The locations for `load_tasks`, from NAME=PATH, or FOLDER for the name ''.
 
     Raises:
-      ValueError: one is empty, or a name stands twice.
+      ValueError: a path is empty, or a name repeats.
     """
     paths: dict[str, str] = {}
     for word in words:
@@ -173,10 +173,10 @@ def _make(name: str, definition: Definition, data: Mapping[str, str]) -> Ranking
 
 
 def _place(kind: str, task: str, data: Mapping[str, str]) -> str:
-    """Where a kind of data lies.
+    """The location of a kind of data.
 
     Raises:
-      ValueError: nowhere.
+      ValueError: there is none.
     """
     if kind in data:
         return data[kind]
