@@ -13,7 +13,7 @@ import numpy as np
 from configs.uwe import get_config
 from tests.conftest import ROOT, two_environments
 from uwe_jax.training.checkpoint import load_state
-from uwe_jax.training.metrics import read
+from uwe_jax.training.metrics import read_lines
 
 
 class Run:
@@ -97,14 +97,14 @@ def writing(workdir: pathlib.Path, since: float = 0) -> list[str]:
 
 
 def steps_logged(workdir):
-    return len(read(workdir / 'metrics.jsonl'))
+    return len(read_lines(workdir / 'metrics.jsonl'))
 
 
 def numbers(workdir, name='metrics.jsonl'):
     """What a run wrote, without what a clock measured."""
     return [
         {field: value for field, value in line.items() if not field.startswith(('time/', 'speed/'))}
-        for line in read(workdir / name)
+        for line in read_lines(workdir / name)
     ]
 
 

@@ -20,7 +20,7 @@ from uwe_jax import train as train_module
 from uwe_jax.distributed.processes import AGAIN
 from uwe_jax.train import train
 from uwe_jax.training.checkpoint import load_params, load_state
-from uwe_jax.training.metrics import read
+from uwe_jax.training.metrics import read_lines
 
 
 @pytest.fixture(scope='module')
@@ -38,7 +38,7 @@ def uninterrupted(config, tmp_path_factory):
 
 
 def in_the_last_evaluation(workdir):
-    return any(line['step'] == 8 for line in read(workdir / 'evaluation.jsonl'))
+    return any(line['step'] == 8 for line in read_lines(workdir / 'evaluation.jsonl'))
 
 
 def test_a_run_that_is_killed_three_times_ends_as_one_that_was_not(config, uninterrupted, tmp_path):
@@ -74,7 +74,7 @@ def test_sigterm_saves_and_ends_with_a_status_that_asks_for_another_start(config
     run.kill(signal.SIGTERM)  # some launchers say it twice
     [status], [printed] = run.end()
     assert status == AGAIN, printed
-    assert 0 < sum(line['step'] == 8 for line in read(tmp_path / 'evaluation.jsonl')) < 4
+    assert 0 < sum(line['step'] == 8 for line in read_lines(tmp_path / 'evaluation.jsonl')) < 4
 
     assert Run(config, tmp_path).end()[0] == [0]
     assert_same(tmp_path, uninterrupted)

@@ -1,5 +1,7 @@
 """The whole of training on the sample, with the encoder cut to one layer: here the subject is the loop."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from uwe_jax.distributed import mesh
 from uwe_jax.models import pretrained
 from uwe_jax.train import train
 from uwe_jax.training.checkpoint import load_params
-from uwe_jax.training.metrics import read
+from uwe_jax.training.metrics import read_lines
 from uwe_jax.training.optimizer import make_optimizer
 from uwe_jax.training.state import abstract_state, first_state, shardings_of
 from uwe_jax.training.step import make_step
@@ -22,10 +24,10 @@ from uwe_jax.training.step import make_step
 
 def test_a_run_of_one_step_leaves_metrics_evaluations_and_a_checkpoint(tmp_path, small_dataset_dir, base_model):
     train(small_config(small_dataset_dir, base_model, steps=1), tmp_path)
-    [line] = read(tmp_path / 'metrics.jsonl')
+    [line] = read_lines(tmp_path / 'metrics.jsonl')
     assert np.isfinite(line['loss'])
     assert 0 < line['padding'] < 1
-    evaluations = read(tmp_path / 'evaluation.jsonl')
+    evaluations = read_lines(tmp_path / 'evaluation.jsonl')
     tasks = ['job_to_skill', 'alternative_to_skill', 'skill_to_job', 'skill_to_alternative']
     assert [(e['step'], e['task']) for e in evaluations] == [(step, task) for step in (0, 1) for task in tasks]
     assert load_params(tmp_path)[1] == 1
@@ -56,7 +58,7 @@ def test_another_config_in_the_same_workdir_is_refused(finished, small_dataset_d
 def first_steps(config, dataset, base_model, device_mesh, steps=1):
     """Metrics and gradient of the first steps on a mesh, in float32 and without dropout."""
     optimizer, schedule = make_optimizer(config.optimizer, config.steps)
-    graphdef, params = nnx.split(pretrained.abstract_encoder(base_model, **config.model))
+    graphdef, params = nnx.split(pretrained.abstract_encoder(base_model, **dataclasses.asdict(config.model)))
     like = abstract_state(params, optimizer, device_mesh)
     state = first_state(pretrained.load_params(base_model, params), optimizer, config.seed, like)
     plan = Plan(dataset.graphs, batch_size=config.data.batch_size, seed=0, distractor_probability=0.8)

@@ -27,7 +27,7 @@ from uwe_jax.data.loader import choose_lengths
 from uwe_jax.distributed import mesh
 from uwe_jax.io import console
 from uwe_jax.models import download
-from uwe_jax.training.config import Config, check
+from uwe_jax.training.config import Config
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,7 @@ def main(argv: list[str]) -> int:
 
 def compile_for_all() -> None:
     """Prints the report of every topology, and a table of them."""
-    config = CONFIG.value
-    check(config)
+    config = Config.of(CONFIG.value.to_dict())
     lengths = padded_lengths(config)
     rows = [compile_for(topology, config, lengths, search=SEARCH.value) for topology in TOPOLOGY.value]
     print('\n'.join(markdown(rows)))
@@ -72,7 +71,7 @@ def compile_for(topology: str, config: Config, lengths: Mapping[str, int], *, se
     Raises:
       ValueError: there is no compiler for the topology, or the config does not fit to it.
     """
-    device_mesh = pod_mesh(topology, **config.mesh)
+    device_mesh = pod_mesh(topology, config.mesh.data, config.mesh.fsdp)
     chips, chip = device_mesh.size, device_mesh.devices.flat[0]
     batch_size = config.data.batch_size
     mesh.check_divides(batch_size, device_mesh)

@@ -21,7 +21,6 @@ from uwe_jax.compile_for.flops import step_flops
 from uwe_jax.data.graph import GRAPHS
 from uwe_jax.data.loader import Batch, Texts
 from uwe_jax.distributed import mesh
-from uwe_jax.interaction import Score
 from uwe_jax.models import pretrained
 from uwe_jax.models.mpnet import MPNetConfig
 from uwe_jax.training.config import Config
@@ -69,7 +68,7 @@ class Rehearsal:
 
     def __init__(self, config: Config, base: pathlib.Path, lengths: Mapping[str, int], device_mesh: Mesh, usable: int):
         optimizer, schedule = make_optimizer(config.optimizer, config.steps)
-        graphdef, params = nnx.split(pretrained.abstract_encoder(base, **config.model))
+        graphdef, params = nnx.split(pretrained.abstract_encoder(base, **dataclasses.asdict(config.model)))
         self._state = abstract_state(params, optimizer, device_mesh)
         self._step: Any = make_step(graphdef, optimizer, schedule, config, device_mesh, shardings_of(self._state))
         sizes = MPNetConfig.read(base / 'config.json')
@@ -108,7 +107,7 @@ class Rehearsal:
         """A device's floating-point operations in one step by formula, of the `encoder` and of the `interaction`."""
         total = step_flops(
             self._sizes,
-            Score(**self._config.score),
+            self._config.score,
             self._config.interaction.form,
             batch_size,
             self._lengths,
