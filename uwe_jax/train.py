@@ -82,7 +82,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         first_step = int(state.step)
 
         def evaluate(step: int) -> None:
-            with preemption.at_once():
+            with jax.transfer_guard('allow'), preemption.at_once():
                 ranker = Ranker(nnx.merge(graphdef, state.params), tokenizer, config.score, device_mesh)
                 done = agreed(len(log.evaluated(step)))  # above 0 if the run was stopped while it evaluated
                 for task, result in evaluate_all(ranker, tasks[done:]):
@@ -92,7 +92,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
                         raise Preempted
 
         def save(step: int) -> None:
-            checkpoints.save(step, state, {'config': dataclasses.asdict(config), 'data': dataset.fingerprint})
+            with jax.transfer_guard('allow'):
+                checkpoints.save(step, state, {'config': dataclasses.asdict(config), 'data': dataset.fingerprint})
 
         if 'evaluate' in _due(first_step, config):
             evaluate(first_step)
@@ -100,11 +101,13 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         steps = range(first_step, config.steps)
         meter = Meter()
         read_ahead = batches(dataset, plan, lengths, mesh.rows(device_mesh), steps, config.run.prefetch)
-        with Progress('training', config.steps, 'steps', done=first_step) as progress:
+        with (
+            jax.transfer_guard('disallow'),  # in the loop, data moves to and from the devices only by explicit calls
+            Progress('training', config.steps, 'steps', done=first_step) as progress,
+        ):
             for step, batch in zip(steps, meter.waiting(read_ahead), strict=True):
-                with jax.transfer_guard('disallow'):  # nothing moves between host and devices unasked
-                    state, metrics = take_step(state, batch)
-                    meter.add(step + 1, metrics)
+                state, metrics = take_step(state, batch)
+                meter.add(step + 1, metrics)
                 watch.got_on()
                 progress.advance()
                 due = _due(step + 1, config)
