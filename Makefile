@@ -1,9 +1,10 @@
-# make quickstart    install, then train, measure, export and use a model on the sample: all steps, one after another
-# make test          install, then run the test suite
+# make quickstart    install, then train, measure, export and use a model on the sample, one step after another
+# make test          install, then run the fast tests
+# make test-slow     the tests that take long
 # make soak          kill a run at random moments, some sixty times, for half an hour or more
 # make check         formatting, lint and types
 
-# The first Python of these that runs; python3.11 is what all of the extras are tested on.
+# The first of these Pythons that runs; all extras are tested on python3.11.
 PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
 EXTRAS := test
 VENV := .venv
@@ -14,11 +15,12 @@ STEPS := 32
 QUERIES := 2000
 LAYERS :=
 TESTS := tests
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: quickstart test soak check
+.PHONY: quickstart test test-slow soak check
 .SUFFIXES:
 
-# One stamp a set of extras, so that each is installed once.
+# One stamp per set of extras, so that each is installed once.
 $(VENV)/installed.%: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo 'error: no Python found, expected 3.11 or newer'; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python {sys.version.split()[0]} found, expected 3.11 or newer")'
@@ -41,14 +43,17 @@ quickstart: $(VENV)/installed.test
 	$(BIN)/python -m uwe_jax.rank --model=$(RUN)/model --targets=data_prep/sample/skills_en.csv --column=preferredLabel \
 	  'data engineer' 'pastry cook' 'night nurse on a surgical ward'
 	@echo
-	@echo '== 5/5 where everything lies'
+	@echo '== 5/5 what is where'
 	@echo 'data      $(RUN)/data          manifest.json says what is in it'
 	@echo 'training  $(RUN)/train         metrics.jsonl, evaluation.jsonl, tensorboard/, checkpoints/'
 	@echo 'model     $(RUN)/model         README.md says how to use it'
 
 test: $(VENV)/installed.$(EXTRAS)
-	@$(BIN)/python -c 'import torch' 2>/dev/null || echo 'torch is not installed: the tests that compare with it are skipped (make test EXTRAS=test,torch runs them)'
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(TESTS)
+	@$(BIN)/python -c 'import torch' 2>/dev/null || echo 'torch is not installed: tests that compare with it are skipped (make test EXTRAS=test,torch runs them)'
+	$(PYTEST) -m 'not slow' $(TESTS)
+
+test-slow: $(VENV)/installed.$(EXTRAS)
+	$(PYTEST) -m slow $(TESTS)
 
 soak: $(VENV)/installed.test
 	$(BIN)/python -m tests.soak
