@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import small_config
 from tests.runs import Run, assert_same, numbers, steps_logged, writing
 from uwe_jax import train as train_module
-from uwe_jax.distributed.processes import AGAIN
+from uwe_jax.distributed.processes import RESTART
 from uwe_jax.train import train
 from uwe_jax.training.checkpoint import load_params, load_state
 from uwe_jax.training.metrics import read_lines
@@ -68,7 +68,7 @@ def test_sigterm_saves_and_ends_with_a_status_that_asks_for_another_start(config
     assert run.wait_until(lambda workdir: steps_logged(workdir) >= 3)
     run.kill(signal.SIGTERM)
     [status], [printed] = run.end(timeout=30)
-    assert status == AGAIN == 75
+    assert status == RESTART == 75
     assert 'the same command continues' in printed
     assert load_state(tmp_path)[1] == steps_logged(tmp_path) < STEPS
 
@@ -106,7 +106,7 @@ def test_sigterm_in_the_last_evaluation_ends_the_run_at_once_and_may_come_twice(
     run.kill(signal.SIGTERM)
     run.kill(signal.SIGTERM)  # as some launchers do
     [status], [printed] = run.end(timeout=30)
-    assert status == AGAIN, printed
+    assert status == RESTART, printed
     assert 0 < evaluated(unfinished) < 4
     assert Run(config(), unfinished, devices=8).end()[0] == [0]
     assert_same(unfinished, finished)
@@ -118,7 +118,7 @@ def test_two_processes_stop_together_when_one_gets_sigterm(config, unfinished):
     done = steps_logged(unfinished)
     assert run.wait_until(lambda workdir: steps_logged(workdir) != done)  # the log is cut back first
     run.kill(signal.SIGTERM, process=1)
-    assert run.end(timeout=30)[0] == [AGAIN, AGAIN]
+    assert run.end(timeout=30)[0] == [RESTART, RESTART]
     assert load_state(unfinished)[1] == steps_logged(unfinished) < STEPS
 
 

@@ -9,7 +9,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from uwe_jax.distributed.preemption import Preempted
-from uwe_jax.distributed.processes import AGAIN, NotJoinedError, join_processes, leave_after
+from uwe_jax.distributed.processes import RESTART, NotJoinedError, exit_after, join_processes
 from uwe_jax.io import console
 from uwe_jax.train import train
 from uwe_jax.training.config import Config
@@ -40,15 +40,15 @@ def main(argv: list[str]) -> int:
         train(config, workdir)
     except NotJoinedError as error:
         print(f'error: {error}', file=sys.stderr)
-        return AGAIN
+        return RESTART
     except Preempted:
         logger.warning('stopped early, as asked; every step is saved, and the same command continues')
-        return AGAIN
+        return RESTART
     except (ValueError, OSError, FloatingPointError, jax.errors.JaxRuntimeError) as error:
         logger.debug('', exc_info=True)  # the traceback, with --verbosity=1
         print(f'error: {error}', file=sys.stderr)
         if jax.distributed.is_initialized():  # asking how many there are would wait for them
-            leave_after(error, PEER_TIMEOUT.value)
+            exit_after(error, PEER_TIMEOUT.value)
         return 1
     return 0
 

@@ -11,9 +11,9 @@ from uwe_jax.data.graph import open_dataset
 from uwe_jax.data.loader import batches, choose_lengths
 from uwe_jax.data.plan import Plan
 from uwe_jax.distributed import mesh
+from uwe_jax.distributed.heartbeat import Heartbeat
 from uwe_jax.distributed.preemption import Preempted, Preemption
-from uwe_jax.distributed.processes import agreed
-from uwe_jax.distributed.stall import StallWatch
+from uwe_jax.distributed.processes import broadcast
 from uwe_jax.evaluation.evaluate import evaluate_all
 from uwe_jax.evaluation.tasks import held_out_tasks, sampled
 from uwe_jax.io.console import Progress
@@ -67,7 +67,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     state_shape = abstract_state(params_shape, optimizer, device_mesh)
 
     with (
-        StallWatch(config.run.stall_timeout) as watch,  # first, as all that follows waits for other processes
+        Heartbeat(config.run.stall_timeout) as heartbeat,  # first, as all that follows waits for other processes
         Preemption() as preemption,
         claimed(workdir, config, dataset.fingerprint),  # only now: a run that was refused above claims nothing
         Checkpoints(workdir, config.run.keep) as checkpoints,
@@ -82,12 +82,12 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         first_step = int(state.step)
 
         def evaluate(step: int) -> None:
-            with jax.transfer_guard('allow'), preemption.at_once():
+            with jax.transfer_guard('allow'), preemption.interruptible():
                 ranker = Ranker(nnx.merge(graphdef, state.params), tokenizer, config.score, device_mesh)
-                done = agreed(len(log.evaluated(step)))  # above 0 if the run was stopped while it evaluated
+                done = broadcast(len(log.evaluated(step)))  # above 0 if the run was stopped while it evaluated
                 for task, result in evaluate_all(ranker, tasks[done:]):
                     log.write_evaluation(step, task.name, result)
-                    watch.got_on()
+                    heartbeat.beat()
                     if preemption.reached():
                         raise Preempted
 
@@ -108,7 +108,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
             for step, batch in zip(steps, meter.waiting(read_ahead), strict=True):
                 state, metrics = take_step(state, batch)
                 meter.add(step + 1, metrics)
-                watch.got_on()
+                heartbeat.beat()
                 progress.advance()
                 due = _due(step + 1, config)
                 stop = preemption.reached()

@@ -10,8 +10,8 @@ import jax
 import pytest
 
 from tests.conftest import ROOT, two_environments
-from uwe_jax.distributed.processes import AGAIN, NotJoinedError, Place, find_place, leave_after
-from uwe_jax.distributed.stall import KEY, behind
+from uwe_jax.distributed.heartbeat import KEY, behind
+from uwe_jax.distributed.processes import RESTART, NotJoinedError, Place, exit_after, find_place
 
 SAID_BY_JAX = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID', 'JAX_LOCAL_DEVICE_IDS')
 SAID_BY_SLURM = {
@@ -100,7 +100,7 @@ def test_a_process_that_does_not_come_is_named_and_not_waited_for_any_longer(tmp
         capture_output=True,
         text=True,
     )
-    assert ended.returncode == AGAIN
+    assert ended.returncode == RESTART
     assert f'after 1 s, of 2 processes these have not come: {1 - own}.' in ended.stderr
     assert f'are: {own} on {socket.gethostname()}, pid ' in ended.stderr
 
@@ -108,8 +108,8 @@ def test_a_process_that_does_not_come_is_named_and_not_waited_for_any_longer(tmp
 @pytest.mark.parametrize(
     ('error', 'status'),
     [
-        (jax.errors.JaxRuntimeError('DEADLINE_EXCEEDED: Barrier timed out'), AGAIN),
-        (ValueError('INTERNAL: Gloo all-reduce failed: Connection closed by peer'), AGAIN),
+        (jax.errors.JaxRuntimeError('DEADLINE_EXCEEDED: Barrier timed out'), RESTART),
+        (ValueError('INTERNAL: Gloo all-reduce failed: Connection closed by peer'), RESTART),
         (jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory'), 1),
         (OSError('No space left on device'), 1),
     ],
@@ -117,7 +117,7 @@ def test_a_process_that_does_not_come_is_named_and_not_waited_for_any_longer(tmp
 def test_what_may_be_the_fault_of_another_process_is_no_reason_to_give_up(monkeypatch, error, status):
     left = []
     monkeypatch.setattr('uwe_jax.distributed.processes.os._exit', left.append)
-    leave_after(error, peer_timeout=0)
+    exit_after(error, peer_timeout=0)
     assert left[0] == status
 
 
@@ -131,13 +131,13 @@ def test_those_behind_are_named_and_also_those_that_never_said_anything():
 STUCK = """
 import pathlib, sys, time
 import jax
-from uwe_jax.distributed.processes import agreed, join_processes
-from uwe_jax.distributed.stall import StallWatch
+from uwe_jax.distributed.processes import broadcast, join_processes
+from uwe_jax.distributed.heartbeat import Heartbeat
 join_processes(pathlib.Path(sys.argv[1]))
-with StallWatch(2) as watch:
+with Heartbeat(2) as watch:
     if jax.process_index() == 0:
-        watch.got_on()
-        agreed(7)
+        watch.beat()
+        broadcast(7)
     time.sleep(60)
 """
 
@@ -151,4 +151,4 @@ def test_a_process_that_lives_and_stands_still_is_named_and_not_waited_for_any_l
     printed = [process.communicate(timeout=50)[1] for process in processes]
     expected = f'for 2 s no step and no evaluation has been finished; behind the others: 1 on {socket.gethostname()}'
     assert expected in ''.join(printed)
-    assert AGAIN in [process.returncode for process in processes]
+    assert RESTART in [process.returncode for process in processes]

@@ -45,7 +45,7 @@ class Preemption:
         return self._asked if self._alone else multihost_utils.reached_preemption_sync_point(self._calls)
 
     @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
+    def interruptible(self) -> Iterator[None]:
         """A single process need not finish what is done in here.
 
         Raises:

@@ -26,13 +26,13 @@ from uwe_jax.io.files import whole_file
 logger = logging.getLogger(__name__)
 
 
-AGAIN = 75  # exit status (EX_TEMPFAIL): nothing is wrong with the run; the same command continues it
+RESTART = 75  # exit status (EX_TEMPFAIL): nothing is wrong with the run; the same command continues it
 
 
 class NotJoinedError(OSError):
     """The processes could not be joined now; another attempt may succeed."""
 
-    exit_status = AGAIN
+    exit_status = RESTART
 
 
 class Place(NamedTuple):
@@ -56,7 +56,7 @@ def join_processes(folder: pathlib.Path, join_timeout: int = 300, peer_timeout: 
 
     Args:
       folder: one that all processes share; while they join, each leaves a note there that it has come.
-      join_timeout: seconds to wait for all to come. Then the process ends with status `AGAIN`, after a line that says
+      join_timeout: seconds to wait for all to come. Then the process ends with status `RESTART`, after a line that says
         who came and who did not.
       peer_timeout: seconds without a sign of life after which a process counts as lost, from then on. JAX then ends all
         others, with a line that gives the lost one's number.
@@ -154,7 +154,7 @@ def _roll_call(folder: pathlib.Path, place: Place, timeout: int) -> Iterator[Non
             )
             own.unlink(missing_ok=True)
         finally:
-            leave(AGAIN)
+            exit_now(RESTART)
 
     timer = threading.Timer(timeout, give_up)
     timer.daemon = True
@@ -166,25 +166,25 @@ def _roll_call(folder: pathlib.Path, place: Place, timeout: int) -> Iterator[Non
         own.unlink(missing_ok=True)
 
 
-def agreed(value: int) -> int:
+def broadcast(value: int) -> int:
     """Process 0's value, in all processes; they wait for each other here."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
-def leave_after(error: Exception, peer_timeout: int) -> NoReturn:
+def exit_after(error: Exception, peer_timeout: int) -> NoReturn:
     """Ends one process of several after an error, so that the others notice, with status 1.
 
     What JAX's runtime says of a failed exchange may be no fault of this process but of another. If that was lost, JAX
     knows it after `peer_timeout` seconds, says which it was, and ends this one with SIGABRT; if it lives and stands
-    still, this one ends with status `AGAIN`.
+    still, this one ends with status `RESTART`.
     """
     if not _may_be_of_others(error):
-        leave(1)
+        exit_now(1)
     logger.error('waiting up to %d s for word of a lost process', 2 * peer_timeout)
     time.sleep(2 * peer_timeout)
-    leave(AGAIN)
+    exit_now(RESTART)
 
 
 def _may_be_of_others(error: BaseException | None) -> bool:
@@ -196,7 +196,7 @@ def _may_be_of_others(error: BaseException | None) -> bool:
     return False
 
 
-def leave(status: int) -> NoReturn:
+def exit_now(status: int) -> NoReturn:
     """Ends the process at once: JAX's farewell would wait for the processes that still compute."""
     logging.shutdown()
     sys.stdout.flush()

@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from uwe_jax.distributed.processes import agreed
+from uwe_jax.distributed.processes import broadcast
 from uwe_jax.io.files import damage, sha256, whole_file
 from uwe_jax.training.state import State
 
@@ -58,7 +58,7 @@ class Checkpoints:
         if jax.process_index() == 0 and newest is not None:
             _move_aside(self._folder, newest)
         # Process 0 decides: the others may see an older state of a network file system.
-        start = agreed(-1 if newest is None else newest)
+        start = broadcast(-1 if newest is None else newest)
         self.start = None if start < 0 else start
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,

@@ -9,27 +9,27 @@ from typing import Any
 import jax
 from jax._src import distributed  # JAX has no public way to what its processes can tell each other
 
-from uwe_jax.distributed.processes import AGAIN, leave
+from uwe_jax.distributed.processes import RESTART, exit_now
 
 KEY = 'uwe_jax/stall/'
 
 
-class StallWatch:
-    """Ends the process with status `AGAIN` when it has not got on for too long, after a line that says who is behind.
+class Heartbeat:
+    """Ends the process with status `RESTART` when it has not got on for too long, after a line that says who is behind.
 
     One process alone is not watched.
 
     Args:
-      timeout: seconds from one call of `got_on` to the next.
+      timeout: seconds from one call of `beat` to the next.
     """
 
     def __init__(self, timeout: int):
         self._timeout = timeout
         self._ended = threading.Event()
 
-    def __enter__(self) -> 'StallWatch':
+    def __enter__(self) -> 'Heartbeat':
         self._times = 0
-        self.got_on()
+        self.beat()
         if jax.process_count() > 1:
             threading.Thread(target=self._watch, daemon=True).start()
         return self
@@ -37,7 +37,7 @@ class StallWatch:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
 
-    def got_on(self) -> None:
+    def beat(self) -> None:
         """To be called equally often by all processes."""
         self._times += 1
         self._last = time.monotonic()
@@ -52,7 +52,7 @@ class StallWatch:
                     told = dict(client.key_value_dir_get(KEY))
                     print(f'error: {behind(told, jax.process_count(), self._timeout)}', file=sys.stderr)
                 finally:
-                    leave(AGAIN)
+                    exit_now(RESTART)
 
 
 def behind(told: dict[str, str], processes: int, timeout: int) -> str:
