@@ -1,4 +1,4 @@
-"""A bound on how long processes wait for each other: JAX notices one that died, and this one that stands still."""
+"""A heartbeat for processes that wait for each other: JAX notices a process that died, this one that hangs."""
 
 import socket
 import sys
@@ -7,20 +7,20 @@ import time
 from typing import Any
 
 import jax
-from jax._src import distributed  # JAX has no public way to what its processes can tell each other
+from jax._src import distributed  # there is no public access to the coordinator's key-value store
 
 from uwe_jax.distributed.processes import RESTART, exit_now
 
-KEY = 'uwe_jax/stall/'
+PREFIX = 'uwe_jax/heartbeat/'
 
 
 class Heartbeat:
-    """Ends the process with status `RESTART` when it has not got on for too long, after a line that says who is behind.
+    """Ends the process with status `RESTART` when its heartbeat stops, after a line that names the stragglers.
 
-    One process alone is not watched.
+    Every process publishes its number of beats on the coordinator. A single process is not watched.
 
     Args:
-      timeout: seconds from one call of `beat` to the next.
+      timeout: the longest time between two calls of `beat`, in seconds.
     """
 
     def __init__(self, timeout: int):
@@ -28,7 +28,7 @@ class Heartbeat:
         self._ended = threading.Event()
 
     def __enter__(self) -> 'Heartbeat':
-        self._times = 0
+        self._beats = 0
         self.beat()
         if jax.process_count() > 1:
             threading.Thread(target=self._watch, daemon=True).start()
@@ -38,34 +38,41 @@ class Heartbeat:
         self._ended.set()
 
     def beat(self) -> None:
-        """To be called equally often by all processes."""
-        self._times += 1
+        """Reports progress; all processes must call it equally often."""
+        self._beats += 1
         self._last = time.monotonic()
 
     def _watch(self) -> None:
         client: Any = distributed.global_state.client
         while not self._ended.wait(min(10, self._timeout / 4)):
-            where = f'{self._times} {socket.gethostname()}'
-            client.key_value_set(f'{KEY}{jax.process_index()}', where, allow_overwrite=True)
+            beats = f'{self._beats} {socket.gethostname()}'
+            client.key_value_set(f'{PREFIX}{jax.process_index()}', beats, allow_overwrite=True)
             if time.monotonic() - self._last > self._timeout:
                 try:
-                    told = dict(client.key_value_dir_get(KEY))
-                    print(f'error: {behind(told, jax.process_count(), self._timeout)}', file=sys.stderr)
+                    published = dict(client.key_value_dir_get(PREFIX))
+                    names = stragglers(published, jax.process_count()) or 'none; they wait for something else'
+                    print(
+                        f'error: no step and no evaluation has finished for {self._timeout} s; '
+                        f'processes behind the others: {names}',
+                        file=sys.stderr,
+                    )
                 finally:
                     exit_now(RESTART)
 
 
-def behind(told: dict[str, str], processes: int, timeout: int) -> str:
-    """Says which processes got on less often than others, by what each told, 'TIMES HOST' under its key, if it did."""
-    times = {int(key.removeprefix(KEY)): value.split() for key, value in told.items()}
-    most = max(int(count) for count, _ in times.values())
+def stragglers(published: dict[str, str], processes: int) -> str:
+    """Names the processes with fewer beats than others.
+
+    Args:
+      published: `BEATS HOST` under `PREFIX` and the process's number; a process that never came so far has no entry.
+      processes: how many there are.
+    """
+    beats = {int(key.removeprefix(PREFIX)): value.split() for key, value in published.items()}
+    most = max(int(count) for count, _ in beats.values())
     names = []
     for index in range(processes):
-        if index not in times:
-            names.append(f'{index}, which never got so far')
-        elif int(times[index][0]) < most:
-            names.append(f'{index} on {times[index][1]}')
-    return (
-        f'for {timeout} s no step and no evaluation has been finished; behind the others: '
-        f'{", ".join(names) or "none, so that they wait for something else"}'
-    )
+        if index not in beats:
+            names.append(f'{index}, which has not begun')
+        elif int(beats[index][0]) < most:
+            names.append(f'{index} on {beats[index][1]}')
+    return ', '.join(names)
