@@ -58,6 +58,10 @@ def test_uwe_jax_does_not_know_data_prep():
     forbid(lambda module, name: within(name, 'data_prep', 'tests'), 'uwe_jax')
 
 
+def test_data_prep_knows_no_training_program_and_no_commands():
+    forbid(lambda module, name: floor_of(name) >= FLOOR['train'], 'data_prep')
+
+
 def test_interaction_and_loss_know_arrays_only():
     rooms = 'uwe_jax.interaction', 'uwe_jax.loss'
     forbid(lambda module, name: within(name, *OURS) and not within(name, *rooms), *rooms)
