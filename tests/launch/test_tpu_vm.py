@@ -19,7 +19,7 @@ ON_ALL = shlex.split('gcloud compute tpus tpu-vm ssh uwe --zone=us-west4-a --wor
 
 @pytest.fixture
 def cloud(tmp_path):
-    """A cloud whose queued resource takes the states in the file `states`, one per question; after LOST, gcloud fails."""
+    """A cloud whose queued resource takes the states in the file `states`, one per question; at LOST, gcloud fails."""
     stand_ins = StandIns(tmp_path, 'git', 'sleep')
     stand_ins.make(
         'gcloud',
