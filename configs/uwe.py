@@ -1,10 +1,10 @@
-"""The paper's experiment, whole: "Unified Work Embeddings" (arXiv 2511.07969), and the same made small.
+"""The experiment of the paper "Unified Work Embeddings" (arXiv 2511.07969), and a small version of it.
 
-    --config=configs/uwe.py               the paper's recipe, for a GPU or a TPU pod
-    --config=configs/uwe.py:quickstart    on a laptop's CPU, in minutes
+    --config=configs/uwe.py               the paper's recipe, for GPUs or a TPU pod
+    --config=configs/uwe.py:quickstart    the small version, for a laptop's CPU, in minutes
 
-Every field can be overridden: --config.optimizer.peak_lr=1e-4. "Paper" marks a published value; "ours" one that the
-paper leaves open.
+Every field can be overridden: --config.optimizer.peak_lr=1e-4. "Paper" marks a published value, "ours" one that the
+paper leaves open. `uwe_jax/training/config.py` checks what value each field has.
 """
 
 from typing import Any
@@ -17,28 +17,28 @@ def get_config(variant: str = '') -> Any:
     """Returns the experiment, or its `quickstart` variant."""
     config: Any = ConfigDict()  # its fields have no static types
     config.seed = 0  # of skills, edges, distractors and dropout
-    config.steps = 10_000  # optimizer steps (ours: not published)
+    config.steps = 10_000  # optimizer steps (ours)
     config.init = 'sentence-transformers/all-mpnet-base-v2'  # a directory or a Hub name (paper, section 4.2)
 
     config.model = ConfigDict()
-    config.model.dtype = 'bfloat16'  # of the encoder's products; parameters and scores are float32 (ours)
+    config.model.dtype = 'bfloat16'  # of the encoder's matrix products; parameters and scores are float32 (ours)
     config.model.dropout = 0.1  # as in MPNet's own training (ours)
     config.model.remat = False  # recompute each layer in the backward pass: less memory, a third more time
-    config.model.layers = placeholder(int)  # only the first so many layers; for trials of the loop
+    config.model.layers = placeholder(int)  # keep only the first so many; for tests
 
     config.data = ConfigDict()
     config.data.dir = placeholder(str)  # what `python -m data_prep build --output` made; required
-    config.data.batch_size = 512  # skills a batch, and as many titles, sentences and alternatives (paper)
-    config.data.distractor_probability = 0.8  # a sentence that does not match is joined to a sentence (paper)
-    # Padded tokens of each side; 0 takes what data prep chose from the texts' lengths. 64 is the most (paper).
+    config.data.batch_size = 512  # skills, and as many titles, sentences and alternatives (paper)
+    config.data.distractor_probability = 0.8  # that an unrelated sentence is joined to a sentence (paper)
+    # Padded tokens per text; 0 takes what data prep chose from the lengths of the texts. 64 at most (paper).
     config.data.length = ConfigDict({'skill': 0, 'job': 0, 'sentence': 0, 'alternative': 0})
 
     config.score = ConfigDict()
     config.score.kind = 'soft'  # soft late interaction; maxsim, mean: ablations (paper)
     config.score.temperature = 0.1  # τ_a, of the softmax over tokens (paper)
-    config.score.reduce = 'mean'  # over the query's tokens; sum: the formula read literally (ours)
-    config.score.attend = 'target'  # over whose tokens the softmax runs; query: ablation (paper)
-    config.score.target = 'tokens'  # mean: one vector a target, ablation (paper)
+    config.score.reduce = 'mean'  # over the query's tokens; sum: the formula taken literally (ours)
+    config.score.attend = 'target'  # the softmax runs over its tokens; query: ablation (paper)
+    config.score.target = 'tokens'  # mean: one vector per target, ablation (paper)
     config.score.special_tokens = True  # whether <s> and </s> take part (ours)
 
     config.interaction = ConfigDict()
@@ -47,36 +47,36 @@ def get_config(variant: str = '') -> Any:
     config.loss = ConfigDict()
     config.loss.weight = ConfigDict({'job': 1.0, 'sentence': 0.5, 'alternative': 0.5})  # α (paper)
     config.loss.temperature = ConfigDict({'job': 0.05, 'sentence': 0.02, 'alternative': 0.02})  # τ (paper)
-    config.loss.positives = 'graph'  # every edge in the batch; sampled: plain InfoNCE, ablation (paper)
-    config.loss.denominator = 'all'  # other positives stay in it; negatives: masked out (ours)
+    config.loss.positives = 'graph'  # every edge within the batch; sampled: plain InfoNCE, ablation (paper)
+    config.loss.denominator = 'all'  # includes the other positives; negatives: leaves them out (ours)
     config.loss.directions = 'both'  # forward: ablation (paper)
 
     config.optimizer = ConfigDict()
     config.optimizer.peak_lr = 8e-5  # (paper, section 4.2; its appendix says 8e-4)
     config.optimizer.warmup = 0.1  # share of the steps (paper)
     config.optimizer.decay = 'linear'  # to 0; or cosine, constant (ours)
-    config.optimizer.weight_decay = 0.01  # on matrices, not on biases and norms (ours)
-    config.optimizer.clip = 1.0  # largest norm of the whole gradient (ours)
-    config.optimizer.max_skips = 0  # updates in a row left out as their gradient is no number; one more ends it (ours)
+    config.optimizer.weight_decay = 0.01  # of matrices, not of biases and norms (ours)
+    config.optimizer.clip = 1.0  # largest global norm of the gradient (ours)
+    config.optimizer.max_skips = 0  # updates in a row that a non-finite gradient may cost; one more ends it (ours)
     config.optimizer.b1 = 0.9  # (AdamW's default)
     config.optimizer.b2 = 0.999  # (AdamW's default)
 
-    # From here on: how and where it runs. These may change when a run is continued.
+    # From here on: how and where it runs. These fields may change when a run is continued.
     config.mesh = ConfigDict()
-    config.mesh.data = -1  # devices that hold different rows and the same parameters; -1: all that are left
-    config.mesh.fsdp = 1  # devices that hold different rows and different parts of the parameters
+    config.mesh.data = -1  # devices with different rows and the same parameters; -1: all that are left
+    config.mesh.fsdp = 1  # devices with different rows and different parts of the parameters
 
     config.interaction.form = 'blockwise'  # kernel: Pallas, on TPUs and GPUs; reference: a few lines, to check against
-    config.interaction.exchange = 'gather'  # of targets on a mesh; regather, ring: less memory, more sent
-    config.interaction.block_entries = 0  # pairs of tokens a block of the blockwise form may hold; 0: suits the devices
+    config.interaction.exchange = 'gather'  # of targets on a mesh; regather, ring: less memory, more traffic
+    config.interaction.block_entries = 0  # token pairs per block of the blockwise form, at most; 0: suits the devices
 
     config.run = ConfigDict()
     config.run.log_every = 50  # steps
     config.run.evaluate_every = 1_000  # steps; also before the first and after the last one
-    config.run.evaluate_queries = 500  # of each held-out task at most, drawn by the seed; all targets stay
+    config.run.evaluate_queries = 500  # per held-out task at most, drawn by the seed; against all targets
     config.run.save_every = 500  # steps; also after the last one
-    config.run.keep = 3  # newest checkpoints to keep
-    config.run.stall_timeout = 3_600  # seconds for a step or an evaluated task; then several processes end together
+    config.run.keep = 3  # checkpoints, the newest
+    config.run.stall_timeout = 3_600  # seconds for a step or a task; then all processes end, if there are several
     config.run.prefetch = 4  # batches read ahead
 
     if variant == 'quickstart':
@@ -87,14 +87,14 @@ def get_config(variant: str = '') -> Any:
 
 
 def _make_small(config: Any) -> None:
-    """The same experiment on two cores: fewer and smaller steps on the sample, at a rate that suits so few of them."""
+    """The same experiment on two cores: fewer and smaller steps, and a learning rate that suits so few of them."""
     config.steps = 32
     config.data.batch_size = 32
-    config.model.dropout = 0.0  # each text is seen about once
+    config.model.dropout = 0.0  # it sees each text about once
     config.optimizer.peak_lr = 5e-5
     config.interaction.dtype = 'float32'
-    config.run.log_every = 1
-    config.run.evaluate_every = 1_000  # that is, before the first and after the last step
-    config.run.evaluate_queries = 2_000  # that is, all of the sample's
+    config.run.log_every = 4
+    config.run.evaluate_every = 1_000  # before the first and after the last step only
+    config.run.evaluate_queries = 2_000  # all of the sample's
     config.run.save_every = 16
     config.run.keep = 1

@@ -1,22 +1,21 @@
 #!/usr/bin/env bash
-# Runs the processes of one run on this machine, and starts them again when the run was cut off.
+# Runs the processes of one run on this machine, and restarts them when the run is cut off.
 #
 #   launch/local.sh [--dry_run] PROCESSES COMMAND [ARGUMENT ...]
 #
 # Two processes of four simulated devices each, on a laptop:
 #   JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=4 launch/local.sh 2 python -m uwe_jax.main --config=... --workdir=RUN
-# One process a GPU, on a machine with eight:
+# One process per GPU, on a machine with eight:
 #   launch/local.sh 8 python -m uwe_jax.main --config=... --workdir=RUN
-# One process with all devices that there are:
+# One process with all devices:
 #   launch/local.sh 1 python -m uwe_jax.main --config=... --workdir=RUN
 #
-# When one process ends badly, the others get SIGTERM. Exit code 1 or 2 of any of them then ends it all, for a person
-# has to mend something; any other starts all of them again. SIGTERM, SIGINT and SIGHUP are passed on as SIGTERM, and
-# end it.
+# When one process fails, the others get SIGTERM. If any of them ends with 1 or 2, a person has to act, and the script
+# ends; otherwise it restarts all of them. It passes SIGTERM, SIGINT and SIGHUP on as SIGTERM, and ends.
 #
-# RESTARTS  most restarts in a row (10); an attempt of ten minutes or more begins the row anew
+# RESTARTS  most restarts in a row (10); after an attempt of ten minutes or more the count begins again
 # PAUSE     seconds before a restart (10)
-# GRACE     seconds that a process has between SIGTERM and SIGKILL (60)
+# GRACE     seconds between SIGTERM and SIGKILL (60)
 set -euo pipefail
 
 RESTARTS=${RESTARTS:-10} PAUSE=${PAUSE:-10} GRACE=${GRACE:-60}
@@ -28,27 +27,27 @@ fail() {
   exit 2
 }
 
-# The GPUs that the processes share out, or an error that says what is missing.
+# Sets `gpus` to the GPUs that the processes share.
 find_gpus() {
   if [[ -n ${CUDA_VISIBLE_DEVICES-} ]]; then
     IFS=, read -ra gpus <<<"$CUDA_VISIBLE_DEVICES"
   elif command -v nvidia-smi >/dev/null; then
     mapfile -t gpus < <(nvidia-smi --query-gpu=index --format=csv,noheader)
   else
-    fail 'no nvidia-smi found, so no GPUs; for simulated devices set JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=4'
+    fail 'no nvidia-smi, so no GPUs; for simulated devices set JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=4'
   fi
-  ((${#gpus[@]} >= processes)) || fail "$processes processes, but ${#gpus[@]} GPUs found; expected at least one each"
+  ((${#gpus[@]} >= processes)) || fail "$processes processes, but ${#gpus[@]} GPUs; expected at least one each"
 }
 
-# A port that nothing listens on. Each attempt takes another one, for connections of the last one may linger.
+# A port that nothing listens on. Each attempt takes another one, since connections of the last one may linger.
 free_port() {
   local port
   while port=$((10240 + RANDOM % 20000)) && (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
   echo "$port"
 }
 
-# Sets `environment` to what process $1 needs to join the others, at port $2. One process alone joins nothing, or what
-# JAX finds by itself: the other workers of a TPU slice.
+# Sets `environment` to what process $1 needs to join the others at port $2. A single process joins nothing, or what
+# JAX detects: the other workers of a TPU slice.
 prepare() {
   environment=()
   ((processes > 1)) || return 0
@@ -56,57 +55,56 @@ prepare() {
   ((${#gpus[@]} == 0)) || environment+=("CUDA_VISIBLE_DEVICES=${gpus[$1]}")
 }
 
-# Asks all that run to end, within GRACE seconds.
+# Asks all running processes to end within GRACE seconds.
 terminate() {
   local pid
   for pid in "${!running[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
   deadline=$((SECONDS + GRACE))
 }
 
-# Ends all that still run, with what they started.
+# Kills all processes that still run, and their children.
 kill_all() {
   local pid
   for pid in "${!running[@]}"; do
-    say "process ${running[$pid]} still runs $GRACE s after SIGTERM: SIGKILL"
+    say "process ${running[$pid]} still runs $GRACE s after SIGTERM; sending SIGKILL"
     kill -KILL -- "-$pid" 2>/dev/null || true
   done
   deadline=$((SECONDS + GRACE))
 }
 
-# Takes account of a process that has ended: `code` becomes that of the run, which is 0 if all ended well; 1 or 2 if one
-# of them did with that; else that of the first that ended badly.
-account_for() {
+# Sets `code` after a process has ended: 1 or 2 if any process ended with it, else the code of the first that failed.
+record_end() {
   local pid=$1 process=${running[$1]} status=0
   wait "$pid" || status=$?
   unset "running[$pid]"
-  kill -KILL -- "-$pid" 2>/dev/null || true # data processes that it left behind
+  kill -KILL -- "-$pid" 2>/dev/null || true # children that it left behind
   ((status)) || return 0
   say "process $process ended with exit code $status"
   if ((code == 0 || status == 1 || status == 2)); then code=$status; fi
-  [[ -n $deadline ]] || terminate # once is enough: the others may be writing a checkpoint
+  [[ -n $deadline ]] || terminate # once only: the others may be writing a checkpoint
 }
 
-# Runs all processes to their end, and sets `code`.
+# Runs all processes until they end, and sets `code`.
 attempt() {
   local port process pid
   port=$(free_port)
   code=0 deadline=''
   for ((process = 0; process < processes; process++)); do
     prepare "$process" "$port"
-    setsid env "${environment[@]}" "$@" </dev/null & # the leader of a group: what it starts can be ended with it
+    setsid env "${environment[@]}" "$@" </dev/null & # leads a group, so that its children can be killed with it
     running[$!]=$process
   done
-  if $stopped; then terminate; fi # the signal came while they were being started
+  if $stopped; then terminate; fi # the signal came while they started
   while ((${#running[@]})); do
     sleep 0.2 || true
     for pid in "${!running[@]}"; do
-      kill -0 "$pid" 2>/dev/null || account_for "$pid"
+      kill -0 "$pid" 2>/dev/null || record_end "$pid"
     done
     [[ -z $deadline ]] || ((SECONDS <= deadline)) || kill_all
   done
 }
 
-((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || fail "bash $BASH_VERSION found, expected 4.4 or newer"
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || fail "bash $BASH_VERSION, expected 4.4 or newer"
 dry_run=false
 if [[ ${1-} == --dry_run ]]; then dry_run=true && shift; fi
 (($# >= 2)) || fail "$usage"
@@ -121,7 +119,7 @@ gpus=()
 if ((processes > 1)) && [[ ${JAX_PLATFORMS-} != *cpu* ]]; then find_gpus; fi
 
 if $dry_run; then
-  echo "would start, and after a cut start again, $RESTARTS times in a row at most:"
+  echo "would start, and restart at most $RESTARTS times in a row:"
   for ((process = 0; process < processes; process++)); do
     prepare "$process" PORT
     printf '  %s' "${environment[*]}${environment:+ }"
@@ -140,7 +138,7 @@ while true; do
   case $code in
     0) exit 0 ;;
     1 | 2)
-      say "exit code $code: a person has to mend something, see above; not restarted"
+      say "exit code $code: a person has to act, see above; not restarted"
       exit "$code"
       ;;
   esac

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What the launchers of clusters share: steps that are run one after another, or with --dry_run only printed.
-# To be sourced, with the arguments of the script.
+# What the cluster launchers share: steps that run one after another, or are only printed with --dry_run.
+# A launcher sources it with its own arguments.
 
 say() { echo "$(basename "$0"): $*" >&2; }
 fail() {
@@ -8,13 +8,13 @@ fail() {
   exit 1
 }
 
-# Prints the comments at the head of the script.
+# Prints the comments at the head of the script, and ends.
 usage() {
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" >&2
   exit 2
 }
 
-# Prints the arguments as one would type them.
+# Prints the arguments, quoted for a shell.
 quoted() {
   local word line=''
   for word; do
@@ -24,29 +24,29 @@ quoted() {
   echo "$line"
 }
 
-# Fails unless the variables of the given names are set.
+# need VARIABLE ...: fails unless they are set.
 need() {
   local variable
   for variable; do
-    [[ -n ${!variable-} ]] || fail "$variable is not set; the head of $0 says what it is"
+    [[ -n ${!variable-} ]] || fail "$variable is not set; see the head of $0"
   done
 }
 
-# need_number LEAST VARIABLE: fails unless the variable is a whole number, and no smaller one.
+# need_number LEAST VARIABLE: fails unless the variable is a whole number, at least LEAST.
 need_number() {
   if ! [[ ${!2} =~ ^(0|[1-9][0-9]*)$ ]] || ((${!2} < $1)); then
     fail "$2=${!2}, expected a whole number from $1"
   fi
 }
 
-# Fails unless NAME is one that Google Cloud and Kubernetes take.
+# Fails unless Google Cloud and Kubernetes accept NAME.
 need_name() {
   need NAME
   [[ $NAME =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] ||
-    fail "NAME=$NAME, expected a small letter, then at most 39 small letters, digits and dashes, no dash at the end"
+    fail "NAME=$NAME, expected at most 40 of a-z, 0-9 and -, the first one a letter and the last one not a dash"
 }
 
-# step TITLE COMMAND [ARGUMENT ...]: runs a step, or prints it; one that fails is the last.
+# step TITLE COMMAND [ARGUMENT ...]: runs or prints a step; ends the script if it fails.
 step() {
   local title=$1 code=0
   shift

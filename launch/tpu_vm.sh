@@ -1,34 +1,34 @@
 #!/usr/bin/env bash
-# Trains on a slice of Cloud TPU VMs, which it gets by a queued resource.
+# Trains on a slice of Cloud TPU VMs, which it requests as a queued resource.
 #
-#   launch/tpu_vm.sh [--dry_run] create             asks for the slice
-#   launch/tpu_vm.sh [--dry_run] setup              waits for it; storage, code and packages on every worker
+#   launch/tpu_vm.sh [--dry_run] create             requests the slice
+#   launch/tpu_vm.sh [--dry_run] setup              waits for it; brings storage, code and packages to every worker
 #   launch/tpu_vm.sh [--dry_run] start COMMAND ...  starts the training on every worker
 #   launch/tpu_vm.sh [--dry_run] logs               follows the logs of all workers
-#   launch/tpu_vm.sh [--dry_run] resume COMMAND ... does what is missing of the above; after a preemption, all of it
-#   launch/tpu_vm.sh [--dry_run] delete             gives the slice back; the storage stays
+#   launch/tpu_vm.sh [--dry_run] resume COMMAND ... does whatever of the above is missing; all of it after a preemption
+#   launch/tpu_vm.sh [--dry_run] delete             gives the slice back; keeps the storage
 #
 # COMMAND is the same for start and resume, and runs in a copy of this commit:
 #   python -m uwe_jax.main --config=configs/uwe.py --config.data.dir=/mnt/uwe/data --workdir=/mnt/uwe/run
 #
-# NAME   of the queued resource and of its TPU VM
-# ZONE   where it is: us-west4-a
+# NAME   name of the queued resource and of its TPU VM
+# ZONE   its zone: us-west4-a
 # TYPE   accelerator type: v5litepod-16, v5p-32, v6e-64, v4-32
 # SHARE  the NFS export that all workers mount as /mnt/uwe: 10.0.0.2:/share
-# SPOT   1 for spot capacity, which may be preempted; without it, on demand
+# SPOT   1 for spot capacity, which may be preempted; by default, on demand
 # WAIT   seconds that setup waits for the slice (21600)
 set -euo pipefail
 here=$(dirname "$0")
 # shellcheck source=steps.sh
 . "$here/steps.sh"
 
-# A step on every worker. gcloud connects to all of them at once, tries each for some time, and fails if one did.
+# on_workers TITLE COMMAND: a step on every worker at once. gcloud retries each for some time, and fails if one fails.
 on_workers() {
   step "$1" gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=all --command="$2"
 }
 
-# Sets `now` to the state of the queued resource, empty where there is none. It is asked for hours on end, so that one
-# answer may well be missing; five in a row are too many.
+# Sets `now` to the state of the queued resource, empty if there is none. The question is repeated for hours, so a few
+# answers may fail; five failures in a row are an error.
 look() {
   local failures=0
   until now=$(gcloud compute tpus queued-resources list --zone="$ZONE" --filter="name ~ /$NAME\$" \
@@ -47,7 +47,7 @@ create() {
     v6e-*) runtime=v2-alpha-tpuv6e ;;
     *) fail "TYPE=$TYPE, expected v4-N, v5litepod-N, v5p-N or v6e-N" ;;
   esac
-  step "ask for $TYPE" gcloud compute tpus queued-resources create "$NAME" --node-id="$NAME" --zone="$ZONE" \
+  step "request $TYPE" gcloud compute tpus queued-resources create "$NAME" --node-id="$NAME" --zone="$ZONE" \
     --accelerator-type="$TYPE" --runtime-version="$runtime" ${SPOT:+--spot}
 }
 
@@ -57,12 +57,12 @@ wait_until_active() {
     look
     case $now in
       ACTIVE) return ;;
-      '') fail "there is no queued resource $NAME in $ZONE; create asks for one" ;;
-      FAILED | SUSPENDING | SUSPENDED | DELETING) fail "$NAME is $now, expected ACTIVE; resume makes it anew" ;;
+      '') fail "there is no queued resource $NAME in $ZONE; create requests one" ;;
+      FAILED | SUSPENDING | SUSPENDED | DELETING) fail "$NAME is $now, expected ACTIVE; resume replaces it" ;;
     esac
     [[ $now == "$before" ]] || say "$NAME is $now, waiting until it is ACTIVE"
     ((SECONDS < deadline)) ||
-      fail "$NAME is still $now after $WAIT s; it stays in the queue: run setup again, or delete"
+      fail "$NAME is still $now after $WAIT s and stays in the queue; run setup again, or delete"
     before=$now
     sleep 30
   done
@@ -89,7 +89,7 @@ delete() {
   step "delete $NAME" gcloud compute tpus queued-resources delete "$NAME" --zone="$ZONE" --force --quiet
 }
 
-# Waits for the end of a deletion that someone began.
+# Waits for a deletion in progress.
 wait_until_gone() {
   local deadline=$((SECONDS + WAIT))
   say "$NAME is DELETING, waiting until it is gone"
@@ -101,7 +101,7 @@ wait_until_gone() {
 }
 
 resume() {
-  local now=SUSPENDED # what a dry run supposes: that the slice was preempted
+  local now=SUSPENDED # a dry run assumes a preempted slice
   if ! $dry_run; then look; fi
   if [[ $now == DELETING ]]; then wait_until_gone; fi
   case $now in FAILED | SUSPENDING | SUSPENDED) delete ;; esac

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What tpu_vm.sh does on each worker of a slice. As root: NFS goes by the numbers of users, which differ from worker to
-# worker. Both may be repeated when one worker failed, for a worker whose training runs is left alone.
+# What tpu_vm.sh runs on each worker of a slice, as root: NFS compares user ids, which differ between workers. Both
+# commands may be repeated after one worker failed; a worker that trains is left alone.
 #
 #   tpu_worker.sh setup SHARE                    mounts the NFS export SHARE as /mnt/uwe and installs /tmp/uwe.tar.gz
 #   tpu_worker.sh start NAME COMMAND [ARG ...]   starts the training; its log is in /mnt/uwe/logs/NAME
@@ -28,12 +28,12 @@ start() {
   log=/mnt/uwe/logs/$1/$(hostname).log
   shift
   if ! mountpoint --quiet /mnt/uwe; then
-    echo "$(hostname): error: /mnt/uwe is not mounted, expected setup to have mounted it" >&2
+    echo "$(hostname): error: /mnt/uwe is not mounted; run setup first" >&2
     exit 1
   fi
   mkdir -p "$(dirname "$log")"
-  systemctl reset-failed uwe 2>/dev/null || true # what is left of an earlier one that failed
-  # A service outlives the connection, is one a machine, and gets SIGTERM when the machine is shut down.
+  systemctl reset-failed uwe 2>/dev/null || true # of an earlier failure
+  # A service outlives the connection, runs once per machine, and gets SIGTERM when the machine shuts down.
   # JAX's own port for its coordinator, 8482, may be closed between TPU VMs; 8476 is open.
   systemd-run --unit=uwe --working-directory=/opt/uwe --property=KillMode=mixed --property=TimeoutStopSec=90 \
     --property=RequiresMountsFor=/mnt/uwe \
@@ -44,7 +44,7 @@ start() {
 }
 
 if systemctl is-active --quiet uwe; then
-  echo "$(hostname): a training runs here, which is left alone"
+  echo "$(hostname): a training runs here; left alone"
 else
   "$@"
 fi

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,8 +16,10 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(COMPILED))
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 
 import jax  # noqa: E402 (it reads the variables)
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from flax import nnx  # noqa: E402
+from safetensors.numpy import save_file  # noqa: E402
 
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 8)
@@ -25,7 +28,9 @@ from configs.uwe import get_config  # noqa: E402 (the devices must be set before
 from uwe_jax.data.graph import open_dataset  # noqa: E402
 from uwe_jax.interaction import Score  # noqa: E402
 from uwe_jax.models import download, pretrained  # noqa: E402
+from uwe_jax.models.mpnet import MPNet, MPNetConfig  # noqa: E402
 from uwe_jax.train import train  # noqa: E402
+from uwe_jax.training.config import Config  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
 SAMPLE = ROOT / 'data_prep' / 'sample'
@@ -51,6 +56,24 @@ def cut_model(tmp_path_factory, base_model):
     pretrained.save_pretrained(
         output, base=base_model, params=pretrained.load_params(base_model, like), settings=settings, card=''
     )
+    return output
+
+
+@pytest.fixture(scope='session')
+def narrow_model(tmp_path_factory, base_model):
+    """The real tokenizer with a narrow encoder of random weights, for tests of all that is not about what it knows."""
+    directory = tmp_path_factory.mktemp('narrow')
+    base, output = directory / 'base', directory / 'model'
+    shutil.copytree(base_model, base, ignore=shutil.ignore_patterns('*.safetensors'))
+    sizes = {'hidden_size': 64, 'num_attention_heads': 4, 'intermediate_size': 128, 'num_hidden_layers': 2}
+    (base / 'config.json').write_text(json.dumps(json.loads((base / 'config.json').read_text()) | sizes))
+    rng = np.random.default_rng(0)
+    pooler = {'pooler.dense.weight': rng.normal(size=(64, 64)), 'pooler.dense.bias': rng.normal(size=64)}
+    save_file({name: tensor.astype(np.float32) for name, tensor in pooler.items()}, base / 'model.safetensors')
+    encoder = MPNet(MPNetConfig.read(base / 'config.json'), dtype='float32', rngs=nnx.Rngs(0))
+    params = nnx.to_pure_dict(nnx.state(encoder, nnx.Param))
+    settings = {'score': dataclasses.asdict(Score()), 'max_tokens': 64}
+    pretrained.save_pretrained(output, base=base, params=params, settings=settings, card='')
     return output
 
 
@@ -121,24 +144,26 @@ def build_dataset(esco, output, base_model):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 
 
+def experiment(variant='', **changes):
+    """A variant of the paper's config, with some fields changed."""
+    config = get_config(variant)
+    config.update_from_flattened_dict(changes)
+    return Config.of(config.to_dict())
+
+
 def small_config(dataset_dir, base_model, **changes):
-    """Four steps of sixteen skills, in float32, with the encoder cut to one layer."""
-    config = get_config('quickstart')
-    config.init = str(base_model)
-    config.data.dir = str(dataset_dir)
-    config.update_from_flattened_dict(
-        {'model.layers': 1, 'model.dtype': 'float32', 'data.batch_size': 16, 'steps': 4, 'run.save_every': 2}
-        | {'run.keep': 5, 'run.evaluate_every': 100, 'run.evaluate_queries': 20, 'mesh.fsdp': 8}
-        | changes
-    )
-    return config
+    """Twenty-four steps of sixteen skills on eight devices, in float32, with the encoder cut to one layer."""
+    small = {'init': str(base_model), 'data.dir': str(dataset_dir), 'data.batch_size': 16, 'steps': 24, 'mesh.fsdp': 8}
+    small |= {'model.layers': 1, 'model.dtype': 'float32', 'run.log_every': 1, 'run.save_every': 4, 'run.keep': 5}
+    small |= {'run.evaluate_every': 100, 'run.evaluate_queries': 20}
+    return experiment('quickstart', **(small | changes))
 
 
 @pytest.fixture(scope='session')
-def finished(tmp_path_factory, small_dataset_dir, base_model):
-    """The workdir of a short run on eight devices, with the encoder cut to one layer."""
+def finished(tmp_path_factory, small_dataset_dir, narrow_model):
+    """The workdir of a run that took all of its steps, with a narrow encoder on eight devices."""
     workdir = tmp_path_factory.mktemp('train') / 'run'
-    train(small_config(small_dataset_dir, base_model), workdir)
+    train(small_config(small_dataset_dir, narrow_model), workdir)
     return workdir
 
 

@@ -1,5 +1,6 @@
 """Runs of `python -m uwe_jax.main` as processes of their own, which can be killed at any moment."""
 
+import dataclasses
 import os
 import pathlib
 import signal
@@ -13,16 +14,16 @@ import numpy as np
 from configs.uwe import get_config
 from tests.conftest import ROOT, two_environments
 from uwe_jax.training.checkpoint import load_state
-from uwe_jax.training.metrics import read
+from uwe_jax.training.metrics import read_lines
 
 
 class Run:
     """One start of the command.
 
     Args:
-      config: what it trains by.
-      workdir: the run's.
-      devices: simulated devices of each process.
+      config: the experiment.
+      workdir: where it trains.
+      devices: simulated devices per process.
       processes: 1 or 2.
       peer_timeout: seconds.
     """
@@ -30,20 +31,17 @@ class Run:
     def __init__(self, config, workdir, *, devices=1, processes=1, peer_timeout=10):
         command = [sys.executable, '-m', 'uwe_jax.main', '--config=configs/uwe.py:quickstart', f'--workdir={workdir}']
         command += [f'--peer_timeout={peer_timeout}', *overrides(config)]
-        shared = os.environ | {
-            'JAX_PLATFORMS': 'cpu',
-            'JAX_NUM_CPU_DEVICES': str(devices),
-        }
+        shared = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(devices)}
         self.workdir = workdir
         self.processes = [
             subprocess.Popen(
-                command, cwd=ROOT, env=shared | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                command, cwd=ROOT, env=shared | place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )
-            for own in (two_environments() if processes == 2 else [{}])
+            for place in (two_environments() if processes == 2 else [{}])
         ]
 
     def wait_until(self, reached, timeout=300):
-        """Waits for something to be seen in the workdir; True unless the run ended before."""
+        """Waits for something to be seen in the workdir; False if the run ended before."""
         end = time.monotonic() + timeout
         while not reached(self.workdir):
             if any(process.poll() is not None for process in self.processes):
@@ -66,7 +64,7 @@ class Run:
         self.processes[process].send_signal(number)
 
     def end(self, timeout=300):
-        """Waits for the processes' ends, or kills them then; returns their exit statuses and what they printed."""
+        """Waits until the processes end, kills those that do not, and returns exit statuses and output."""
         end, printed = time.monotonic() + timeout, []
         for process in self.processes:
             try:
@@ -79,7 +77,10 @@ class Run:
 
 def overrides(config):
     """The flags that make the quickstart's config into this one."""
-    return [f'--config.{name}={value}' for name, value in sorted(flat(config) - flat(get_config('quickstart')))]
+    return [
+        f'--config.{name}={value}'
+        for name, value in sorted(flat(dataclasses.asdict(config)) - flat(get_config('quickstart').to_dict()))
+    ]
 
 
 def flat(tree, prefix=''):
@@ -97,14 +98,14 @@ def writing(workdir: pathlib.Path, since: float = 0) -> list[str]:
 
 
 def steps_logged(workdir):
-    return len(read(workdir / 'metrics.jsonl'))
+    return len(read_lines(workdir / 'metrics.jsonl'))
 
 
 def numbers(workdir, name='metrics.jsonl'):
-    """What a run wrote, without what a clock measured."""
+    """The numbers that a run wrote, without those that a clock measured."""
     return [
         {field: value for field, value in line.items() if not field.startswith(('time/', 'speed/'))}
-        for line in read(workdir / name)
+        for line in read_lines(workdir / name)
     ]
 
 

@@ -36,9 +36,8 @@ def main(argv):
         base = download.fetch(download.BASE_MODEL)
         build_dataset(SAMPLE, folder / 'data', base)
         changes = {'model.layers': 2, 'steps': 12, 'run.save_every': 3, 'run.keep': 2}
-        config = small_config(folder / 'data', base, **changes, **{'data.batch_size': 16})
         for way in WAYS.value:
-            config.mesh.fsdp = WAY[way].get('devices', 1)
+            config = small_config(folder / 'data', base, **changes, **{'mesh.fsdp': WAY[way].get('devices', 1)})
             soak(way, config, folder / way)
 
 

@@ -22,7 +22,7 @@ TEXTS = ['data engineer', '.', 'Köchin', 'データ', 'bake bread and cakes', '
 @pytest.fixture(scope='module')
 def exported(finished, tmp_path_factory):
     output = tmp_path_factory.mktemp('export') / 'model'
-    assert export(finished, output) == 4
+    assert export(finished, output) == 24
     return output
 
 
@@ -102,7 +102,7 @@ def test_the_torch_scorer_scores_as_the_ranker_does_under_every_setting(scorers,
 def test_the_settings_and_the_card_say_how_to_score(exported, small_dataset):
     settings = json.loads((exported / 'uwe.json').read_text())
     assert settings['score'] == dataclasses.asdict(Score())
-    assert (settings['max_tokens'], settings['steps'], settings['data']) == (64, 4, small_dataset.fingerprint)
+    assert (settings['max_tokens'], settings['steps'], settings['data']) == (64, 24, small_dataset.fingerprint)
     card = (exported / 'README.md').read_text()
     for part in (
         'license: apache-2.0',

@@ -85,15 +85,16 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 from absl import app
 from uwe_jax import main
-app.run(main.main, flags_parser=main.parse)
+from uwe_jax.io import console
+app.run(main.main, flags_parser=console.parse_config_flags)
 """
 SECRETS = {
     name: f'secret-of-{name}' for name in ('HF_TOKEN', 'OPENAI_API_KEY', 'WANDB_API_KEY', 'AWS_SECRET_ACCESS_KEY')
 }
 
 
-def test_a_run_unpickles_nothing_and_writes_no_secret(small_dataset_dir, base_model, tmp_path):
-    config = small_config(small_dataset_dir, base_model, **{'steps': 2, 'run.save_every': 1, 'mesh.fsdp': 1})
+def test_a_run_unpickles_nothing_and_writes_no_secret(small_dataset_dir, narrow_model, tmp_path):
+    config = small_config(small_dataset_dir, narrow_model, **{'steps': 2, 'run.save_every': 1, 'mesh.fsdp': 1})
     command = [sys.executable, '-c', WATCHED, '--config=configs/uwe.py:quickstart', f'--workdir={tmp_path}']
     command += [*overrides(config), '--verbosity=1']
     environment = os.environ | SECRETS | {'JAX_PLATFORMS': 'cpu'}

@@ -1,6 +1,6 @@
 """Exports a trained model: python -m uwe_jax.export --workdir=DIR --output=DIR."""
 
-import json
+import dataclasses
 import logging
 import pathlib
 
@@ -10,8 +10,9 @@ from uwe_jax.data.graph import MAX_TOKENS, read_manifest
 from uwe_jax.io import console
 from uwe_jax.models import download, pretrained
 from uwe_jax.models.model_card import model_card
-from uwe_jax.training import metrics as logs
 from uwe_jax.training.checkpoint import load_params
+from uwe_jax.training.metrics import read_lines
+from uwe_jax.training.workdir import read_config
 
 logger = logging.getLogger(__name__)
 
@@ -33,26 +34,23 @@ def export(workdir: pathlib.Path, output: pathlib.Path) -> int:
     Raises:
       ValueError, OSError: the workdir is none or has no checkpoint, its dataset is gone, or the output exists.
     """
-    config_path = workdir / 'config.json'
-    if not config_path.exists():
-        raise ValueError(f'{workdir}: not the workdir of a run, it has no config.json')
+    config = read_config(workdir)
     if output.exists():
         raise ValueError(f'{output}: already there; choose another --output or remove it')
-    config = json.loads(config_path.read_text())
-    base = download.fetch(config['init'])
-    if pathlib.Path(config['init']).is_dir():  # a path of this machine tells others nothing
-        config['init'] = base.name
-    manifest = read_manifest(pathlib.Path(config['data']['dir']))
+    base = download.fetch(config.init)
+    if pathlib.Path(config.init).is_dir():  # a path of this machine tells others nothing
+        config = dataclasses.replace(config, init=base.name)
+    manifest = read_manifest(pathlib.Path(str(config.data.dir)))
     params, step = load_params(workdir)
     settings = {
         'format': 1,
-        'score': config['score'],
+        'score': dataclasses.asdict(config.score),
         'max_tokens': MAX_TOKENS,
-        'base': config['init'],
+        'base': config.init,
         'steps': step,
         'data': manifest['fingerprint'],
     }
-    card = model_card(config, manifest, step, logs.read(workdir / 'evaluation.jsonl'))
+    card = model_card(dataclasses.asdict(config), manifest, step, read_lines(workdir / 'evaluation.jsonl'))
     pretrained.save_pretrained(output, base=base, params=params, settings=settings, card=card)
     return step
 

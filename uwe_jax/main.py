@@ -9,20 +9,19 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from uwe_jax.distributed.preemption import Preempted
-from uwe_jax.distributed.processes import AGAIN, NotJoinedError, join_processes, leave_after
+from uwe_jax.distributed.processes import RESTART, NotJoinedError, exit_after, join_processes
 from uwe_jax.io import console
-from uwe_jax.models.download import FetchError
 from uwe_jax.train import train
+from uwe_jax.training.config import Config
 
 logger = logging.getLogger(__name__)
 
-
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.', lock_config=True)
 WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Where checkpoints and logs go; a run that is there is continued.', required=True
+    'workdir', None, 'Where checkpoints and metrics go. A run that is there is continued.', required=True
 )
 JOIN_TIMEOUT = flags.DEFINE_integer(
-    'join_timeout', 300, 'Seconds to wait for the other processes of the run to come.', lower_bound=1
+    'join_timeout', 300, 'Seconds to wait for the other processes of the run.', lower_bound=1
 )
 PEER_TIMEOUT = flags.DEFINE_integer(
     'peer_timeout', 100, 'Seconds without a sign of life after which another process counts as lost.', lower_bound=1
@@ -30,25 +29,26 @@ PEER_TIMEOUT = flags.DEFINE_integer(
 
 
 def main(argv: list[str]) -> int:
-    """Trains; returns the exit status, which `launch/README.md` explains."""
+    """Runs the command; returns the exit status, which `launch/README.md` explains."""
     del argv
-    console.start_logging()
+    console.start_logging(logging.DEBUG if flags.FLAGS.verbosity > 0 else logging.INFO)
     workdir = pathlib.Path(WORKDIR.value).absolute()
     try:
+        config = Config.of(CONFIG.value.to_dict())
         join_processes(workdir, JOIN_TIMEOUT.value, PEER_TIMEOUT.value)
         logger.info('process %d of %d, devices: %s', jax.process_index(), jax.process_count(), jax.local_devices())
-        train(CONFIG.value, workdir)
+        train(config, workdir)
     except NotJoinedError as error:
         print(f'error: {error}', file=sys.stderr)
-        return AGAIN
+        return RESTART
     except Preempted:
-        logger.warning('stopped early, as asked; what was done is saved, and the same command continues')
-        return AGAIN
-    except (ValueError, OSError, FetchError, FloatingPointError, jax.errors.JaxRuntimeError) as error:
+        logger.warning('stopped early, as asked; every step is saved, and the same command continues')
+        return RESTART
+    except (ValueError, OSError, FloatingPointError, jax.errors.JaxRuntimeError) as error:
         logger.debug('', exc_info=True)  # the traceback, with --verbosity=1
         print(f'error: {error}', file=sys.stderr)
         if jax.distributed.is_initialized():  # asking how many there are would wait for them
-            leave_after(error, PEER_TIMEOUT.value)
+            exit_after(error, PEER_TIMEOUT.value)
         return 1
     return 0
 

@@ -1,6 +1,6 @@
-"""The training recipe: check, mesh, data, state, restore, step, evaluate, save."""
+"""The training recipe: mesh, data, state, restore, step, evaluate, save."""
 
-import json
+import dataclasses
 import logging
 import pathlib
 
@@ -11,18 +11,18 @@ from uwe_jax.data.graph import open_dataset
 from uwe_jax.data.loader import batches, choose_lengths
 from uwe_jax.data.plan import Plan
 from uwe_jax.distributed import mesh
+from uwe_jax.distributed.heartbeat import Heartbeat
 from uwe_jax.distributed.preemption import Preempted, Preemption
-from uwe_jax.distributed.processes import agreed
-from uwe_jax.distributed.stall import StallWatch
-from uwe_jax.evaluation.evaluate import compare, evaluate_all, table
+from uwe_jax.distributed.processes import broadcast
+from uwe_jax.evaluation.evaluate import evaluate_all
 from uwe_jax.evaluation.tasks import held_out_tasks, sampled
-from uwe_jax.interaction import Score
+from uwe_jax.io.console import Progress
 from uwe_jax.models import download, pretrained
 from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.ranking import Ranker
 from uwe_jax.training.checkpoint import Checkpoints
-from uwe_jax.training.config import Config, check
-from uwe_jax.training.metrics import Logs, Meter, check_finite, progress
+from uwe_jax.training.config import Config
+from uwe_jax.training.metrics import Meter, MetricsLog, before_and_after, check_finite, losses, speed
 from uwe_jax.training.optimizer import make_optimizer
 from uwe_jax.training.state import abstract_state, first_state, shardings_of
 from uwe_jax.training.step import make_step
@@ -32,25 +32,21 @@ logger = logging.getLogger(__name__)
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:
-    """Trains from the first step, or from the newest checkpoint in the workdir, to the last.
+    """Trains to the last step, from the newest checkpoint in the workdir, or from the first step if there is none.
 
     Args:
-      config: see `configs/uwe.py`.
-      workdir: an absolute directory for checkpoints and logs; made if it is not there.
+      config: the experiment.
+      workdir: an absolute directory for checkpoints and metrics; made if it does not exist.
 
     Raises:
       ValueError: the config, the dataset and the workdir do not fit together; nothing long has begun then.
-      FloatingPointError: the loss or the gradient is no number any more; the message names the step.
+      FloatingPointError: the loss or the gradient is non-finite; the message names the step.
       OSError: a checkpoint could not be written, for example because the disk is full.
-      Preempted: the run was asked to stop early (SIGTERM), and has saved all that it did.
+      Preempted: the run was asked to stop early (SIGTERM); every step that it took is saved.
     """
-    check(config)
     if config.data.dir is None:
         raise ValueError('data.dir: not given, expected what `python -m data_prep build --output` made')
-    config.data.dir = str(pathlib.Path(config.data.dir).absolute())
-    score = Score(**config.score)
-    optimizer, schedule = make_optimizer(config.optimizer, config.steps)
-    device_mesh = mesh.make_mesh(**config.mesh)
+    device_mesh = mesh.make_mesh(config.mesh.data, config.mesh.fsdp)
     mesh.check_divides(config.data.batch_size, device_mesh)
 
     dataset = open_dataset(config.data.dir)
@@ -62,70 +58,76 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         distractor_probability=config.data.distractor_probability,
     )
     tasks = [sampled(task, config.run.evaluate_queries, config.seed) for task in held_out_tasks(dataset)]
-    logger.info('mesh %s, %.1f steps an epoch, padded to %s', dict(device_mesh.shape), plan.steps_per_epoch, lengths)
+    logger.info('mesh %s, %.1f steps per epoch, padded to %s', dict(device_mesh.shape), plan.steps_per_epoch, lengths)
 
     base = download.fetch(config.init)
     tokenizer = Tokenizer.from_pretrained(base)
-    graphdef, params = nnx.split(pretrained.abstract_encoder(base, **config.model))
-    like = abstract_state(params, optimizer, device_mesh)
+    graphdef, params_shape = nnx.split(pretrained.abstract_encoder(base, **dataclasses.asdict(config.model)))
+    optimizer, schedule = make_optimizer(config.optimizer, config.steps)
+    state_shape = abstract_state(params_shape, optimizer, device_mesh)
 
     with (
-        StallWatch(config.run.stall_timeout) as watch,  # first, as all that follows waits for other processes
+        Heartbeat(config.run.stall_timeout) as heartbeat,  # first, as all that follows waits for other processes
         Preemption() as preemption,
-        claimed(workdir, config, dataset.fingerprint),  # only now, so that what was refused above claims nothing
+        claimed(workdir, config, dataset.fingerprint),  # only now: a run that was refused above claims nothing
         Checkpoints(workdir, config.run.keep) as checkpoints,
-        Logs(workdir, checkpoints.start or 0, writes=jax.process_index() == 0) as logs,
+        MetricsLog(workdir, checkpoints.start or 0, writes=jax.process_index() == 0) as log,
     ):
         if checkpoints.start is None:
-            state = first_state(pretrained.load_params(base, params), optimizer, config.seed, like)
+            params = pretrained.load_params(base, params_shape)
+            state = first_state(params, optimizer, config.seed, state_shape)
         else:
-            state = checkpoints.restore(like)
+            state = checkpoints.restore(state_shape)
             logger.info('continuing after step %d', state.step)
         first_step = int(state.step)
 
-        def evaluate_now(step: int) -> None:
-            ranker = Ranker(nnx.merge(graphdef, state.params), tokenizer, score, device_mesh)
-            missing = tasks[agreed(len(logs.evaluated(step))) :]  # all, unless the run was stopped while evaluating
-            for task, result in evaluate_all(ranker, missing):
-                logs.evaluation(step, task.name, result)
-                watch.got_on()
-                if preemption.reached():
-                    raise Preempted
+        def evaluate(step: int) -> None:
+            with jax.transfer_guard('allow'), preemption.interruptible():
+                ranker = Ranker(nnx.merge(graphdef, state.params), tokenizer, config.score, device_mesh)
+                done = broadcast(len(log.evaluated(step)))  # above 0 if the run was stopped while it evaluated
+                for task, result in evaluate_all(ranker, tasks[done:]):
+                    log.write_evaluation(step, task.name, result)
+                    heartbeat.beat()
+                    if preemption.reached():
+                        raise Preempted
 
         def save(step: int) -> None:
-            checkpoints.save(step, state, {'config': json.loads(config.to_json()), 'data': dataset.fingerprint})
+            with jax.transfer_guard('allow'):
+                checkpoints.save(step, state, {'config': dataclasses.asdict(config), 'data': dataset.fingerprint})
 
-        if _due(first_step, config.run.evaluate_every, config.steps):
-            with preemption.at_once():
-                evaluate_now(first_step)
-        take_step = make_step(graphdef, optimizer, schedule, config, device_mesh, shardings_of(like))
+        if 'evaluate' in _due(first_step, config):
+            evaluate(first_step)
+        take_step = make_step(graphdef, optimizer, schedule, config, device_mesh, shardings_of(state_shape))
         steps = range(first_step, config.steps)
         meter = Meter()
         read_ahead = batches(dataset, plan, lengths, mesh.rows(device_mesh), steps, config.run.prefetch)
-        for step, batch in zip(steps, meter.waiting(read_ahead), strict=True):
-            state, metrics = take_step(state, batch)
-            meter.add(step + 1, metrics)
-            watch.got_on()
-            stop = preemption.reached()
-            due = {
-                name: _due(step + 1, config.run[f'{name}_every'], config.steps) for name in ('log', 'evaluate', 'save')
-            }
-            if not any(due.values()) and not stop:
-                continue
-            lines = meter.read()
-            logs.metrics(lines)
-            check_finite(lines, config.optimizer.max_skips, checkpoints.latest)
-            progress(step + 1, config.steps, lines[-1][1])
-            if due['save'] or due['evaluate'] or stop:  # before evaluating, which takes long and may be cut short
-                save(step + 1)
-            if stop:
-                raise Preempted
-            if due['evaluate']:
-                with preemption.at_once():
-                    evaluate_now(step + 1)
-                meter.restart()
-        logger.info('held-out tasks:\n%s\n%s', table(logs.evaluations()), compare(logs.evaluations()))
+        with (
+            jax.transfer_guard('disallow'),  # in the loop, data moves to and from the devices only by explicit calls
+            Progress('training', config.steps, 'steps', done=first_step) as progress,
+        ):
+            for step, batch in zip(steps, meter.waiting(read_ahead), strict=True):
+                state, metrics = take_step(state, batch)
+                meter.add(step + 1, metrics)
+                heartbeat.beat()
+                progress.advance()
+                due = _due(step + 1, config)
+                stop = preemption.reached()
+                if due or stop:
+                    lines = meter.read()
+                    log.write_steps(lines)
+                    check_finite(lines, config.optimizer.max_skips, checkpoints.latest)
+                    progress.report(speed(lines), losses(lines))
+                if stop or due & {'save', 'evaluate'}:  # before evaluating, which takes long and may be cut short
+                    save(step + 1)
+                if stop:
+                    raise Preempted
+                if 'evaluate' in due:
+                    evaluate(step + 1)
+                    meter.restart()
+        logger.info('held-out tasks, before and after:\n%s', before_and_after(log.evaluations()))
 
 
-def _due(step: int, every: int, steps: int) -> bool:
-    return step == steps or step % every == 0
+def _due(step: int, config: Config) -> set[str]:
+    """What is done after so many steps: log, evaluate, save; all of it after the last one."""
+    every = {'log': config.run.log_every, 'evaluate': config.run.evaluate_every, 'save': config.run.save_every}
+    return {name for name, period in every.items() if step == config.steps or step % period == 0}

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Trains on several TPU slices of a GKE cluster, the one that kubectl talks to, as one JobSet.
+# Trains on several TPU slices of kubectl's GKE cluster as one JobSet.
 #
 #   launch/gke/jobset.sh [--dry_run] start COMMAND ...
 #   launch/gke/jobset.sh [--dry_run] logs
 #   launch/gke/jobset.sh [--dry_run] delete
 #
-# COMMAND runs in the container that launch/Dockerfile makes:
+# COMMAND runs in a container made from launch/Dockerfile:
 #   python -m uwe_jax.main --config=configs/uwe.py --config.data.dir=/mnt/uwe/data --workdir=/mnt/uwe/run
 #
-# NAME      of the JobSet
-# IMAGE     of the container
+# NAME      name of the JobSet
+# IMAGE     image of the container
 # SHARE     the NFS export that all pods mount as /mnt/uwe: 10.0.0.2:/share
 # TPU       v4, v5e, v5p or v6e
-# TOPOLOGY  of one slice, of two hosts or more with four chips each: 4x4, 2x2x4
-# SLICES    how many slices (2)
+# TOPOLOGY  shape of a slice in chips, at least two hosts of four: 4x4, 2x2x4
+# SLICES    number of slices (2)
 set -euo pipefail
 here=$(dirname "$0")
 # shellcheck source=../steps.sh
@@ -24,7 +24,7 @@ hosts() {
   echo $((${TOPOLOGY//x/ * } / 4))
 }
 
-# The arguments as a list in JSON, which is one in YAML.
+# The arguments as a JSON list, which is valid YAML.
 json_list() {
   local word list=''
   for word; do
@@ -34,7 +34,7 @@ json_list() {
   echo "[$list]"
 }
 
-# The manifest with its words filled in.
+# The manifest with its variables replaced.
 manifest() {
   local text accelerator hosts
   case $TPU in
@@ -45,7 +45,7 @@ manifest() {
     *) fail "TPU=$TPU, expected v4, v5e, v5p or v6e" ;;
   esac
   hosts=$(hosts)
-  ((hosts > 1)) || fail "TOPOLOGY=$TOPOLOGY, expected two hosts or more, that is eight chips"
+  ((hosts > 1)) || fail "TOPOLOGY=$TOPOLOGY, expected at least two hosts, which are eight chips"
   [[ $SHARE == ?*:/* ]] || fail "SHARE=$SHARE, expected SERVER:/PATH"
   text=$(<"$here/jobset.yaml")
   text=${text//\$NAME/"$NAME"}
@@ -65,7 +65,7 @@ start() {
   local text
   text=$(manifest "$@")
   step 'look for JobSet in the cluster' kubectl get customresourcedefinition jobsets.jobset.x-k8s.io --output=name
-  # Not `apply`, which would take a run that is there already for this one.
+  # Not `apply`, which would change a run of that name.
   step "create the JobSet $NAME" kubectl create --filename=- <<<"$text"
   if $dry_run; then echo "$text"; fi
 }

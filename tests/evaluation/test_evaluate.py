@@ -2,7 +2,7 @@
 
 import pytest
 
-from uwe_jax.evaluation.evaluate import compare, evaluate_all, table
+from uwe_jax.evaluation.evaluate import evaluate_all
 from uwe_jax.evaluation.tasks import RankingTask, held_out_tasks
 from uwe_jax.ranking import Ranker
 
@@ -15,20 +15,12 @@ def ranker(base_model):
     return Ranker.from_pretrained(base_model)
 
 
-def test_tasks_are_evaluated_in_both_directions_and_results_are_compared(ranker):
+def test_tasks_are_evaluated_in_both_directions(ranker):
     forward = RankingTask('forward', QUERIES, SKILLS, [[0, 3], [1], [2], [4]])
     backward = RankingTask('backward', SKILLS[:5], QUERIES, [[0], [1], [2], [0], [3]])
     results = {task.name: result for task, result in evaluate_all(ranker, [forward, backward])}
     assert results['forward'] == {'queries': 4, 'targets': 6, 'map': 100.0, 'rp@10': 100.0}
-    rows = [
-        {'step': 0, 'task': 'forward', **results['forward'], 'map': 50.0},
-        {'step': 9, 'task': 'forward', **results['forward']},
-        {'step': 0, 'task': 'backward', **results['backward'], 'map': 60.0},
-        {'step': 9, 'task': 'backward', **results['backward'], 'map': 55.0},
-    ]
-    assert 'forward: MAP rose, 50.00 at step 0, 100.00 at step 9' in compare(rows)
-    assert 'backward: MAP DID NOT RISE, 60.00 at step 0, 55.00 at step 9' in compare(rows)
-    assert '50.00 / 100.00' in table(rows)
+    assert results['backward']['targets'] == 4
 
 
 def test_the_held_out_texts_become_tasks_in_both_directions(small_dataset):

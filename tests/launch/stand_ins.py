@@ -1,4 +1,4 @@
-"""Executables that stand in for those of clouds and clusters: they record their calls, and fail when told to."""
+"""Stand-ins for the executables of clouds and clusters: they record their calls, and fail on demand."""
 
 import pathlib
 import subprocess
@@ -13,7 +13,7 @@ if [[ $(tr -cd '\036' <"$CALLS" | wc -c) -eq ${FAIL_AT:-0} ]]; then exit 7; fi
 
 
 class StandIns:
-    """A folder of stand-ins that comes first on PATH."""
+    """A folder of stand-ins, first on PATH."""
 
     def __init__(self, folder: pathlib.Path, *names: str) -> None:
         self.folder = folder
@@ -23,7 +23,7 @@ class StandIns:
             self.make(name)
 
     def make(self, name: str, then: str = '') -> None:
-        """Adds the stand-in `name`, which records its call and goes on with the shell commands `then`."""
+        """Adds the stand-in `name`, which records its call and then runs the shell commands `then`."""
         path = self.bin / name
         path.write_text(RECORD + then)
         path.chmod(0o755)
@@ -33,7 +33,7 @@ class StandIns:
         return base | variables
 
     def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Runs a script of `launch/` to its end, with nothing in its environment but the stand-ins and `variables`."""
+        """Runs a script of `launch/` with only the stand-ins and `variables` in its environment."""
         return subprocess.run(
             ['bash', LAUNCH / script, *arguments],
             env=self.environment(**variables),
@@ -52,6 +52,6 @@ class StandIns:
 
 
 def words(command: str) -> list[str]:
-    """The words of which a shell takes a command to consist."""
+    """The words into which a shell splits a command."""
     printed = subprocess.run(['bash', '-c', f'printf "%s\\0" {command}'], capture_output=True, check=True)
     return printed.stdout.decode().split('\0')[:-1]

@@ -8,7 +8,6 @@ import pytest
 from tests.launch.stand_ins import LAUNCH
 
 ROOT = LAUNCH.parent
-# All that a Dockerfile can say.
 INSTRUCTIONS = shlex.split(
     'ADD ARG CMD COPY ENTRYPOINT ENV EXPOSE FROM HEALTHCHECK LABEL ONBUILD RUN SHELL STOPSIGNAL USER VOLUME WORKDIR'
 )
@@ -16,23 +15,23 @@ INSTRUCTIONS = shlex.split(
 
 @pytest.fixture(scope='module')
 def instructions():
-    """The instructions, each with what follows it, in order."""
+    """The instructions in order, each with its arguments."""
     lines = [line for line in (LAUNCH / 'Dockerfile').read_text().splitlines() if line and not line.startswith('#')]
     joined = '\n'.join(lines).replace('\\\n', ' ')
     return [tuple(line.split(maxsplit=1)) for line in joined.splitlines()]
 
 
-def test_it_consists_of_known_instructions_and_begins_with_a_base(instructions):
+def test_it_is_a_base_followed_by_known_instructions(instructions):
     assert {name for name, _ in instructions} <= {*INSTRUCTIONS}
     assert instructions[0][0] == 'FROM'
 
 
-def test_all_that_it_copies_is_there(instructions):
+def test_everything_that_it_copies_exists(instructions):
     copied = [source for name, rest in instructions if name == 'COPY' for source in rest.split()[:-1]]
     assert [source for source in copied if not (ROOT / source).exists()] == []
 
 
-def test_all_that_the_package_consists_of_is_copied(instructions):
+def test_the_whole_package_is_copied(instructions):
     copied = {source for name, rest in instructions if name == 'COPY' for source in rest.split()[:-1]}
     project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
     packages = {name.rstrip('*') for name in project['tool']['setuptools']['packages']['find']['include']}
@@ -44,6 +43,6 @@ def test_the_extras_that_it_names_exist():
     assert {'tpu', 'cuda'} <= {*extras}
 
 
-def test_nothing_stands_between_a_signal_and_the_program(instructions):
+def test_a_signal_reaches_the_program_directly(instructions):
     assert 'ENTRYPOINT' not in dict(instructions)
     assert dict(instructions)['CMD'].startswith('["python"')

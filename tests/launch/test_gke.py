@@ -1,4 +1,4 @@
-"""launch/gke/: what is sent to kubectl and xpk."""
+"""launch/gke/: what kubectl and xpk receive."""
 
 import shlex
 
@@ -11,9 +11,9 @@ SLICES = {'NAME': 'uwe', 'IMAGE': 'registry/uwe:1', 'SHARE': '10.0.0.2:/share', 
 COMMAND = ['python', '-m', 'uwe_jax.main', r"""it's & "all" \n $NAME""", 'two\nlines']
 
 
-# The fields of the JobSet API, v1alpha2, and of what it takes from Kubernetes; below a field without its own, any.
-def fields(names, **with_their_own):
-    return dict.fromkeys(names.split()) | with_their_own
+# The fields of the JobSet API v1alpha2 and of the Kubernetes objects in it; None allows any fields below.
+def fields(names, **nested):
+    return dict.fromkeys(names.split()) | nested
 
 
 OBJECT_META = fields('name namespace labels annotations')
@@ -75,17 +75,15 @@ JOB_SET = fields(
 
 
 def unknown_fields(value, known, path=''):
-    """The paths of what a manifest has and the API has not."""
+    """The paths of a manifest's fields that the API does not have."""
     if known is None:
         return []
     if isinstance(value, list):
-        return [found for item in value for found in unknown_fields(item, known, path)]
+        return [name for item in value for name in unknown_fields(item, known, path)]
     unknown = [f'{path}.{name}'.lstrip('.') for name in value if name not in known]
-    return unknown + [
-        found
-        for name in value.keys() & known.keys()
-        for found in unknown_fields(value[name], known[name], f'{path}.{name}')
-    ]
+    for name in value.keys() & known.keys():
+        unknown += unknown_fields(value[name], known[name], f'{path}.{name}')
+    return unknown
 
 
 @pytest.fixture
@@ -121,7 +119,7 @@ def test_the_manifest_has_only_fields_that_the_api_documents(cluster):
     assert unknown_fields(manifest, JOB_SET) == []
 
 
-def test_a_field_that_the_api_does_not_have_would_be_found(cluster):
+def test_a_field_that_the_api_does_not_have_is_noticed(cluster):
     manifest = sent(cluster)
     job_of(manifest)['podFailurePolicy']['rules'][0]['exitCodes'] = [1]
     assert unknown_fields(manifest, JOB_SET) == ['spec.replicatedJobs.template.spec.podFailurePolicy.rules.exitCodes']
@@ -136,7 +134,7 @@ def test_a_field_that_the_api_does_not_have_would_be_found(cluster):
         ('v4', '2x2x2', 'tpu-v4-podslice', 2),
     ],
 )
-def test_a_slice_is_a_job_and_a_host_a_pod(cluster, tpu, topology, accelerator, hosts):
+def test_each_slice_is_a_job_and_each_host_a_pod(cluster, tpu, topology, accelerator, hosts):
     manifest = sent(cluster, TPU=tpu, TOPOLOGY=topology, SLICES='3')
     assert manifest['spec']['replicatedJobs'][0]['replicas'] == 3
     job = job_of(manifest)
@@ -147,7 +145,7 @@ def test_a_slice_is_a_job_and_a_host_a_pod(cluster, tpu, topology, accelerator, 
     }
 
 
-def test_the_command_arrives_in_the_container_word_by_word(cluster):
+def test_the_command_reaches_the_container_word_by_word(cluster):
     (container,) = pod_of(sent(cluster))['containers']
     assert container['command'] == COMMAND
     assert container['image'] == 'registry/uwe:1'
@@ -167,10 +165,10 @@ def test_restarts_follow_the_exit_codes(cluster):
     assert rule['onExitCodes'] == {'containerName': pod['containers'][0]['name'], 'operator': 'In', 'values': [1, 2]}
     (rule,) = manifest['spec']['failurePolicy']['rules']
     assert (rule['action'], rule['onJobFailureReasons']) == ('FailJobSet', ['PodFailurePolicy'])
-    # Any other failure of a pod fails its Job at once, and that starts all of them again, up to a bound.
+    # Any other failure of a pod fails its Job at once, which restarts all Jobs a limited number of times.
     assert job['backoffLimit'] == 0
     assert 0 < manifest['spec']['failurePolicy']['maxRestarts'] < 1000
-    assert pod['restartPolicy'] == 'Never'  # which Kubernetes demands of a Job with a podFailurePolicy
+    assert pod['restartPolicy'] == 'Never'  # Kubernetes requires it with a podFailurePolicy
 
 
 def test_there_is_time_for_a_checkpoint_after_sigterm(cluster):
@@ -191,7 +189,7 @@ def test_delete_deletes(cluster):
 
 
 @pytest.mark.parametrize(('number', 'title'), [(1, 'look for JobSet in the cluster'), (2, 'create the JobSet uwe')])
-def test_after_a_step_that_fails_nothing_is_done_and_its_name_is_said(cluster, number, title):
+def test_a_step_that_fails_is_the_last_one_and_is_named(cluster, number, title):
     done = jobset(cluster, 'start', *COMMAND, FAIL_AT=str(number))
     assert done.returncode == 1
     assert len(cluster.calls) == number
@@ -211,14 +209,14 @@ def test_a_dry_run_prints_the_manifest_and_calls_nothing(cluster):
         ({'IMAGE': ''}, 'IMAGE is not set'),
         ({'TPU': 'h100'}, 'TPU=h100, expected'),
         ({'TOPOLOGY': '16'}, 'TOPOLOGY=16, expected'),
-        ({'TOPOLOGY': '2x2'}, 'TOPOLOGY=2x2, expected two hosts'),
+        ({'TOPOLOGY': '2x2'}, 'TOPOLOGY=2x2, expected at least two hosts'),
         ({'SHARE': '/share'}, 'SHARE=/share, expected SERVER:/PATH'),
         ({'SLICES': 'two'}, 'SLICES=two, expected'),
         ({'SLICES': '0'}, 'SLICES=0, expected a whole number from 1'),
         ({'NAME': 'Uwe'}, 'NAME=Uwe, expected'),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_called(cluster, variables, message):
+def test_wrong_variables_are_refused_before_any_call(cluster, variables, message):
     done = jobset(cluster, 'start', *COMMAND, **variables)
     assert done.returncode == 1
     assert message in done.stderr
@@ -228,7 +226,7 @@ def test_what_is_wrong_is_said_before_anything_is_called(cluster, variables, mes
 XPK = {'CLUSTER': 'pods', 'NAME': 'uwe', 'IMAGE': 'registry/uwe:1', 'TYPE': 'v5litepod-16'}
 
 
-def test_xpk_is_asked_for_the_same(cluster):
+def test_xpk_gets_the_same_workload(cluster):
     done = cluster.run('gke/xpk.sh', *COMMAND, **XPK)
     assert done.returncode == 0, done.stderr
     (call,) = cluster.calls
@@ -238,13 +236,13 @@ def test_xpk_is_asked_for_the_same(cluster):
     assert words(call[-1].removeprefix('--command=')) == ['exec', *COMMAND]
 
 
-def test_xpk_that_fails_is_said(cluster):
+def test_a_failure_of_xpk_is_reported(cluster):
     done = cluster.run('gke/xpk.sh', *COMMAND, **XPK, FAIL_AT='1')
     assert done.returncode == 1
     assert "the step 'create the workload uwe' failed with exit code 7" in done.stderr
 
 
-def test_xpk_wants_a_number_of_slices(cluster):
+def test_xpk_needs_a_number_of_slices(cluster):
     done = cluster.run('gke/xpk.sh', *COMMAND, **XPK, SLICES='two')
     assert done.returncode == 1
     assert 'SLICES=two, expected a whole number from 1' in done.stderr

@@ -1,4 +1,4 @@
-"""launch/local.sh, which runs the processes of a run on one machine. Shell commands stand in for the training."""
+"""launch/local.sh runs the processes of a run on one machine. Shell commands stand in for the training."""
 
 import signal
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from tests.launch.stand_ins import LAUNCH, StandIns
 
 ON_CPU = {'JAX_PLATFORMS': 'cpu', 'PAUSE': '0'}
-# Ends on SIGTERM as the program does: with a checkpoint, and exit code 75.
+# Ends on SIGTERM like the program: with a checkpoint and exit code 75.
 TRAINS = 'trap "echo saved; exit 75" TERM; echo begun | tee begun; sleep 20 & wait'
 
 
@@ -23,7 +23,7 @@ def local(machine, processes, command, **variables):
 
 
 def counted(command):
-    """The command, which also leaves a line in the file `attempts` each time that it runs."""
+    """The command, which also adds a line to the file `attempts` each time that it runs."""
     return f'echo $JAX_PROCESS_ID >>attempts; attempt=$(wc -l <attempts); {command}'
 
 
@@ -31,7 +31,7 @@ def attempts(machine):
     return len((machine.folder / 'attempts').read_text().splitlines())
 
 
-def test_all_processes_run_the_same_command_and_can_find_each_other(machine):
+def test_all_processes_run_the_same_command_with_one_coordinator(machine):
     done = local(machine, 3, 'echo $JAX_PROCESS_ID of $JAX_NUM_PROCESSES at $JAX_COORDINATOR_ADDRESS')
     assert done.returncode == 0
     lines = sorted(done.stdout.splitlines())
@@ -45,7 +45,7 @@ def test_one_process_alone_joins_nothing_and_has_all_devices(machine):
     assert done.stdout.splitlines() == ['JAX_PLATFORMS=']
 
 
-def test_each_process_has_a_gpu_of_its_own(machine):
+def test_each_process_has_one_gpu(machine):
     machine.make('nvidia-smi', 'printf "0\n1\n"')
     done = local(machine, 2, 'echo $JAX_PROCESS_ID $CUDA_VISIBLE_DEVICES', JAX_PLATFORMS='')
     assert sorted(done.stdout.splitlines()) == ['0 0', '1 1']
@@ -56,7 +56,7 @@ def test_each_process_has_a_gpu_of_its_own(machine):
 def test_more_processes_than_gpus_are_refused(machine):
     done = local(machine, 3, 'true', JAX_PLATFORMS='', CUDA_VISIBLE_DEVICES='4,6')
     assert done.returncode == 2
-    assert '3 processes, but 2 GPUs found' in done.stderr
+    assert '3 processes, but 2 GPUs' in done.stderr
 
 
 def test_a_machine_without_gpus_is_told_about_simulated_devices(machine):
@@ -66,7 +66,7 @@ def test_a_machine_without_gpus_is_told_about_simulated_devices(machine):
 
 
 @pytest.mark.parametrize('end', ['exit 75', 'kill -KILL $$', 'kill -ABRT $$', 'kill -SEGV $$', 'exit 134'])
-def test_a_run_that_was_cut_off_starts_again(machine, end):
+def test_a_run_that_is_cut_off_restarts(machine, end):
     done = local(machine, 1, counted(f'[ $attempt = 2 ] || {end}'))
     assert done.returncode == 0
     assert attempts(machine) == 2
@@ -74,14 +74,14 @@ def test_a_run_that_was_cut_off_starts_again(machine, end):
 
 
 @pytest.mark.parametrize('code', [1, 2])
-def test_what_a_person_has_to_mend_is_not_started_again(machine, code):
+def test_exit_codes_1_and_2_are_not_restarted(machine, code):
     done = local(machine, 1, counted(f'exit {code}'))
     assert done.returncode == code
     assert attempts(machine) == 1
-    assert 'a person has to mend something' in done.stderr
+    assert 'a person has to act' in done.stderr
 
 
-def test_it_gives_up_in_the_end_and_says_so(machine):
+def test_the_number_of_restarts_is_limited(machine):
     done = local(machine, 1, counted('exit 75'), RESTARTS='2')
     assert done.returncode == 75
     assert attempts(machine) == 3
@@ -89,7 +89,7 @@ def test_it_gives_up_in_the_end_and_says_so(machine):
 
 
 def once_0_has_begun(end):
-    """Process 0 trains; process 1 waits until it does, and then ends. Started again, both end well."""
+    """Process 0 trains; process 1 waits for that, and then ends. After a restart both succeed."""
     return f"""
         if [ $JAX_PROCESS_ID = 0 ]; then
           [ ! -e begun ] || exit 0
@@ -101,7 +101,7 @@ def once_0_has_begun(end):
         {end}"""
 
 
-def test_when_one_process_ends_badly_the_others_are_ended_and_all_start_again(machine):
+def test_when_one_process_fails_the_others_end_and_all_restart(machine):
     done = local(machine, 2, once_0_has_begun('kill -KILL $$'))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ['begun', 'saved']
@@ -109,7 +109,7 @@ def test_when_one_process_ends_badly_the_others_are_ended_and_all_start_again(ma
     assert 'process 0 ended with exit code 75' in done.stderr
 
 
-def test_an_error_counts_even_when_another_process_ended_first_for_its_sake(machine):
+def test_exit_code_1_counts_even_if_another_process_ended_first(machine):
     waits = 'trap "exit 1" TERM; touch ready; sleep 20 & wait'
     cut_off = 'until [ -e ready ]; do sleep 0.01; done; exit 75'
     done = local(machine, 2, f'if [ $JAX_PROCESS_ID = 0 ]; then {waits}; else {cut_off}; fi')
@@ -117,14 +117,14 @@ def test_an_error_counts_even_when_another_process_ended_first_for_its_sake(mach
     assert 'restart' not in done.stderr.replace('not restarted', '')
 
 
-def test_a_process_that_does_not_end_on_sigterm_is_killed(machine):
+def test_a_process_that_ignores_sigterm_is_killed(machine):
     done = local(machine, 2, once_0_has_begun('exit 1').replace('echo saved; exit 75', ''), GRACE='0')
     assert done.returncode == 1
-    assert 'process 0 still runs 0 s after SIGTERM: SIGKILL' in done.stderr
+    assert 'process 0 still runs 0 s after SIGTERM; sending SIGKILL' in done.stderr
 
 
 @pytest.mark.parametrize('end', ['exit 0', 'exit 1', 'kill -KILL $$'])
-def test_what_a_process_started_ends_with_it(machine, end):
+def test_the_children_of_a_process_end_with_it(machine, end):
     local(machine, 1, f'sleep 20 & echo $! >child; {end}', RESTARTS='0')
     child = (machine.folder / 'child').read_text().strip()
     assert any(has_ended(child) or time.sleep(0.01) for _ in range(500))
@@ -136,7 +136,7 @@ def has_ended(pid):
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_is_passed_on_and_what_it_ends_is_waited_for(machine, number):
+def test_a_signal_is_passed_on_to_processes_that_may_still_save(machine, number):
     script = subprocess.Popen(
         ['bash', LAUNCH / 'local.sh', '2', 'bash', '-c', TRAINS],
         env=machine.environment(**ON_CPU),
@@ -144,7 +144,7 @@ def test_a_signal_is_passed_on_and_what_it_ends_is_waited_for(machine, number):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell cannot trap what it was told to ignore: SIGINT as a background job, SIGHUP by nohup.
+        # A shell cannot trap a signal that its parent ignores: SIGINT for a background job, SIGHUP under nohup.
         preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     assert [script.stdout.readline() for _ in range(2)] == ['begun\n', 'begun\n']
@@ -192,7 +192,7 @@ def test_a_dry_run_starts_nothing(machine):
         (['1', 'true'], {'GRACE': '1m'}, 'GRACE=1m, expected a whole number'),
     ],
 )
-def test_wrong_usage_is_said(machine, arguments, variables, message):
+def test_wrong_usage_is_refused(machine, arguments, variables, message):
     done = machine.run('local.sh', *arguments, **ON_CPU, **variables)
     assert done.returncode == 2
     assert message in done.stderr

@@ -1,4 +1,4 @@
-"""The scripts of launch/ as texts."""
+"""The scripts of launch/ as text."""
 
 import os
 import pathlib
@@ -22,11 +22,11 @@ def test_shellcheck_finds_nothing(script):
 
 
 @pytest.mark.parametrize('script', SCRIPTS, ids=NAMES)
-def test_a_script_says_at_its_head_what_it_is_for_and_how_it_is_used(script):
+def test_the_head_of_a_script_explains_its_use(script):
     head = script.read_text().split('\nset ')[0]
     assert script.name in head or script.name == 'steps.sh'
 
 
 @pytest.mark.parametrize('script', SCRIPTS, ids=NAMES)
-def test_what_is_started_by_its_name_may_be_executed(script):
+def test_scripts_that_are_run_by_name_are_executable(script):
     assert os.access(script, os.X_OK) == (script.suffix == '.sh' and script.name != 'steps.sh')

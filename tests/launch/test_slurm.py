@@ -23,7 +23,7 @@ def sbatch(nodes, *arguments, **variables):
 
 
 def options():
-    """What sbatch reads: the lines before the first command."""
+    """The options that sbatch reads, before the first command."""
     head = re.split(r'^[^#\n]', (LAUNCH / 'slurm.sbatch').read_text(), flags=re.MULTILINE)[0]
     return dict(
         line.removeprefix('#SBATCH --').partition('=')[::2] for line in head.splitlines() if '#SBATCH --' in line
@@ -31,24 +31,24 @@ def options():
 
 
 def task_of(nodes):
-    """The command that srun runs for each process."""
+    """The command that srun runs for each task."""
     call = nodes.calls[0]
     return call[call.index('bash') :]
 
 
-def test_sbatch_warns_the_tasks_in_time_and_may_put_the_job_back():
+def test_sbatch_warns_the_tasks_and_may_requeue_the_job():
     assert options()['signal'].startswith('TERM@')  # not B:TERM, which only the script would get
     assert 'requeue' in options()
     assert options()['open-mode'] == 'append'
 
 
-def test_the_warning_leaves_time_to_save_and_to_end_a_task_that_hangs(nodes):
+def test_the_warning_leaves_time_to_save_and_to_kill_a_task_that_hangs(nodes):
     sbatch(nodes, *COMMAND)
     (wait,) = [word.removeprefix('--wait=') for word in nodes.calls[0] if word.startswith('--wait=')]
     assert int(options()['signal'].partition('@')[2]) > 30 + int(wait)
 
 
-def test_there_is_one_task_a_gpu_and_each_sees_all_gpus_of_its_node(nodes):
+def test_each_gpu_has_one_task_which_sees_all_gpus_of_its_node(nodes):
     assert options()['ntasks-per-node'] == options()['gpus-per-node']
     assert 'gpus-per-task' not in options()
     sbatch(nodes, *COMMAND)
@@ -63,18 +63,18 @@ def test_every_task_runs_the_command(nodes):
     assert [call[0] for call in nodes.calls] == ['srun']
 
 
-def test_in_a_container_if_one_is_given(nodes):
+def test_tasks_run_in_a_container_if_there_is_an_image(nodes):
     sbatch(nodes, *COMMAND, IMAGE='registry/uwe:1', MOUNTS='/shared:/shared')
     assert {'--container-image=registry/uwe:1', '--container-mounts=/shared:/shared'} < {*nodes.calls[0]}
 
 
-def test_no_task_is_killed_at_once_because_another_ended(nodes):
+def test_no_task_is_killed_at_once_when_another_ends(nodes):
     sbatch(nodes, *COMMAND)
     assert '--kill-on-bad-exit=0' in nodes.calls[0]
 
 
 @pytest.mark.parametrize('code', [75, 134, 137, 139])
-def test_a_run_that_was_cut_off_goes_back_into_the_queue(nodes, code):
+def test_a_run_that_is_cut_off_goes_back_into_the_queue(nodes, code):
     nodes.make('srun', f'exit {code}')
     done = sbatch(nodes, *COMMAND)
     assert done.returncode == 0, done.stderr
@@ -83,16 +83,16 @@ def test_a_run_that_was_cut_off_goes_back_into_the_queue(nodes, code):
 
 
 @pytest.mark.parametrize('code', [1, 2])
-def test_what_a_person_has_to_mend_does_not(nodes, code):
+def test_exit_codes_1_and_2_do_not_requeue(nodes, code):
     nodes.make('srun', f'exit {250 + code}')
     done = sbatch(nodes, *COMMAND)
     assert done.returncode == code
     assert len(nodes.calls) == 1
-    assert 'a person has to mend something' in done.stderr
+    assert 'a person has to act' in done.stderr
 
 
 @pytest.mark.parametrize(('end', 'code'), [('exit 0', 0), ('exit 1', 251), ('exit 2', 252), ('exit 75', 75)])
-def test_an_error_of_one_task_is_the_highest_exit_code(nodes, end, code):
+def test_exit_codes_1_and_2_of_a_task_are_the_highest(nodes, end, code):
     sbatch(nodes, 'bash', '-c', end)
     assert subprocess.run(task_of(nodes), check=False).returncode == code
 
@@ -106,7 +106,7 @@ def test_a_task_that_gets_sigterm_waits_for_the_program(nodes):
     assert task.returncode == 75
 
 
-def test_a_job_that_is_cancelled_does_not_go_back(nodes):
+def test_a_cancelled_job_is_not_requeued(nodes):
     nodes.make('srun', 'kill -TERM $PPID; exit 75')
     done = sbatch(nodes, *COMMAND)
     assert done.returncode == 75
@@ -114,7 +114,7 @@ def test_a_job_that_is_cancelled_does_not_go_back(nodes):
     assert len(nodes.calls) == 1
 
 
-def test_it_gives_up_in_the_end_and_says_so(nodes):
+def test_the_number_of_restarts_is_limited(nodes):
     nodes.make('srun', 'exit 75')
     done = sbatch(nodes, *COMMAND, SLURM_RESTART_COUNT='3', RESTARTS='3')
     assert done.returncode == 75
@@ -122,14 +122,14 @@ def test_it_gives_up_in_the_end_and_says_so(nodes):
     assert len(nodes.calls) == 1
 
 
-def test_a_requeue_that_fails_is_said(nodes):
+def test_a_failed_requeue_is_reported(nodes):
     nodes.make('srun', 'exit 75')
     done = sbatch(nodes, *COMMAND, FAIL_AT='2')
     assert done.returncode == 1
     assert "the step 'scontrol requeue' failed; submit again" in done.stderr
 
 
-def test_each_start_has_a_port_of_its_own(nodes):
+def test_each_restart_has_another_port(nodes):
     nodes.make('srun', 'echo $JAX_COORDINATOR_PORT')
     ports = {sbatch(nodes, *COMMAND, SLURM_RESTART_COUNT=str(n)).stdout for n in range(3)}
     assert len(ports) == 3
@@ -147,7 +147,7 @@ def test_a_dry_run_calls_nothing(nodes):
     ('command', 'variables', 'message'),
     [([], {}, 'no COMMAND'), (COMMAND, {'RESTARTS': 'ten'}, 'RESTARTS=ten, expected a whole number')],
 )
-def test_wrong_usage_is_said(nodes, command, variables, message):
+def test_wrong_usage_is_refused(nodes, command, variables, message):
     done = sbatch(nodes, *command, **variables)
     assert done.returncode == 1
     assert message in done.stderr

@@ -1,4 +1,4 @@
-"""launch/tpu_vm.sh, with stand-ins for gcloud, and what it does on a worker."""
+"""launch/tpu_vm.sh with a stand-in for gcloud, and launch/tpu_worker.sh."""
 
 import shlex
 
@@ -19,10 +19,7 @@ ON_ALL = shlex.split('gcloud compute tpus tpu-vm ssh uwe --zone=us-west4-a --wor
 
 @pytest.fixture
 def cloud(tmp_path):
-    """A cloud whose queued resource goes through the states in the file `states`, one each time that it is asked.
-
-    `LOST` is no state: the answer to that question does not come.
-    """
+    """A cloud whose queued resource takes the states in the file `states`, one per question; at LOST, gcloud fails."""
     stand_ins = StandIns(tmp_path, 'git', 'sleep')
     stand_ins.make(
         'gcloud',
@@ -41,7 +38,7 @@ def tpu_vm(cloud, *arguments, **variables):
     return cloud.run('tpu_vm.sh', *arguments, **(SLICE | variables))
 
 
-def test_create_asks_for_the_slice_on_demand_or_spot(cloud):
+def test_create_requests_the_slice_on_demand_or_spot(cloud):
     assert tpu_vm(cloud, 'create').returncode == 0
     assert tpu_vm(cloud, 'create', SPOT='1').returncode == 0
     assert cloud.calls == [CREATE, [*CREATE, '--spot']]
@@ -55,7 +52,7 @@ def test_each_generation_has_its_runtime(cloud, kind, runtime):
     assert f'--runtime-version={runtime}' in cloud.calls[0]
 
 
-def test_setup_waits_and_then_brings_this_commit_to_every_worker(cloud):
+def test_setup_waits_for_the_slice_and_brings_this_commit_to_every_worker(cloud):
     states(cloud, 'WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE')
     done = tpu_vm(cloud, 'setup')
     assert done.returncode == 0, done.stderr
@@ -78,17 +75,20 @@ def test_setup_waits_and_then_brings_this_commit_to_every_worker(cloud):
     assert install == [*ON_ALL, '--command=sudo bash /tmp/tpu_worker.sh setup 10.0.0.2:/share']
 
 
-def test_the_wait_for_the_slice_has_a_bound(cloud):
+def test_the_wait_for_the_slice_has_a_timeout(cloud):
     states(cloud, 'WAITING_FOR_RESOURCES')
     done = tpu_vm(cloud, 'setup', WAIT='0')
     assert done.returncode == 1
-    assert 'uwe is still WAITING_FOR_RESOURCES after 0 s; it stays in the queue' in done.stderr
+    assert 'uwe is still WAITING_FOR_RESOURCES after 0 s and stays in the queue' in done.stderr
     assert len(cloud.calls) == 1
 
 
-def test_an_answer_that_does_not_come_is_asked_for_again_but_not_for_ever(cloud):
+def test_a_failed_question_is_repeated(cloud):
     states(cloud, 'WAITING_FOR_RESOURCES', *['LOST'] * 4, 'PROVISIONING', *['LOST'] * 4, 'ACTIVE')
     assert tpu_vm(cloud, 'setup').returncode == 0
+
+
+def test_five_failed_questions_in_a_row_are_an_error(cloud):
     states(cloud, *['LOST'] * 5)
     done = tpu_vm(cloud, 'setup')
     assert done.returncode == 1
@@ -96,15 +96,15 @@ def test_an_answer_that_does_not_come_is_asked_for_again_but_not_for_ever(cloud)
 
 
 @pytest.mark.parametrize('state', ['FAILED', 'SUSPENDING', 'SUSPENDED', ''])
-def test_setup_says_what_to_do_where_no_slice_will_come(cloud, state):
+def test_setup_says_what_to_do_when_no_slice_will_come(cloud, state):
     states(cloud, state)
     done = tpu_vm(cloud, 'setup')
     assert done.returncode == 1
-    assert ('resume makes it anew' if state else 'create asks for one') in done.stderr
+    assert ('resume replaces it' if state else 'create requests one') in done.stderr
     assert len(cloud.calls) == 1
 
 
-def test_the_command_arrives_on_the_workers_word_by_word(cloud):
+def test_the_command_reaches_the_workers_word_by_word(cloud):
     assert tpu_vm(cloud, 'start', *COMMAND).returncode == 0
     (call,) = cloud.calls
     assert call[:-1] == ON_ALL
@@ -117,13 +117,13 @@ def test_logs_follows_all_workers(cloud):
     assert cloud.calls[0][-2:] == ['--worker=0', '--command=tail -n 50 -F /mnt/uwe/logs/uwe/*.log']
 
 
-def test_delete_gives_back_the_machines_too(cloud):
+def test_delete_gives_the_machines_back(cloud):
     assert tpu_vm(cloud, 'delete').returncode == 0
     assert cloud.calls == [DELETE]
 
 
 @pytest.mark.parametrize('state', ['SUSPENDED', 'SUSPENDING', 'FAILED'])
-def test_resume_makes_a_preempted_slice_anew(cloud, state):
+def test_resume_replaces_a_preempted_slice(cloud, state):
     states(cloud, state, 'WAITING_FOR_RESOURCES', 'ACTIVE')
     done = tpu_vm(cloud, 'resume', *COMMAND, SPOT='1')
     assert done.returncode == 0, done.stderr
@@ -132,22 +132,28 @@ def test_resume_makes_a_preempted_slice_anew(cloud, state):
     assert 'tpu_worker.sh start' in cloud.calls[-1][-1]
 
 
-def test_resume_waits_for_the_end_of_a_deletion_and_creates(cloud):
+def test_resume_waits_for_a_deletion_before_it_creates(cloud):
     states(cloud, 'DELETING', 'DELETING', '', 'ACTIVE')
     done = tpu_vm(cloud, 'resume', *COMMAND)
     assert done.returncode == 0, done.stderr
     assert DELETE not in cloud.calls
-    assert cloud.calls.index(CREATE) == 5  # after three looks and the two waits between them
+    assert cloud.calls.index(CREATE) == 5  # after three questions with two waits between them
+
+
+def test_the_wait_for_a_deletion_has_a_timeout(cloud):
     states(cloud, 'DELETING')
     done = tpu_vm(cloud, 'resume', *COMMAND, WAIT='0')
     assert done.returncode == 1
     assert 'uwe is still DELETING after 0 s; run resume again' in done.stderr
 
 
-def test_resume_keeps_a_slice_that_is_there_and_creates_one_that_is_not(cloud):
+def test_resume_keeps_an_active_slice(cloud):
     states(cloud, 'ACTIVE', 'ACTIVE')
     tpu_vm(cloud, 'resume', *COMMAND)
     assert not any('create' in call or 'delete' in call for call in cloud.calls)
+
+
+def test_resume_creates_a_missing_slice(cloud):
     states(cloud, '', 'ACTIVE')
     tpu_vm(cloud, 'resume', *COMMAND)
     assert CREATE in cloud.calls
@@ -156,7 +162,7 @@ def test_resume_keeps_a_slice_that_is_there_and_creates_one_that_is_not(cloud):
 
 STEPS = {
     2: 'delete uwe',
-    3: 'ask for v5litepod-16',
+    3: 'request v5litepod-16',
     5: 'pack this commit',
     6: 'copy it to every worker',
     7: 'set up every worker',
@@ -165,7 +171,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize(('number', 'title'), STEPS.items())
-def test_after_a_step_that_fails_nothing_is_done_and_its_name_is_said(cloud, number, title):
+def test_a_step_that_fails_is_the_last_one_and_is_named(cloud, number, title):
     states(cloud, 'SUSPENDED', 'ACTIVE')
     done = tpu_vm(cloud, 'resume', *COMMAND, FAIL_AT=str(number))
     assert done.returncode == 1
@@ -174,7 +180,7 @@ def test_after_a_step_that_fails_nothing_is_done_and_its_name_is_said(cloud, num
 
 
 @pytest.mark.parametrize('action', ['create', 'setup', 'start', 'logs', 'resume', 'delete'])
-def test_a_dry_run_says_what_it_would_do_and_calls_nothing(cloud, action):
+def test_a_dry_run_prints_the_steps_and_calls_nothing(cloud, action):
     command = COMMAND if action in ('start', 'resume') else []
     done = tpu_vm(cloud, '--dry_run', action, *command)
     assert done.returncode == 0
@@ -182,7 +188,7 @@ def test_a_dry_run_says_what_it_would_do_and_calls_nothing(cloud, action):
     assert cloud.calls == []
 
 
-def test_a_dry_run_prints_what_a_shell_would_take_for_the_same(cloud):
+def test_a_dry_run_prints_commands_that_a_shell_can_run(cloud):
     printed = tpu_vm(cloud, '--dry_run', 'start', *COMMAND).stdout.splitlines()[-1]
     tpu_vm(cloud, 'start', *COMMAND)
     assert words(printed) == cloud.calls[0]
@@ -209,7 +215,7 @@ def test_a_variable_that_is_not_set_is_named(cloud, variable):
         ([], {}, 'launch/tpu_vm.sh [--dry_run] create'),
     ],
 )
-def test_wrong_usage_is_said(cloud, arguments, variables, message):
+def test_wrong_usage_is_refused(cloud, arguments, variables, message):
     done = tpu_vm(cloud, *arguments, **variables)
     assert done.returncode != 0
     assert message in done.stderr
@@ -221,7 +227,7 @@ WORKER = ['apt-get', 'mount', 'rm', 'mkdir', 'tar', 'python3', 'systemd-run', 'h
 
 @pytest.fixture
 def worker(tmp_path):
-    """A worker of the slice on which nothing runs and nothing is mounted yet."""
+    """A new worker of the slice: nothing is running or mounted."""
     stand_ins = StandIns(tmp_path, *WORKER)
     stand_ins.make('systemctl', '[[ $1 != is-active ]]')
     stand_ins.make('mountpoint', 'exit 1')

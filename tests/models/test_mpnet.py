@@ -154,10 +154,10 @@ def test_parameters_are_born_sharded_over_fsdp_and_give_the_same_embeddings(smal
 
 
 def test_only_matrices_decay():
-    from uwe_jax.training.optimizer import decayed
+    from uwe_jax.training.optimizer import weight_decay_mask
 
     _, params = nnx.split(MPNet(SMALL, dtype='float32', rngs=nnx.Rngs(0)))
-    flat = jax.tree_util.tree_leaves_with_path(decayed(nnx.to_pure_dict(params)))
+    flat = jax.tree_util.tree_leaves_with_path(weight_decay_mask(nnx.to_pure_dict(params)))
     on = {key[-1].key for key, on in flat if on}
     off = {(key[-2].key, key[-1].key) for key, on in flat if not on}
     assert on == {'kernel', 'embedding'}

@@ -1,5 +1,6 @@
-"""What a run leaves to read."""
+"""The numbers that a run writes."""
 
+import doctest
 import itertools
 import json
 import subprocess
@@ -8,7 +9,8 @@ import sys
 import jax.numpy as jnp
 import pytest
 
-from uwe_jax.training.metrics import Logs, Meter, check_finite, read
+from uwe_jax.training import metrics
+from uwe_jax.training.metrics import Meter, MetricsLog, before_and_after, check_finite, read_lines
 
 
 def lines_of(path):
@@ -16,43 +18,43 @@ def lines_of(path):
 
 
 def test_a_continued_run_reads_as_if_it_had_never_stopped(tmp_path):
-    with Logs(tmp_path, 0, writes=True) as first:
-        first.metrics((step, {'loss': float(step)}) for step in (1, 2, 3))
-        first.evaluation(0, 'job_to_skill', {'map': 1.0, 'rp@10': 2.0})
+    with MetricsLog(tmp_path, 0, writes=True) as first:
+        first.write_steps((step, {'loss': float(step)}) for step in (1, 2, 3))
+        first.write_evaluation(0, 'job_to_skill', {'map': 1.0, 'rp@10': 2.0})
     (tmp_path / 'metrics.jsonl').open('a').write('{"step": 4, "lo')  # killed while it wrote
-    with Logs(tmp_path, 2, writes=True) as second:
-        second.metrics([(3, {'loss': 30.0})])
+    with MetricsLog(tmp_path, 2, writes=True) as second:
+        second.write_steps([(3, {'loss': 30.0})])
     assert [(line['step'], line['loss']) for line in lines_of(tmp_path / 'metrics.jsonl')] == [(1, 1), (2, 2), (3, 30)]
     assert [line['step'] for line in second.evaluations()] == [0]
 
 
 def test_what_was_evaluated_before_a_kill_is_not_evaluated_again(tmp_path):
-    with Logs(tmp_path, 0, writes=True) as killed:
-        killed.evaluation(0, 'job_to_skill', {'map': 1.0, 'rp@10': 2.0})
-    with Logs(tmp_path, 0, writes=True) as logs:
+    with MetricsLog(tmp_path, 0, writes=True) as killed:
+        killed.write_evaluation(0, 'job_to_skill', {'map': 1.0, 'rp@10': 2.0})
+    with MetricsLog(tmp_path, 0, writes=True) as logs:
         assert logs.evaluated(0) == ['job_to_skill']
         assert logs.evaluated(2) == []
 
 
 def test_only_one_process_writes(tmp_path):
-    Logs(tmp_path, 0, writes=False).metrics([(1, {'loss': 1.0})])
+    MetricsLog(tmp_path, 0, writes=False).write_steps([(1, {'loss': 1.0})])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_number_that_is_none_is_written_as_null(tmp_path):
-    logs = Logs(tmp_path, 0, writes=True)
-    logs.metrics([(1, {'loss': float('nan')})])
-    assert read(tmp_path / 'metrics.jsonl') == [{'step': 1, 'loss': None}]
+def test_a_non_finite_number_is_written_as_null(tmp_path):
+    logs = MetricsLog(tmp_path, 0, writes=True)
+    logs.write_steps([(1, {'loss': float('nan')})])
+    assert read_lines(tmp_path / 'metrics.jsonl') == [{'step': 1, 'loss': None}]
 
 
 def test_a_full_disk_is_an_error_and_no_endless_wait(tmp_path):
     code = """
 import pathlib, resource, sys
-from uwe_jax.training.metrics import Logs
-logs = Logs(pathlib.Path(sys.argv[1]), 0, writes=True)
+from uwe_jax.training.metrics import MetricsLog
+logs = MetricsLog(pathlib.Path(sys.argv[1]), 0, writes=True)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
 for step in range(1000):
-    logs.metrics([(step, {str(n): 0.0 for n in range(100)})])
+    logs.write_steps([(step, {str(n): 0.0 for n in range(100)})])
 """
     command = [sys.executable, '-c', code, str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -62,7 +64,7 @@ for step in range(1000):
 def test_a_damaged_line_is_refused_by_file_and_number(tmp_path):
     (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n\0\0\n{"step": 3}\n')
     with pytest.raises(ValueError, match=r'metrics\.jsonl, line 2: not JSON'):
-        read(tmp_path / 'metrics.jsonl')
+        read_lines(tmp_path / 'metrics.jsonl')
 
 
 def test_the_meter_reads_all_steps_since_the_last_reading_and_adds_speeds():
@@ -77,15 +79,29 @@ def test_the_meter_reads_all_steps_since_the_last_reading_and_adds_speeds():
 
 
 @pytest.mark.parametrize('bad', ['loss', 'gradient_norm'])
-def test_nan_stops_with_the_name_of_the_first_such_step(bad):
+def test_a_non_finite_number_stops_the_run_and_its_first_step_is_named(bad):
     good = {'loss': 1.0, 'gradient_norm': 1.0}
     lines = [(5, good), (6, good | {bad: float('nan')}), (7, good | {bad: float('inf')})]
     with pytest.raises(FloatingPointError, match=r'step 6: .* checkpoint is the one after step 4'):
         check_finite(lines, 0, 4)
 
 
-def test_skipped_updates_are_put_up_with_while_they_are_few_in_a_row():
+def test_a_few_skipped_updates_in_a_row_do_not_stop_the_run():
     bad = {'loss': float('nan'), 'gradient_norm': float('nan')}
     check_finite([(5, bad | {'skipped/in_a_row': 1}), (6, bad | {'skipped/in_a_row': 2})], 2, None)
     with pytest.raises(FloatingPointError, match=r'step 7: .* checkpoint is none'):
         check_finite([(7, bad | {'skipped/in_a_row': 3})], 2, None)
+
+
+ROW = {'task': 'job_to_skill', 'step': 0, 'queries': 31, 'targets': 3299, 'map': 26.11, 'rp@10': 49.5}
+
+
+@pytest.mark.parametrize(('after', 'said'), [(32.64, 'rose'), (20.0, 'fell'), (26.11, 'same')])
+def test_the_table_says_for_each_task_what_became_of_map(after, said):
+    rows = [ROW, ROW | {'step': 16, 'map': 99.0}, ROW | {'step': 32, 'map': after}]
+    *_, line = before_and_after(rows).splitlines()
+    assert line.split() == ['job_to_skill', '31', '3299', '26.11', f'{after:.2f}', said, '49.50', '49.50']
+
+
+def test_the_examples_in_the_docstrings_hold():
+    assert doctest.testmod(metrics).failed == 0

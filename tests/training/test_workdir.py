@@ -1,5 +1,6 @@
 """A workdir belongs to one config, one dataset, and one run at a time."""
 
+import dataclasses
 import fcntl
 import json
 import subprocess
@@ -8,27 +9,29 @@ import time
 
 import pytest
 
-from configs.uwe import get_config
-from uwe_jax.training.workdir import claimed
-
-
-def config_with(**fields):
-    config = get_config()
-    config.update_from_flattened_dict(fields)
-    return config
+from tests.conftest import experiment
+from uwe_jax.training.workdir import claimed, read_config
 
 
 @pytest.fixture
 def workdir(tmp_path):
     """A workdir in which a run has ended."""
-    with claimed(tmp_path, get_config(), 'data'):
+    with claimed(tmp_path, experiment(), 'data'):
         pass
     return tmp_path
 
 
 def test_a_run_may_be_continued_by_the_same_config_and_data(workdir):
-    with claimed(workdir, get_config(), 'data'):
-        assert json.loads((workdir / 'config.json').read_text())['steps'] == 10_000
+    with claimed(workdir, experiment(), 'data'):
+        pass
+    assert read_config(workdir) == experiment()
+
+
+def test_a_config_that_is_not_as_expected_is_refused_by_file_and_field(workdir):
+    path = workdir / 'config.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'steps': 0}))
+    with pytest.raises(ValueError, match=r'config\.json: steps: 0, expected a whole number above 0'):
+        read_config(workdir)
 
 
 @pytest.mark.parametrize(
@@ -37,13 +40,13 @@ def test_a_run_may_be_continued_by_the_same_config_and_data(workdir):
 )
 def test_another_experiment_is_refused_by_the_name_of_the_field(workdir, field, value):
     expected = rf'config\.json: made with {field}=.*, but now {field}={value!r}'
-    with pytest.raises(ValueError, match=expected), claimed(workdir, config_with(**{field: value}), 'data'):
+    with pytest.raises(ValueError, match=expected), claimed(workdir, experiment(**{field: value}), 'data'):
         pass
 
 
 def test_other_data_is_refused(workdir):
     expected = r"data\.json: made with fingerprint='data', but now fingerprint='other'"
-    with pytest.raises(ValueError, match=expected), claimed(workdir, get_config(), 'other'):
+    with pytest.raises(ValueError, match=expected), claimed(workdir, experiment(), 'other'):
         pass
 
 
@@ -52,15 +55,15 @@ def test_other_data_is_refused(workdir):
     [('mesh.fsdp', 2), ('interaction.exchange', 'ring'), ('run.log_every', 7), ('data.dir', '/elsewhere')],
 )
 def test_how_and_where_a_run_goes_on_may_change(workdir, field, value):
-    with claimed(workdir, config_with(**{field: value}), 'data'):
+    with claimed(workdir, experiment(**{field: value}), 'data'):
         pass
 
 
 def test_a_second_run_is_refused_while_the_first_is_at_work(tmp_path):
-    again = 'from uwe_jax.training.workdir import *; from configs.uwe import get_config; import pathlib, sys\n'
-    again += 'with claimed(pathlib.Path(sys.argv[1]), get_config(), "data"): pass'
+    again = 'from uwe_jax.training.workdir import *; from tests.conftest import experiment; import pathlib, sys\n'
+    again += 'with claimed(pathlib.Path(sys.argv[1]), experiment(), "data"): pass'
     command = [sys.executable, '-c', again, str(tmp_path)]
-    with claimed(tmp_path, get_config(), 'data'):
+    with claimed(tmp_path, experiment(), 'data'):
         refused = subprocess.run(command, capture_output=True, text=True)
         assert f'ValueError: {tmp_path}: another run is at work there (' in refused.stderr
         assert ', pid ' in refused.stderr
@@ -74,7 +77,7 @@ def test_the_lock_of_another_machine_is_waited_for_as_its_server_frees_it_late(w
     held.flush()
     waits = []
     monkeypatch.setattr(time, 'sleep', lambda seconds: waits.append(seconds) or held.close())
-    with claimed(workdir, get_config(), 'data'):
+    with claimed(workdir, experiment(), 'data'):
         assert len(waits) == 1
 
 
@@ -84,10 +87,10 @@ def test_what_another_run_wrote_while_the_lock_was_waited_for_is_compared_with(w
     (workdir / 'config.json').unlink()
 
     def other_run_ends(_):
-        (workdir / 'config.json').write_text(config_with(seed=7).to_json())
+        (workdir / 'config.json').write_text(json.dumps(dataclasses.asdict(experiment(seed=7))))
         held.close()
 
     monkeypatch.setattr(time, 'sleep', other_run_ends)
     monkeypatch.setattr('uwe_jax.training.workdir._holder', lambda _: 'elsewhere, pid 1')
-    with pytest.raises(ValueError, match='made with seed=7'), claimed(workdir, get_config(), 'data'):
+    with pytest.raises(ValueError, match='made with seed=7'), claimed(workdir, experiment(), 'data'):
         pass

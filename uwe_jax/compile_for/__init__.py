@@ -1,1 +1,1 @@
-"""Compiles the training step for accelerators that need not be present."""
+"""Compiles the training step for accelerators that need not exist."""

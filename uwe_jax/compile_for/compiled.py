@@ -1,10 +1,10 @@
-"""What a compiled program holds and what it sends, read from what the compiler itself says of it.
+"""What a compiled program holds and sends, as the compiler describes it.
 
     compiled = jax.jit(step).lower(*shapes).compile()
     memory(compiled).peak, sent(compiled), collectives(compiled)
 
-All numbers are of one device, in bytes. Collectives are counted in the optimised HLO, where the partitioner's are too.
-Not seen there: what a Pallas kernel sends by itself, and the padding that tiles add to an array.
+All numbers are bytes per device. Collectives are counted in the optimised HLO, which includes those of the partitioner.
+It does not show what a Pallas kernel sends by itself, or the padding that tiles add to an array.
 """
 
 import math
@@ -17,15 +17,15 @@ from jax.stages import Compiled
 
 # Bytes that a device sends on a ring of n devices, each with an operand of b bytes.
 SENT = {
-    'all-gather': lambda n, b: (n - 1) * b,  # its own operand, and n - 2 that it passes on
-    'reduce-scatter': lambda n, b: (n - 1) * b // n,  # one n-th at a time, for each other device
+    'all-gather': lambda n, b: (n - 1) * b,  # its operand, and n - 2 that it passes on
+    'reduce-scatter': lambda n, b: (n - 1) * b // n,  # one n-th for each other device
     'all-reduce': lambda n, b: 2 * (n - 1) * b // n,  # a reduce-scatter and an all-gather of the n-ths
-    'all-to-all': lambda n, b: (n - 1) * b // n,  # all but its own n-th
-    'collective-permute': lambda n, b: b if n else 0,  # n: the devices that send to another
+    'all-to-all': lambda n, b: (n - 1) * b // n,  # all but the n-th that it keeps
+    'collective-permute': lambda n, b: b if n else 0,  # n: how many devices send to another
 }
 OTHER_COLLECTIVES = ('collective-broadcast', 'ragged-all-to-all')
 
-# Where computations are called; the condition of a loop and the states of an asynchronous call are treated apart.
+# The attributes that call a computation, except the condition and body of a loop.
 CALLEES = re.compile(
     r'\b(?:calls|to_apply|true_computation|false_computation|branch_computations|called_computations)='
     r'(%[\w.-]+|\{%[^}]*\})'
@@ -38,11 +38,12 @@ class Memory(NamedTuple):
     """What a device holds while the program runs, in bytes.
 
     Attributes:
-      arguments, outputs: the program's.
-      aliased: the part of the outputs that lies in donated arguments.
-      temporary: what is set aside for everything between them.
-      peak: the most that is alive at a time, arguments and outputs included; None on a CPU, where the compiler's number
-        leaves the temporaries out.
+      arguments: all arguments.
+      outputs: all outputs.
+      aliased: the outputs that reuse the memory of donated arguments.
+      temporary: what the program allocates for everything else.
+      peak: the most that is alive at a time, arguments and outputs included; None on a CPU, whose compiler leaves the
+        temporaries out.
     """
 
     arguments: int
@@ -53,7 +54,7 @@ class Memory(NamedTuple):
 
     @property
     def needed(self) -> int:
-        """The peak; where the compiler does not tell it, what it would be if all were alive at one time."""
+        """The peak; where the compiler names none, the sum of all parts, which bounds it."""
         return self.arguments + self.outputs - self.aliased + self.temporary if self.peak is None else self.peak
 
 
@@ -62,10 +63,10 @@ class Collective(NamedTuple):
 
     Attributes:
       kind: a key of `SENT`.
-      times: how often one run of the program runs it.
-      bytes: its operands on one device, in one of these times.
-      group: the devices that it joins; of a collective-permute, the devices that send to another.
-      source: the JAX operation it was made for, '' if the compiler does not say.
+      times: how often one run of the program executes it.
+      bytes: the size of its operands on one device.
+      group: how many devices take part; in a collective-permute, how many send to another.
+      source: the JAX operation that it was compiled from, '' if the compiler does not say.
     """
 
     kind: str
@@ -76,7 +77,7 @@ class Collective(NamedTuple):
 
     @property
     def sent(self) -> int:
-        """Bytes that a device sends in one of these times, by the algorithm for a ring.
+        """Bytes that a device sends in one execution, by the ring algorithm.
 
         With n devices and operands of b bytes: all-gather (n-1)·b, which is (n-1)/n of the result; reduce-scatter
         (n-1)/n·b; all-reduce 2·(n-1)/n·b; all-to-all (n-1)/n·b; collective-permute b, for a device that sends at all.
@@ -88,11 +89,11 @@ def memory(compiled: Compiled) -> Memory:
     """What a device holds while the program runs.
 
     Raises:
-      ValueError: the backend does not say.
+      ValueError: the backend does not analyse memory.
     """
     stats = compiled.memory_analysis()
     if stats is None:
-        raise ValueError('memory_analysis() is None, expected a backend that tells the memory of its programs')
+        raise ValueError('memory_analysis() is None, expected a backend that analyses the memory of its programs')
     sharding = jax.tree.leaves((compiled.output_shardings, compiled.input_shardings))[0]
     on_cpu = next(iter(sharding.device_set)).platform == 'cpu'
     return Memory(
@@ -105,38 +106,38 @@ def memory(compiled: Compiled) -> Memory:
 
 
 def flops(compiled: Compiled) -> float | None:
-    """Floating-point operations of a device as the compiler counts them, or None if it does not.
+    """Floating-point operations per device as the compiler counts them, or None if it does not.
 
-    What stands in a loop counts once, however often the loop runs, and a Pallas kernel not at all; `flops` counts by
-    formula.
+    It counts a loop's body once, however often the loop runs, and a Pallas kernel not at all. `compile_for.flops`
+    counts by formula.
     """
     return (compiled.cost_analysis() or {}).get('flops')
 
 
 def sent(program: Compiled | str) -> int:
-    """Bytes that a device sends in one run of the program; arguments and errors as of `collectives`."""
+    """Bytes that a device sends in one run of the program; arguments and errors are those of `collectives`."""
     return sum(collective.times * collective.sent for collective in collectives(program))
 
 
 def collectives(program: Compiled | str) -> list[Collective]:
     """The collectives of a program.
 
-    What stands in a loop runs as often as the loop does; in a conditional, every branch is counted, so that the sum is
-    an upper bound.
+    In a loop they run as often as the loop does. Every branch of a conditional is counted, which makes the sum an
+    upper bound.
 
     Args:
-      program: compiled, or its optimised HLO as text.
+      program: the compiled program, or its optimised HLO as text.
 
     Raises:
-      ValueError: it cannot be told how often a loop with collectives runs, or what a collective sends; or the text is
-        not that of a compiled program.
+      ValueError: the trip count of a loop with collectives, or what a collective sends, is unknown; or the text is not
+        a compiled program.
     """
     text = program if isinstance(program, str) else program.as_text()
     return _Module(text or '').collectives()
 
 
 class _Instruction(NamedTuple):
-    """One line of HLO: `%name = shape opcode(inside), attributes`; operands are the names inside."""
+    """One line of HLO: `%name = shape opcode(inside), attributes`; `inside` names the operands."""
 
     name: str
     shape: str
@@ -157,10 +158,10 @@ class _Instruction(NamedTuple):
         return _first(r'op_name="([^"]*)"', self.attributes) or ''
 
     def attribute(self, pattern: str) -> str:
-        found = _first(pattern, self.attributes)
-        if found is None:
+        value = _first(pattern, self.attributes)
+        if value is None:
             raise ValueError(f'%{self.name}: {pattern} not found in {self.attributes!r}')
-        return found
+        return value
 
 
 class _Computation(NamedTuple):
@@ -170,7 +171,7 @@ class _Computation(NamedTuple):
     root: _Instruction
 
     def value(self, name: str) -> _Instruction:
-        """The instruction that makes a value, behind copies of it."""
+        """The instruction that makes a value, with copies of it skipped."""
         instruction = self.instructions[name]
         while instruction.opcode in ('copy', 'bitcast'):
             instruction = self.instructions[instruction.operands[0]]
@@ -178,7 +179,7 @@ class _Computation(NamedTuple):
 
 
 class _Module:
-    """A program's computations, and the collectives of one run of each."""
+    """The computations of a program, and the collectives in one run of each."""
 
     def __init__(self, text: str):
         self._computations = {}
@@ -192,10 +193,10 @@ class _Module:
             if header := COMPUTATION.match(line):
                 instructions, name, root = {}, header[2], None
                 self._entry = name if header[1] else self._entry
-            elif found := INSTRUCTION.match(line):
-                instruction = _Instruction(found[2], found[3], found[4], found[5], found[6] or '')
+            elif match := INSTRUCTION.match(line):
+                instruction = _Instruction(match[2], match[3], match[4], match[5], match[6] or '')
                 instructions[instruction.name] = instruction
-                root = instruction if found[1] else root
+                root = instruction if match[1] else root
             elif line.startswith('}') and root:
                 self._computations[name] = _Computation(instructions, root)
         if self._entry not in self._computations:
@@ -208,7 +209,7 @@ class _Module:
         """The collectives of one run of a computation."""
         if name not in self._counted:
             instructions = self._computations[name].instructions.values()
-            # A TPU's asynchronous all-gather stands in each fusion that it moves on in; it is one, from start to done.
+            # A TPU's asynchronous all-gather appears in every fusion that it overlaps; only its start counts.
             starts = [i for i in instructions if 'custom_call_target="AsyncCollectiveStart"' in i.attributes]
             started = {operand for start in starts for operand in start.operands}
             self._counted[name] = [
@@ -220,12 +221,12 @@ class _Module:
         return self._counted[name]
 
     def _of(self, instruction: _Instruction, name: str) -> Iterable[Collective]:
-        """The collectives that one run of an instruction of the computation `name` runs."""
+        """The collectives in one run of an instruction of the computation `name`."""
         kind = instruction.opcode.removesuffix('-start')
         if kind in OTHER_COLLECTIVES:
-            raise ValueError(f'%{instruction.name}: what a {kind} sends is not known, only that of {", ".join(SENT)}')
+            raise ValueError(f'%{instruction.name}: what a {kind} sends is unknown, expected one of {", ".join(SENT)}')
         if kind in SENT:
-            # How a TPU writes a reduce-scatter: a fusion in which each device cuts its part from an all-reduce.
+            # A TPU's reduce-scatter is a fusion in which each device slices its part out of an all-reduce.
             if kind == 'all-reduce' and name.startswith('all-reduce-scatter'):
                 kind = 'reduce-scatter'
             operands = (self._computations[name].instructions[operand] for operand in instruction.operands)
@@ -233,7 +234,10 @@ class _Module:
             return [Collective(kind, 1, size, _group(instruction, self._devices), instruction.source)]
         if instruction.opcode == 'while':
             return self._of_loop(instruction, name)
-        if instruction.opcode in ('async-update', 'async-done'):  # they name what async-start called
+        if instruction.opcode in (
+            'async-update',
+            'async-done',
+        ):  # async-start has called the computation that they name
             return []
         return [collective for callee in instruction.callees for collective in self._count(callee)]
 
@@ -248,9 +252,10 @@ class _Module:
         ]
 
     def _trips(self, loop: _Instruction, name: str) -> int:
-        """How often a loop runs: what the CPU's compiler says, or for a TPU, which does not, what its counter says.
+        """How often a loop runs.
 
-        The counter is one of the values that the loop carries, a tuple: from `start`, by `step`, while below `limit`.
+        The CPU's compiler says it. For a TPU it follows from the loop's counter, an element of the tuple that the loop
+        carries: it begins at `start` and grows by `step` while it is below `limit`.
         """
         if known := _first(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
             return int(known)
@@ -270,18 +275,18 @@ class _Module:
             return max(0, math.ceil((_integer(limit) - _integer(start)) / _integer(step)))
         except (ValueError, IndexError) as error:
             raise ValueError(
-                f'%{loop.name} {loop.source}: it cannot be told how often this loop runs, so its collectives cannot be '
-                'counted; expected lax.scan, or lax.fori_loop with constant bounds'
+                f'%{loop.name} {loop.source}: its trip count is unknown, so its collectives cannot be counted; '
+                'expected lax.scan, or lax.fori_loop with constant bounds'
             ) from error
 
 
 def _check(holds: bool) -> None:
     if not holds:
-        raise ValueError('the loop has another form than that of a counter')
+        raise ValueError('the loop does not count from a constant to a constant')
 
 
 def _element(instruction: _Instruction) -> int:
-    """Which of the values that a loop carries this is."""
+    """The position of a value in the tuple that a loop carries."""
     _check(instruction.opcode == 'get-tuple-element')
     return int(instruction.attribute(r'\bindex=(\d+)'))
 
@@ -292,26 +297,26 @@ def _integer(instruction: _Instruction) -> int:
 
 
 def _group(instruction: _Instruction, devices: int) -> int:
-    """How many devices a collective joins; of groups that differ, the largest. `devices`: all of the program's."""
+    """How many of the program's devices take part in a collective; the largest group where groups differ."""
     if instruction.opcode.startswith('collective-permute'):
         pairs = instruction.attribute(r'source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}')
         return sum(source != target for source, target in re.findall(r'(\d+),(\d+)', pairs))
     text = instruction.attributes
-    if found := re.search(r'replica_groups=\{((?:\{[\d,]*\},?)*)\}', text):  # {{0,1},{2,3}}, or {} for all devices
-        return max(len(group.split(',')) for group in found[1].split('},{')) if found[1] else devices
-    if found := re.search(r'replica_groups=\[\d+,(\d+)\]<=', text):  # [2,4]<=[8]: 2 groups of 4
-        return int(found[1])
-    # mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}: along a. Instead of 'a', 'a':(2)2 is a part of it, of size 2.
-    if found := re.search(r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*\))? \{([^}]*)\}', text):
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
-        axes = [re.fullmatch(r"'([^':]+)'?(?::\(\d+\)(\d+)'?)?", axis) for axis in found[2].split(',')]
+    if match := re.search(r'replica_groups=\{((?:\{[\d,]*\},?)*)\}', text):  # {{0,1},{2,3}}, or {} for all devices
+        return max(len(group.split(',')) for group in match[1].split('},{')) if match[1] else devices
+    if match := re.search(r'replica_groups=\[\d+,(\d+)\]<=', text):  # [2,4]<=[8]: 2 groups of 4
+        return int(match[1])
+    # mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}: along a; {'a':(2)2}: along a part of a, of size 2.
+    if match := re.search(r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*\))? \{([^}]*)\}', text):
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", match[1]))
+        axes = [re.fullmatch(r"'([^':]+)'?(?::\(\d+\)(\d+)'?)?", axis) for axis in match[2].split(',')]
         if all(axis and axis[1] in sizes for axis in axes):
             return math.prod(int(axis[2] or sizes[axis[1]]) for axis in axes if axis)
-    raise ValueError(f'%{instruction.name}: replica_groups of an unknown form in {text!r}')
+    raise ValueError(f'%{instruction.name}: replica_groups have an unknown form: {text!r}')
 
 
 def _bytes(shape: str) -> int:
-    """The size of an array, or of a tuple of arrays, such as `bf16[16,128]{1,0:T(8,128)(2,1)}`; without padding."""
+    """The unpadded size of an array, such as `bf16[16,128]{1,0:T(8,128)(2,1)}`, or of a tuple of arrays."""
     total = 0
     for dtype, dimensions in re.findall(r'\b([a-z]\w*)\[([\d,]*)\]', shape):
         bits = 8 if dtype == 'pred' else int(_first(r'[a-z]+(\d+)', dtype) or 0)  # f8e4m3fn: 8; token: 0
@@ -320,5 +325,5 @@ def _bytes(shape: str) -> int:
 
 
 def _first(pattern: str, text: str) -> str | None:
-    found = re.search(pattern, text)
-    return found[1] if found else None
+    match = re.search(pattern, text)
+    return match[1] if match else None

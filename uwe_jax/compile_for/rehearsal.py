@@ -1,27 +1,26 @@
-"""The very training step, compiled from shapes alone: nothing is allocated, and the devices need not be there.
+"""The training step compiled from shapes alone: nothing is allocated, and the devices need not exist.
 
-rehearsal = Rehearsal(config, download.fetch(config.init), lengths, device_mesh, usable_memory(device))
-rehearsal.trial(512).memory.peak, largest(lambda rows: not rehearsal.trial(rows * devices).refusal, start=1)
+rehearsal = Rehearsal(config, download.fetch_config(config.init), lengths, device_mesh, usable_memory(device))
+rehearsal.trial(512).memory.peak
 """
 
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
-from jax.stages import Compiled
+from jax.stages import Compiled, Lowered
 
 from uwe_jax.compile_for import compiled
 from uwe_jax.compile_for.flops import step_flops
-from uwe_jax.data.graph import GRAPHS
-from uwe_jax.data.loader import Batch, Texts
+from uwe_jax.data.graph import GRAPHS, read_manifest
+from uwe_jax.data.loader import Batch, Texts, choose_lengths
 from uwe_jax.distributed import mesh
-from uwe_jax.interaction import Score
 from uwe_jax.models import pretrained
 from uwe_jax.models.mpnet import MPNetConfig
 from uwe_jax.training.config import Config
@@ -29,7 +28,13 @@ from uwe_jax.training.optimizer import make_optimizer
 from uwe_jax.training.state import abstract_state, shardings_of
 from uwe_jax.training.step import make_step
 
-PARTS = 8  # a search ends within an eighth of what it looks for: each trial is a compilation, a minute or so
+ESCO_LENGTHS = {'skill': 16, 'job': 16, 'sentence': 64, 'alternative': 16}  # ESCO 1.2.0 with SkillSkape's sentences
+
+
+def padded_lengths(config: Config) -> dict[str, int]:
+    """The padded length of each side in tokens: the config's, else the dataset's, else that of ESCO 1.2.0."""
+    chosen = ESCO_LENGTHS if config.data.dir is None else read_manifest(pathlib.Path(config.data.dir))['lengths']
+    return choose_lengths(chosen, config.data.length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Trial:
 
     Attributes:
       batch_size: skills in the global batch.
-      program: what was compiled; None where the compiler refused it for its size.
+      program: the compiled step; None where the compiler refused it for its size.
       memory: what a device holds; None where the compiler refused the program.
       refusal: why it does not fit; '' where it does.
     """
@@ -48,28 +53,51 @@ class Trial:
     memory: compiled.Memory | None
     refusal: str
 
+    @property
+    def peak(self) -> str:
+        """The peak per device in GiB, as text; '-' where the compiler refused the program."""
+        return f'{self.memory.needed / 2**30:.2f}' if self.memory else '-'
+
+
+def compile_trial(lowered: Lowered, batch_size: int, usable: int) -> Trial:
+    """Compiles a lowered step, and checks whether it fits into `usable` bytes per device.
+
+    Raises:
+      jax.errors.JaxRuntimeError: the compiler refused the program for another reason than its size.
+    """
+    try:
+        program = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if not ('RESOURCE_EXHAUSTED' in str(error) and 'hbm' in str(error).lower()):  # else it is on-chip memory
+            raise
+        return Trial(batch_size, None, None, str(error).splitlines()[0])
+    # The compiler for TPUs refuses programs that are too large; the one for GPUs does not.
+    memory = compiled.memory(program)
+    refusal = f'needs {memory.needed / 2**30:.2f} GiB' if memory.needed > usable else ''
+    return Trial(batch_size, program, memory, refusal)
+
 
 class Rehearsal:
-    """A config's training step on a mesh, with any batch size.
+    """A config's training step on a mesh, for any batch size.
 
     Args:
-      config: see `configs/uwe.py`; its `data.batch_size` is of no account here.
-      base: a directory whose `config.json` tells the encoder's sizes.
-      lengths: by side; the padded length.
-      device_mesh: of devices that are there, or of `topology.pod_mesh`.
+      config: the experiment; its `data.batch_size` is ignored.
+      base: a directory whose `config.json` holds the encoder's sizes.
+      lengths: the padded length of each side, in tokens.
+      device_mesh: of real devices, or of `topology.pod_mesh`.
       usable: bytes of a device's memory that the program may use.
 
     Attributes:
-      devices: of the mesh.
-      usable: as given.
+      devices: how many devices the mesh has.
+      usable: the argument.
 
     Raises:
-      ValueError: the config asks for what there is not.
+      ValueError: the config asks for something that does not exist.
     """
 
     def __init__(self, config: Config, base: pathlib.Path, lengths: Mapping[str, int], device_mesh: Mesh, usable: int):
         optimizer, schedule = make_optimizer(config.optimizer, config.steps)
-        graphdef, params = nnx.split(pretrained.abstract_encoder(base, **config.model))
+        graphdef, params = nnx.split(pretrained.abstract_encoder(base, **dataclasses.asdict(config.model)))
         self._state = abstract_state(params, optimizer, device_mesh)
         self._step: Any = make_step(graphdef, optimizer, schedule, config, device_mesh, shardings_of(self._state))
         sizes = MPNetConfig.read(base / 'config.json')
@@ -78,37 +106,31 @@ class Rehearsal:
         self.devices, self.usable = device_mesh.size, usable
 
     def trial(self, batch_size: int) -> Trial:
-        """Compiles the step.
+        """Compiles the step; raises what `lower` and `compile_trial` raise."""
+        return compile_trial(self.lower(batch_size), batch_size, self.usable)
+
+    def lower(self, batch_size: int) -> Lowered:
+        """Lowers the step.
 
         Raises:
-          ValueError: the mesh cannot split the batch.
-          jax.errors.JaxRuntimeError: the compiler refused the program for another reason than its size.
+          ValueError: the mesh cannot split the batch evenly.
         """
         mesh.check_divides(batch_size, self._mesh)
-        try:
-            program = self._step.lower(self._state, self._batch(batch_size)).compile()
-        except jax.errors.JaxRuntimeError as error:
-            if not ('RESOURCE_EXHAUSTED' in str(error) and 'hbm' in str(error).lower()):  # else it is on-chip memory
-                raise
-            return Trial(batch_size, None, None, str(error).splitlines()[0])
-        # The compiler for TPUs refuses what is too large; the one for GPUs leaves that to whoever runs the program.
-        memory = compiled.memory(program)
-        refusal = f'needs {memory.needed / 2**30:.2f} GiB' if memory.needed > self.usable else ''
-        return Trial(batch_size, program, memory, refusal)
+        return self._step.lower(self._state, self._batch(batch_size))
 
     def arguments(self, batch_size: int) -> dict[str, int]:
-        """Bytes a device of what goes into the step: its part of the parameters, optimizer state and batch."""
+        """Bytes per device of the step's arguments: its share of the parameters, optimizer state and batch."""
         return {
-            'parameters': _bytes_a_device(self._state.params),
-            'optimizer state': _bytes_a_device(self._state.opt_state),
-            'batch': _bytes_a_device(self._batch(batch_size)),
+            'parameters': _bytes_per_device(self._state.params),
+            'optimizer state': _bytes_per_device(self._state.opt_state),
+            'batch': _bytes_per_device(self._batch(batch_size)),
         }
 
     def flops(self, batch_size: int) -> dict[str, float]:
-        """A device's floating-point operations in one step by formula, of the `encoder` and of the `interaction`."""
+        """Floating-point operations per device and step by formula, for `encoder` and `interaction`."""
         total = step_flops(
             self._sizes,
-            Score(**self._config.score),
+            self._config.score,
             self._config.interaction.form,
             batch_size,
             self._lengths,
@@ -128,35 +150,6 @@ class Rehearsal:
         )
 
 
-def _bytes_a_device(tree: Any) -> int:
-    """Of arrays that lie as their shardings say; the padding that tiles add is not counted."""
+def _bytes_per_device(tree: Any) -> int:
+    """The size of a device's shards; a TPU's tiles pad them, which is not counted."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def largest(fits: Callable[[int], bool], start: int) -> tuple[int, int]:
-    """Looks for the largest number that fits, near a guess: walks to the edge in steps that double, then halves.
-
-    Where a number does not fit, no larger one is thought to.
-
-    Args:
-      fits: is asked at most once for each number; has to refuse some number.
-      start: the guess, 1 or above. If it is right, two numbers are asked for.
-
-    Returns:
-      The largest that was tried and fits, 0 if none does, and the smallest that was tried and does not. They are next
-      to each other, or at most an eighth apart.
-    """
-    fitting, refused, number, step = 0, None, start, max(1, start // PARTS)
-    while refused is None or refused - fitting > max(1, fitting // PARTS):
-        if fits(number):
-            fitting = number
-        else:
-            refused = number
-        if refused is None:
-            number += step
-        elif fitting == 0:
-            number = max(refused - step, refused // 2)
-        else:
-            number = (fitting + refused) // 2
-        step *= 2
-    return fitting, refused

@@ -1,4 +1,4 @@
-"""Accelerators that are not there: a mesh of them to compile for, from any machine, and the memory that each has.
+"""Accelerators that need not exist: a mesh of them to compile for on any machine, and the memory that each has.
 
 shapes = abstract_state(params, optimizer, pod_mesh('v5e:16x16', fsdp=8))
 """
@@ -16,17 +16,17 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from uwe_jax.distributed import mesh
 
 ENVIRONMENT = {
-    # What libtpu wants to know of the machine that it is on: not told, it asks the cloud's metadata server, and
-    # complains. The type need not be that of the topology. Its lock is for those who share a TPU; compiling uses none.
+    # libtpu asks the cloud's metadata server about its machine, and complains, unless these say it. The type need not
+    # be that of the topology. Its lock protects a TPU from other processes; compiling uses no TPU.
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
     'TPU_SKIP_MDS_QUERY': '1',
     'TPU_ACCELERATOR_TYPE': 'v5litepod-8',
     'TPU_WORKER_HOSTNAMES': 'localhost',
-    # The CUDA plugin compiles without a GPU and without NVIDIA's libraries, but looks for them unless told not to.
+    # The CUDA plugin compiles without a GPU and without NVIDIA's libraries; this keeps it from looking for them.
     'JAX_SKIP_CUDA_CONSTRAINTS_CHECK': '1',
 }
 
-# XLA's own description of the GPU, which it asks of the driver where there is one.
+# XLA's description of the GPU; where there is one, XLA asks the driver.
 H100_MEMORY = 84_942_979_072
 H100 = f"""
 platform_name: "CUDA"
@@ -50,32 +50,32 @@ gpu_device_info {{
 }}
 """
 
-JAX_SHARE = 0.75  # of a GPU's memory; what JAX takes for arrays unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise
+JAX_SHARE = 0.75  # of a GPU's memory: what JAX takes for arrays unless XLA_PYTHON_CLIENT_MEM_FRACTION changes it
 PROBE = 2**42  # bytes; more than any chip has
 
 
 def pod_mesh(topology: str, data: int = -1, fsdp: int = 1) -> Mesh:
-    """Lays the devices of a topology out on the two axes, as `mesh.make_mesh` does where they are.
+    """Makes the mesh that `mesh.make_mesh` would make on a topology's devices.
 
-    Programs can be lowered and compiled for such a mesh, and not run. The process itself runs on its CPU: start it with
-    JAX_PLATFORMS=cpu, or it looks for an accelerator of its own.
+    Programs can be lowered and compiled for it, but not run. Start the process with JAX_PLATFORMS=cpu, or JAX looks
+    for an accelerator of this machine.
 
     Args:
       topology: a TPU and its shape in chips, such as v5e:16x16, v6e:2x4 or v5p:2x2x2; or h100:GPUS, h100:HOSTSxGPUS.
-      data: devices along `data`, or -1 for all that `fsdp` leaves.
+      data: devices along `data`, or -1 for all devices / `fsdp`.
       fsdp: devices along `fsdp`.
 
     Raises:
-      ValueError: libtpu or JAX's CUDA plugin is not installed or does not know the topology, or the axes do not
-        multiply to its devices.
+      ValueError: libtpu or JAX's CUDA plugin is not installed or does not know the topology, or `data` x `fsdp` is
+        not the number of its devices.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     devices = _gpus(topology) if topology.startswith('h100') else _tpus(topology)
     try:
         return mesh.make_mesh(data, fsdp, devices)
-    except AssertionError as error:  # of a v4, whose chips are described as two devices each
-        raise ValueError(f'topology {topology!r}: JAX lays out no mesh of it: {error}') from error
+    except AssertionError as error:  # for a v4, whose chips are described as two devices each
+        raise ValueError(f'topology {topology!r}: JAX makes no mesh of it: {error}') from error
 
 
 def _tpus(topology: str) -> list[Any]:
@@ -87,24 +87,24 @@ def _tpus(topology: str) -> list[Any]:
         ) from error
     except RuntimeError as error:
         raise ValueError(
-            f'topology {topology!r}: {error}. Compiling for a TPU needs libtpu, and no TPU: '
+            f'topology {topology!r}: {error}. Compiling for a TPU needs libtpu, but no TPU: '
             "pip install -c constraints.txt -e '.[tpu]'"
         ) from error
 
 
 def _gpus(topology: str) -> list[Any]:
-    found = re.fullmatch(r'h100:(?:([1-9]\d*)x)?([1-9]\d*)', topology)
-    if not found:
+    match = re.fullmatch(r'h100:(?:([1-9]\d*)x)?([1-9]\d*)', topology)
+    if not match:
         raise ValueError(
             f'topology {topology!r}, expected h100:GPUS or h100:HOSTSxGPUS, for example h100:8 or h100:2x8'
         )
     try:
         return topologies.get_topology_desc(
-            platform='cuda', topology=f'1x{found[1] or 1}x{found[2]}', target_config=H100
+            platform='cuda', topology=f'1x{match[1] or 1}x{match[2]}', target_config=H100
         ).devices
     except RuntimeError as error:
         raise ValueError(
-            f"topology {topology!r}: {error}. Compiling for a GPU needs JAX's CUDA plugin, and no GPU: "
+            f"topology {topology!r}: {error}. Compiling for a GPU needs JAX's CUDA plugin, but no GPU: "
             "pip install -c constraints.txt -e '.[cuda]'"
         ) from error
 
@@ -112,25 +112,25 @@ def _gpus(topology: str) -> list[Any]:
 def usable_memory(device: Any) -> int:
     """Bytes of a device's memory that a program may use.
 
-    Of a TPU, what its compiler itself says when it refuses a program that is too large; of a GPU, the part of the
-    description's `device_memory_size` that JAX takes for arrays.
+    For a TPU, the compiler names them when it refuses a program that is too large; for a GPU, they are the share of
+    the described `device_memory_size` that JAX takes for arrays.
 
     Args:
-      device: one of `pod_mesh`'s.
+      device: a device of `pod_mesh`.
 
     Raises:
-      ValueError: it is of another kind, or the compiler does not say.
+      ValueError: the device is neither TPU nor GPU, or the compiler does not name its memory.
     """
     if device.platform == 'gpu':
         return int(JAX_SHARE * H100_MEMORY)
     if device.platform != 'tpu':
-        raise ValueError(f'{device}: its memory is not known, expected a TPU or a GPU of pod_mesh')
+        raise ValueError(f'{device}: its memory is unknown, expected a TPU or GPU of pod_mesh')
     side = math.isqrt(PROBE)
     too_large = jax.ShapeDtypeStruct((side, side), jnp.int8, sharding=SingleDeviceSharding(device))
     try:
         jax.jit(jnp.negative).lower(too_large).compile()
     except jax.errors.JaxRuntimeError as error:
-        if found := re.search(r'available HBM \(([\d.]+)G\)|of ([\d.]+)G hbm', str(error)):
-            return int(float(found[1] or found[2]) * 2**30)
+        if match := re.search(r'available HBM \(([\d.]+)G\)|of ([\d.]+)G hbm', str(error)):
+            return int(float(match[1] or match[2]) * 2**30)
         raise ValueError(f"{device.device_kind}: its memory is not in the compiler's message: {error}") from error
     raise ValueError(f'{device.device_kind}: a program with {PROBE} bytes compiled, expected the compiler to refuse it')

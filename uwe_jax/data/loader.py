@@ -242,4 +242,5 @@ def batches(
 
 
 def _to_global(local: np.ndarray, batch_size: int, sharding: jax.sharding.NamedSharding) -> jax.Array:
-    return jax.make_array_from_process_local_data(sharding, local, (batch_size, *local.shape[1:]))
+    with jax.transfer_guard_host_to_device('allow'):  # with several processes, JAX takes this for an implicit transfer
+        return jax.make_array_from_process_local_data(sharding, local, (batch_size, *local.shape[1:]))

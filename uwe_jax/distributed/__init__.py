@@ -1,1 +1,1 @@
-"""Devices and processes: the mesh, how processes join and end, preemption, stalled peers."""
+"""Devices and processes: the mesh, joining and exiting, preemption, the heartbeat."""

@@ -1,6 +1,6 @@
 """The device mesh and how arrays lie on it.
 
-Two axes: `data` and `fsdp`. Rows of a batch are split over both; parameters and the optimizer's state over `fsdp`.
+It has two axes, `data` and `fsdp`. Rows of a batch are split over both; parameters and optimizer state over `fsdp`.
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ AXES = ('data', 'fsdp')
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """Lays devices out on the two axes; slices of a TPU are put one after another along `data`.
+    """Arranges devices along the two axes; the slices of a TPU follow each other along `data`.
 
     Args:
-      data: devices along `data`, or -1 for all that `fsdp` leaves.
+      data: devices along `data`, or -1 for all devices / `fsdp`.
       fsdp: devices along `fsdp`.
-      devices: by default all of all processes.
+      devices: by default, all devices of all processes.
 
     Raises:
-      ValueError: the axes do not multiply to the number of devices, or `data` not to that of the slices.
+      ValueError: `data` x `fsdp` is not the number of devices, or `data` is not a multiple of the slices.
     """
     devices = devices or jax.devices()
     count = len(devices)
@@ -37,22 +37,22 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = Non
     slices = len({getattr(device, 'slice_index', 0) for device in devices}) if is_tpu else 1
     if data % slices:
         raise ValueError(f'mesh.data: {data}, expected a multiple of the {slices} slices')
-    # A torus of 16 x 16 has no axis of 4: make one of a part of an axis.
+    # A torus of 16 x 16 has no axis of 4; one is cut from an axis of 16.
     within, split = (data // slices, fsdp), {'allow_split_physical_axes': True}
     if slices == 1:
-        laid_out = mesh_utils.create_device_mesh(within, devices, **split)
+        arrangement = mesh_utils.create_device_mesh(within, devices, **split)
     else:
-        laid_out = mesh_utils.create_hybrid_device_mesh(within, (slices, 1), devices, **split)
-    return Mesh(laid_out, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        arrangement = mesh_utils.create_hybrid_device_mesh(within, (slices, 1), devices, **split)
+    return Mesh(arrangement, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def rows(mesh: Mesh) -> NamedSharding:
-    """The first axis split over all devices."""
+    """Splits the first axis over all devices."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same on every device."""
+    """Keeps a whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -60,7 +60,7 @@ def check_divides(batch_size: int, mesh: Mesh) -> None:
     """Refuses a batch that the mesh cannot split evenly.
 
     Raises:
-      ValueError: as said.
+      ValueError: the batch size is not a multiple of the number of devices.
     """
     if batch_size % mesh.size:
         raise ValueError(

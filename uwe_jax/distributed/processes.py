@@ -1,7 +1,7 @@
-"""The processes of a run: how they find each other, agree, and end. No wait for another process is without end.
+"""The processes of a run: how they join, share a value, and exit. Every wait for another process has a timeout.
 
-Where several hosts compute together, each runs one process (with GPUs under SLURM: one for each GPU), all with the same
-command. JAX's coordination service, in process 0, joins them, and ends them all if one is lost.
+Each host runs one process (under SLURM, each GPU has one), all with the same command. JAX's coordinator, in process 0,
+joins them and ends them all when one is lost.
 """
 
 import contextlib
@@ -18,108 +18,103 @@ from typing import NamedTuple, NoReturn
 
 import jax
 import numpy as np
-from jax._src.clusters import ClusterEnv  # there is no public way to ask what a cluster says without joining
+from jax._src.clusters import ClusterEnv  # there is no public way to ask for these settings without joining
 from jax.experimental import multihost_utils
 
 from uwe_jax.io.files import whole_file
 
+RESTART = 75  # exit status (EX_TEMPFAIL): nothing is wrong with the run; the same command continues it
+
 logger = logging.getLogger(__name__)
-
-
-AGAIN = 75  # exit status (EX_TEMPFAIL): nothing is wrong with the run; the same command continues it
 
 
 class NotJoinedError(OSError):
     """The processes could not be joined now; another attempt may succeed."""
 
-    exit_status = AGAIN
+    exit_status = RESTART
 
 
-class Place(NamedTuple):
-    """Where a process stands among those of its run.
+class Cluster(NamedTuple):
+    """The processes of a run as this one sees them, in the words of `jax.distributed.initialize`.
 
     Attributes:
-      coordinator: HOST:PORT of process 0.
-      count: how many processes there are.
-      index: which this is, from 0.
-      local_device_ids: the devices of its host that are its own; None for all of them.
+      coordinator_address: HOST:PORT of process 0.
+      num_processes: how many processes there are.
+      process_id: the number of this one, from 0.
+      local_device_ids: the devices of its host that it uses; None for all of them.
     """
 
-    coordinator: str
-    count: int
-    index: int
+    coordinator_address: str
+    num_processes: int
+    process_id: int
     local_device_ids: list[int] | None
 
 
 def join_processes(folder: pathlib.Path, join_timeout: int = 300, peer_timeout: int = 100) -> None:
-    """Joins the other processes of the run, where there are any.
+    """Joins the other processes of the run, if there are any.
 
     Args:
-      folder: one that all processes share; while they join, each leaves a note there that it has come.
-      join_timeout: seconds to wait for all to come. Then the process ends with status `AGAIN`, after a line that says
-        who came and who did not.
-      peer_timeout: seconds without a sign of life after which a process counts as lost, from then on. JAX then ends all
-        others, with a line that gives the lost one's number.
+      folder: shared by all processes; each leaves a note there while it joins.
+      join_timeout: seconds to wait for all processes. The process then ends with status `RESTART`, after a line that
+        names those that came and those that did not.
+      peer_timeout: seconds without a heartbeat after which a process counts as lost. JAX then ends all others, with a
+        line that gives the number of the lost one.
 
     Raises:
-      ValueError: the environment tells only a part of where the coordinator is, and which of how many this is.
-      NotJoinedError: the coordinator's name is not known to the network in time, or it cannot be joined.
+      ValueError: the environment names only some of coordinator, number of processes and process number.
+      NotJoinedError: the coordinator's host has no address yet, or the coordinator cannot be joined.
     """
-    place = find_place(join_timeout)
-    if place is None or place.count == 1:
+    cluster = detect_cluster(join_timeout)
+    if cluster is None or cluster.num_processes == 1:
         logger.info('one process; there is nothing to join')
         return
-    logger.info(
-        'process %d of %d, on %s: joining at %s', place.index, place.count, socket.gethostname(), place.coordinator
-    )
-    with _roll_call(folder / 'joining', place, join_timeout):
+    who = f'process {cluster.process_id} of {cluster.num_processes}'
+    logger.info('%s, on %s: joining at %s', who, socket.gethostname(), cluster.coordinator_address)
+    with _roll_call(folder / 'joining', cluster, join_timeout):
         try:
             jax.distributed.initialize(
-                place.coordinator,
-                place.count,
-                place.index,
-                place.local_device_ids,
-                initialization_timeout=join_timeout + 60,  # the roll call, which can say who is missing, ends before
+                **cluster._asdict(),
+                initialization_timeout=join_timeout + 60,  # longer than the roll call, which can say who is missing
                 heartbeat_timeout_seconds=peer_timeout,
                 shutdown_timeout_seconds=peer_timeout,
             )
-        except jax.errors.JaxRuntimeError as error:  # the port is still taken by the last attempt, for example
-            raise NotJoinedError(f'process {place.index} of {place.count} at {place.coordinator}: {error}') from error
+        except jax.errors.JaxRuntimeError as error:  # for example, the last attempt still holds the port
+            raise NotJoinedError(f'{who} at {cluster.coordinator_address}: {error}') from error
         multihost_utils.sync_global_devices('joined')
 
 
-def find_place(timeout: int) -> Place | None:
-    """What the environment says of this process's place; None if it says nothing.
+def detect_cluster(timeout: int) -> Cluster | None:
+    """Finds the run's other processes; None where the environment names none.
 
-    It is said by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or, where these are not given, by what
-    JAX knows of Cloud TPUs, GKE and SLURM.
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name them; without these variables, what JAX detects
+    on Cloud TPU VMs, on GKE and under SLURM.
 
     Args:
-      timeout: seconds in which the name of process 0's host must be known to the network.
+      timeout: seconds until the host of process 0 must have an address.
 
     Raises:
-      ValueError: only a part is said.
+      ValueError: only some of the variables are set.
       NotJoinedError: the host of process 0 has no address yet, or the cloud does not answer.
     """
-    coordinator = os.environ.get('JAX_COORDINATOR_ADDRESS')
+    address = os.environ.get('JAX_COORDINATOR_ADDRESS')
     count, index = _number('JAX_NUM_PROCESSES'), _number('JAX_PROCESS_ID')
-    given = count is not None or index is not None
+    counted = count is not None or index is not None
     local = [int(i) for i in os.environ.get('JAX_LOCAL_DEVICE_IDS', '').split(',') if i] or None
-    if coordinator is None or count is None or index is None:
+    if address is None or count is None or index is None:
         try:
-            coordinator, count, index, local = ClusterEnv.auto_detect_unset_distributed_params(
-                coordinator, count, index, local, None, timeout
+            address, count, index, local = ClusterEnv.auto_detect_unset_distributed_params(
+                address, count, index, local, None, timeout
             )
         except (RuntimeError, OSError) as error:
-            raise NotJoinedError(f'after up to {timeout} s, no process 0 to join: {error}') from error
-    if coordinator is None and not given:
+            raise NotJoinedError(f'no process 0 to join, after up to {timeout} s: {error}') from error
+    if address is None and not counted:
         return None
-    if coordinator is None or count is None or index is None or not 0 <= index < count:
+    if address is None or count is None or index is None or not 0 <= index < count:
         raise ValueError(
-            f'JAX_COORDINATOR_ADDRESS is {coordinator}, JAX_NUM_PROCESSES {count}, JAX_PROCESS_ID {index}; expected '
-            'HOST:PORT of process 0, how many processes there are, and which this is, from 0'
+            f'JAX_COORDINATOR_ADDRESS is {address}, JAX_NUM_PROCESSES {count}, JAX_PROCESS_ID {index}; expected '
+            'HOST:PORT of process 0, the number of processes, and the number of this process, from 0'
         )
-    return Place(coordinator, count, index, None if local is None else list(local))
+    return Cluster(address, count, index, None if local is None else list(local))
 
 
 def _number(variable: str) -> int | None:
@@ -132,29 +127,29 @@ def _number(variable: str) -> int | None:
 
 
 @contextlib.contextmanager
-def _roll_call(folder: pathlib.Path, place: Place, timeout: int) -> Iterator[None]:
-    """Ends the process if what is done meanwhile, which cannot be interrupted otherwise, takes too long."""
+def _roll_call(folder: pathlib.Path, cluster: Cluster, timeout: int) -> Iterator[None]:
+    """Ends the process if the block takes too long; nothing else can interrupt it."""
     folder.mkdir(parents=True, exist_ok=True)
-    own = folder / str(place.index)
-    oldest = time.time() - timeout  # notes from before are of an attempt that was killed
-    with whole_file(own) as partial:
+    note = folder / str(cluster.process_id)
+    oldest = time.time() - timeout  # older notes are left from an attempt that was killed
+    with whole_file(note) as partial:
         partial.write_text(f'{socket.gethostname()}, pid {os.getpid()}')
 
     def give_up() -> None:
         try:
-            notes = [note for note in folder.iterdir() if note.name.isdecimal() and note.stat().st_mtime > oldest]
-            came = {int(note.name): note.read_text() for note in notes}
-            missing = ', '.join(str(index) for index in range(place.count) if index not in came)
-            here = '; '.join(f'{index} on {where}' for index, where in sorted(came.items()))
+            notes = [path for path in folder.iterdir() if path.name.isdecimal() and path.stat().st_mtime > oldest]
+            present = {int(path.name): path.read_text() for path in notes}
+            missing = ', '.join(str(index) for index in range(cluster.num_processes) if index not in present)
+            came = '; '.join(f'{index} on {where}' for index, where in sorted(present.items()))
             print(
-                f'error: after {timeout} s, of {place.count} processes these have not come: {missing or "none"}. '
-                f'In {folder} are: {here}. Expected all to be started with one --workdir that they share, and to reach '
-                f'{place.coordinator}',
+                f'error: after {timeout} s, of {cluster.num_processes} processes these are missing: '
+                f'{missing or "none"}. Present in {folder}: {came}. Expected all of them to be started with one '
+                f'--workdir that they share, and to reach {cluster.coordinator_address}',
                 file=sys.stderr,
             )
-            own.unlink(missing_ok=True)
+            note.unlink(missing_ok=True)
         finally:
-            leave(AGAIN)
+            exit_now(RESTART)
 
     timer = threading.Timer(timeout, give_up)
     timer.daemon = True
@@ -163,32 +158,34 @@ def _roll_call(folder: pathlib.Path, place: Place, timeout: int) -> Iterator[Non
         yield
     finally:
         timer.cancel()
-        own.unlink(missing_ok=True)
+        note.unlink(missing_ok=True)
 
 
-def agreed(value: int) -> int:
-    """Process 0's value, in all processes; they wait for each other here."""
+def broadcast(value: int) -> int:
+    """Returns process 0's value in every process; they wait for each other here."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
-def leave_after(error: Exception, peer_timeout: int) -> NoReturn:
-    """Ends one process of several after an error, so that the others notice, with status 1.
+def exit_after(error: Exception, peer_timeout: int) -> NoReturn:
+    """Ends one of several processes after an error, so that the others notice.
 
-    What JAX's runtime says of a failed exchange may be no fault of this process but of another. If that was lost, JAX
-    knows it after `peer_timeout` seconds, says which it was, and ends this one with SIGABRT; if it lives and stands
-    still, this one ends with status `AGAIN`.
+    The status is 1, unless the error may come from another process. If that one was lost, JAX knows it after
+    `peer_timeout` seconds, names it, and ends this process with SIGABRT; if it hangs, this one ends with `RESTART`.
     """
-    if not _may_be_of_others(error):
-        leave(1)
+    if not may_come_from_peer(error):
+        exit_now(1)
     logger.error('waiting up to %d s for word of a lost process', 2 * peer_timeout)
     time.sleep(2 * peer_timeout)
-    leave(AGAIN)
+    exit_now(RESTART)
 
 
-def _may_be_of_others(error: BaseException | None) -> bool:
-    """Whether it is an error of the runtime, by its status; some of them arrive as a ValueError."""
+def may_come_from_peer(error: BaseException | None) -> bool:
+    """Whether JAX's runtime may have raised an error because another process failed.
+
+    Only the status at the head of the message tells; some of these errors arrive as a ValueError.
+    """
     while error is not None:
         if re.match(r'(UNKNOWN|UNAVAILABLE|DEADLINE_EXCEEDED|INTERNAL|ABORTED|CANCELLED): ', str(error)):
             return True
@@ -196,8 +193,8 @@ def _may_be_of_others(error: BaseException | None) -> bool:
     return False
 
 
-def leave(status: int) -> NoReturn:
-    """Ends the process at once: JAX's farewell would wait for the processes that still compute."""
+def exit_now(status: int) -> NoReturn:
+    """Ends the process at once; JAX's own shutdown would wait for processes that still compute."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

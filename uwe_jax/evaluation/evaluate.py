@@ -67,35 +67,3 @@ def average(task: RankingTask, of_queries: Sequence[tuple[float, float]]) -> dic
         'map': 100 * float(np.mean(precision)),
         'rp@10': 100 * float(np.mean(r_precision)),
     }
-
-
-def table(rows: Sequence[dict]) -> str:
-    """A text table of results: one line per task, MAP and RP@10 of every step side by side.
-
-    Args:
-      rows: each with `task`, `step`, `queries`, `targets`, `map`, `rp@10`.
-    """
-    steps = sorted({row['step'] for row in rows})
-    by_task: dict[str, dict[int, dict]] = {}
-    for row in rows:
-        by_task.setdefault(row['task'], {})[row['step']] = row
-    lines = [f'{"MAP / RP@10, %":24}' + ''.join(f'{f"step {step}":>16}' for step in steps)]
-    for task, results in by_task.items():
-        cells = (results.get(step) for step in steps)
-        values = (f'{row["map"]:.2f} / {row["rp@10"]:.2f}' if row else '' for row in cells)
-        lines.append(f'{task:24}' + ''.join(f'{value:>16}' for value in values))
-    return '\n'.join(lines)
-
-
-def compare(rows: Sequence[dict]) -> str:
-    """Says for every task whether MAP rose from the first to the last evaluation; for a fall, in capitals."""
-    lines = []
-    for task in dict.fromkeys(row['task'] for row in rows):
-        of_task = [row for row in rows if row['task'] == task]
-        first, last = of_task[0], of_task[-1]
-        rose = last['map'] > first['map']
-        lines.append(
-            f'{task}: MAP {"rose" if rose else "DID NOT RISE"}, '
-            f'{first["map"]:.2f} at step {first["step"]}, {last["map"]:.2f} at step {last["step"]}'
-        )
-    return '\n'.join(lines)

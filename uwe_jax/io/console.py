@@ -1,4 +1,4 @@
-"""What a command shows: log lines, progress, and one line for an error."""
+"""How a command reads its flags, and what it shows: log lines, progress, and one line for an error."""
 
 import logging
 import signal
@@ -11,7 +11,7 @@ from absl import app
 from absl import logging as absl_logging
 from tqdm import tqdm
 
-PACKAGES = ('uwe_jax', 'data_prep')
+OURS = ('uwe_jax', 'data_prep', '__main__')  # a command's own module is `__main__`
 
 T = TypeVar('T')
 
@@ -29,12 +29,12 @@ class _Handler(logging.Handler):
 
 
 def start_logging(level: int = logging.INFO) -> None:
-    """Shows this project's log lines from `level` on, and warnings of the libraries."""
+    """Shows this project's log lines from `level` up, and warnings of the libraries."""
     handler = _Handler()
     handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and JAX log through absl
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    for package in PACKAGES:
+    for package in OURS:
         logging.getLogger(package).setLevel(level)
 
 
@@ -44,26 +44,25 @@ def command(options: type[T], work: Callable[[T], None]) -> int:
     SIGTERM ends the process by SystemExit, so that temporary files are removed.
 
     Args:
-      options: a dataclass; each field is a flag, and the text below a field is its help.
-      work: does what the options say.
+      options: a dataclass; each field is a flag, and the string below a field is its help.
+      work: the command.
 
     Returns:
-      The exit status: 0, or after an error that a user can mend, which is printed in one line, its `exit_status`, by
-      default 1.
+      The exit status: 0; after a ValueError or OSError, which is printed as one line, its `exit_status` or 1.
     """
     chosen = parse(options)
     return run(lambda: work(chosen))
 
 
 def parse(options: type[T], arguments: Sequence[str] | None = None, prog: str | None = None) -> T:
-    """Reads flags into a dataclass; ends the program with a message and status 2 where they do not fit.
+    """Reads flags into a dataclass; ends the program with a message and status 2 if they are wrong.
 
     Args:
       options: the dataclass.
       arguments: by default those of the command line.
-      prog: how the command is called; by default as `python -m` was.
+      prog: the command's name in its help; by default as it was called.
     """
-    import tyro  # not before: who imports a command as a module needs no parser
+    import tyro  # not before: importing a command's module needs no parser
 
     module = getattr(sys.modules['__main__'], '__spec__', None)
     name = module.name.removesuffix('.__main__') if module else sys.argv[0]
@@ -77,7 +76,7 @@ def parse(options: type[T], arguments: Sequence[str] | None = None, prog: str | 
 
 
 def run(work: Callable[[], None]) -> int:
-    """Does a command's work with logging on; returns its exit status, as `command` does."""
+    """Does the work of a command as `command` does, and returns its exit status."""
     start_logging()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -90,27 +89,27 @@ def run(work: Callable[[], None]) -> int:
 
 
 def parse_config_flags(argv: list[str]) -> list[str]:
-    """Reads absl's flags; an override of a field that the config does not have is an error of one line."""
+    """Reads absl's flags; an override of an unknown config field is an error of one line."""
     try:
         remaining = app.parse_flags_with_usage(argv)
     except AttributeError as error:
         unknown = str(error).strip('"\'')
-        given = [argument for argument in argv if argument.startswith('--config.') and unknown in argument]
-        sys.exit(f'error: {", ".join(given)}: no field {unknown!r} there; the config file shows those that exist')
+        overrides = [argument for argument in argv if argument.startswith('--config.') and unknown in argument]
+        sys.exit(f'error: {", ".join(overrides)}: no field {unknown!r} there; the config file shows those that exist')
     if len(remaining) > 1:
         raise app.UsageError(f'unexpected arguments: {" ".join(remaining[1:])}')
     return remaining
 
 
 class Progress:
-    """Shows how far long work has come: a bar on a terminal; elsewhere a log line now and then, and one at the end.
+    """Shows how far long work has come: a bar on a terminal, and elsewhere a log line now and then.
 
         with Progress('embedding', len(texts), 'texts') as progress:
             for batch in batches:
                 ...
                 progress.advance(len(batch))
 
-    Nothing is shown in a program that does not log this project's INFO lines.
+    Both say how much time is left. Nothing is shown in a program that does not log this project's INFO lines.
 
     Args:
       what: the work, for example `embedding`.
@@ -122,26 +121,41 @@ class Progress:
 
     def __init__(self, what: str, total: int, unit: str, done: int = 0, every: float = 30.0):
         self._what, self._total, self._unit, self._done, self._every = what, total, unit, done, every
-        self._logs = logger.isEnabledFor(logging.INFO)
+        self._first, self._start = done, time.monotonic()
+        self._said = self._start
         self._bar = tqdm(
             desc=what,
             total=total,
             initial=done,
-            unit=f' {unit}',
-            disable=not (self._logs and sys.stderr.isatty()),
+            bar_format='{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} ' + unit + ', {remaining} left{postfix}',
+            disable=not (logger.isEnabledFor(logging.INFO) and sys.stderr.isatty()),
             leave=False,
             dynamic_ncols=True,
         )
-        self._said = time.monotonic()
 
-    def advance(self, count: int = 1, note: str = '') -> None:
-        """Counts finished units; `note` holds the numbers that matter now."""
+    def advance(self, count: int = 1, note: str | None = None) -> None:
+        """Counts finished units; `note` holds the numbers that matter now, by default those of the call before."""
         self._done += count
-        self._bar.set_postfix_str(note, refresh=False)
+        if note is not None:
+            self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(count)
-        if self._bar.disable and time.monotonic() - self._said >= self._every:
-            self._said = time.monotonic()
-            logger.info('%s: %d of %d %s%s', self._what, self._done, self._total, self._unit, note and f', {note}')
+        if time.monotonic() - self._said >= self._every:
+            self._log(note or '')
+
+    def report(self, note: str, details: str = '') -> None:
+        """Shows numbers at once: the bar the note, a log line the details as well."""
+        self._bar.set_postfix_str(note)
+        self._log(f'{note} ({details})' if details else note)
+
+    def _log(self, note: str) -> None:
+        self._said = time.monotonic()
+        if not self._bar.disable:
+            return
+        done, to_do = self._done - self._first, self._total - self._done
+        left = f', {tqdm.format_interval((self._said - self._start) / done * to_do)} left' if done and to_do else ''
+        logger.info(
+            '%s: %d of %d %s%s%s', self._what, self._done, self._total, self._unit, left, f', {note}' if note else ''
+        )
 
     def __enter__(self) -> 'Progress':
         return self

@@ -26,6 +26,7 @@ from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.ranking.embedded import DTYPES, Embedded
 from uwe_jax.ranking.index import TargetIndex
 from uwe_jax.training import checkpoint
+from uwe_jax.training.workdir import read_config
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +116,8 @@ class Ranker:
         workdir = pathlib.Path(source).expanduser()
         trained = checkpoint.has_checkpoints(workdir)
         if trained:
-            config = json.loads((workdir / 'config.json').read_text())
-            directory, score = download.fetch(config['init']), Score(**config['score'])
+            config = read_config(workdir)
+            directory, score = download.fetch(config.init), config.score
         else:
             directory = download.fetch(str(source))
             score = _score_of(directory / pretrained.SETTINGS)
@@ -125,7 +126,7 @@ class Ranker:
         if check is not None:
             check(score)
         if trained:
-            encoder = pretrained.abstract_encoder(directory, dtype=dtype, layers=config['model']['layers'])
+            encoder = pretrained.abstract_encoder(directory, dtype=dtype, layers=config.model.layers)
             params, step = checkpoint.load_params(workdir)
             encoder = nnx.merge(nnx.graphdef(encoder), jax.tree.map(jnp.asarray, params))
             logger.info('Weights: %s after step %d', workdir, step)

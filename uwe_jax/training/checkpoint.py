@@ -1,7 +1,7 @@
 """Saving and restoring a run. The only module that knows Orbax.
 
 checkpoints/step_N/                   the state after N steps; under this name only when it is complete
-checkpoints/step_N/checksums.json     the sha256 of its files, by which damage is seen
+checkpoints/step_N/checksums.json     the sha256 of its files, which show damage
 checkpoints/damaged_step_N/           was passed over when the run was continued
 """
 
@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
-from uwe_jax.distributed.processes import agreed
+from uwe_jax.distributed.processes import broadcast
 from uwe_jax.io.files import damage, sha256, whole_file
 from uwe_jax.training.state import State
 
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 FOLDER = 'checkpoints'
 PREFIX = 'step_'
 CHECKSUMS = 'checksums.json'
-# What Orbax writes after the checksums, and restores nothing from.
+# Orbax writes these after the checksums, and restores nothing from them.
 LATER = ('_CHECKPOINT_METADATA', 'commit_success.txt')
 
 
@@ -35,7 +36,7 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-    """The checkpoints of one workdir: the training state, and a little JSON that tells what it belongs to.
+    """The checkpoints of one workdir: the training state, and JSON that tells which experiment it belongs to.
 
     Saving happens in the background; a checkpoint has its final name only when it is complete. One that was damaged
     later is passed over and moved aside.
@@ -45,7 +46,7 @@ class Checkpoints:
       keep: how many of the newest to keep.
 
     Attributes:
-      start: the step of the checkpoint that the run goes on from; None if there was none. The same in all processes.
+      start: the step of the checkpoint that the run continues from, the same in all processes; None if there is none.
 
     Raises:
       CheckpointError: there are checkpoints, and none is whole.
@@ -56,8 +57,8 @@ class Checkpoints:
         newest = _newest_whole(self._folder) if jax.process_index() == 0 else None
         if jax.process_index() == 0 and newest is not None:
             _move_aside(self._folder, newest)
-        # What process 0 found counts: what the others see of a network file system may be older.
-        start = agreed(-1 if newest is None else newest)
+        # Process 0 decides: the others may see an older state of a network file system.
+        start = broadcast(-1 if newest is None else newest)
         self.start = None if start < 0 else start
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
@@ -73,7 +74,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state, meta: dict) -> None:
-        """Starts saving the state after `step` steps, unless that was saved before.
+        """Starts to save the state after `step` steps, unless it is saved already.
 
         The arrays may be donated as soon as this returns.
 
@@ -81,26 +82,26 @@ class Checkpoints:
           OSError: the save before this one has failed, for example because the disk is full.
         """
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        with _told_in_one_line(self._folder):
+        with _one_line_error(self._folder):
             self._manager.save(step, args=args)
 
     def restore(self, like):
         """Reads the state after `start` steps.
 
         Args:
-          like: the state's tree of `jax.ShapeDtypeStruct`s, with the shardings to restore to; they need not be those
-            that it was saved with.
+          like: the state as a tree of `jax.ShapeDtypeStruct`, with the shardings to restore to. They may differ from
+            those that it was saved with.
         """
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
         return self._manager.restore(self.start, args=args)['state']
 
     def close(self) -> None:
-        """Waits until what was saved is complete.
+        """Waits until every save is complete.
 
         Raises:
           OSError: the last save has failed.
         """
-        with _told_in_one_line(self._folder):
+        with _one_line_error(self._folder):
             self._manager.wait_until_finished()
             self._manager.close()
 
@@ -111,22 +112,22 @@ class Checkpoints:
         self.close()
 
     def _write_checksums(self) -> None:
-        """Adds them to the checkpoint that is being written, whose last step, its renaming, is still to come."""
+        """Adds them to the checkpoint being written, just before Orbax renames it to its final name."""
         [directory] = self._folder.glob(f'{PREFIX}*.orbax-checkpoint-tmp*')
         with whole_file(directory / CHECKSUMS) as partial:
             partial.write_text(json.dumps({name: sha256(directory / name) for name in _files(directory)}, indent=2))
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, without its own look-out for preemption, whose count of calls would disturb that of `preemption.py`."""
+    """Orbax's, without its check for preemption: JAX counts the calls, and only `preemption.py` may make them."""
 
     def reached_preemption(self, step: int) -> bool:
         return False
 
 
 @contextlib.contextmanager
-def _told_in_one_line(folder: pathlib.Path) -> Iterator[None]:
-    """Writing fails with errors of many kinds, by the library that met it."""
+def _one_line_error(folder: pathlib.Path) -> Iterator[None]:
+    """Turns the errors of the many libraries that write a checkpoint into an OSError of one line."""
     try:
         yield
     except Exception as error:
@@ -144,7 +145,7 @@ def _steps(folder: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
 
 
 def _files(directory: pathlib.Path) -> list[str]:
-    """The files that the checksums are about, by their paths within the checkpoint."""
+    """The files that have a checksum, by their paths within the checkpoint."""
     paths = [path.relative_to(directory).as_posix() for path in directory.rglob('*') if path.is_file()]
     return sorted(set(paths) - {CHECKSUMS, *LATER})
 
@@ -182,21 +183,21 @@ def _newest_whole(folder: pathlib.Path) -> int | None:
 
 
 def _move_aside(folder: pathlib.Path, newest: int) -> None:
-    """Lets a checkpoint be the newest: those that come after it are damaged."""
+    """Renames the damaged checkpoints that are newer than the newest whole one."""
     for step, directory in _steps(folder):
         if step > newest:
             aside = directory.with_name(f'damaged_{directory.name}')
-            shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
+            shutil.rmtree(aside, ignore_errors=True)  # from an earlier time
             directory.rename(aside)
 
 
 def has_checkpoints(directory: pathlib.Path) -> bool:
-    """Whether a directory is the workdir of a run that has saved, or begun to."""
+    """Whether a directory is the workdir of a run that has begun to save."""
     return (directory / FOLDER).is_dir()
 
 
 def load_params(workdir: pathlib.Path) -> tuple[dict, int]:
-    """Reads the parameters alone of the newest whole checkpoint, as a nested dict of numpy arrays, and its step.
+    """Reads the parameters of the newest whole checkpoint, as a nested dict of numpy arrays, and its step.
 
     Raises:
       CheckpointError: there are checkpoints, and none is whole.
@@ -207,7 +208,7 @@ def load_params(workdir: pathlib.Path) -> tuple[dict, int]:
 
 
 def load_state(workdir: pathlib.Path, names: Sequence[str] = State._fields) -> tuple[dict, int]:
-    """Reads parts of the newest whole checkpoint, as `load_params` does; the devices that wrote it need not be there.
+    """Reads parts of the newest whole checkpoint, as `load_params` does, on any number of devices.
 
     Args:
       workdir: of a run.
@@ -217,10 +218,9 @@ def load_state(workdir: pathlib.Path, names: Sequence[str] = State._fields) -> t
     step = _newest_whole(folder)
     if step is None:
         raise FileNotFoundError(f'{workdir}: no complete checkpoint in {FOLDER}/; train with python -m uwe_jax.main')
-    with ocp.PyTreeCheckpointer() as reader:
-        directory = folder / f'{PREFIX}{step}' / 'state'
-        saved = reader.metadata(directory).item_metadata
+    directory = epath.Path(folder / f'{PREFIX}{step}' / 'state')
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:  # a `Checkpointer` warns of files not needed here
+        saved = reader.metadata(directory)
         like = {name: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved[name]) for name in names}
         on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
-        args = ocp.args.PyTreeRestore(like, restore_args=on_host, partial_restore=True)
-        return reader.restore(directory, args=args), step
+        return reader.restore(directory, args=ocp.args.PyTreeRestore(like, on_host, partial_restore=True)), step

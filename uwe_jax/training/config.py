@@ -1,56 +1,171 @@
-"""What a config may say, looked at before any work is done for it."""
+"""The experiment as a typed value, checked as a whole before any work is done for it.
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+`configs/uwe.py` says what each field means and where its value comes from; here stands what it may be.
+"""
 
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from uwe_jax.data.graph import GRAPHS, MAX_TOKENS, SIDES
 from uwe_jax.interaction import EXCHANGES, FORMS, Score
 from uwe_jax.loss import InfoNCE
 
-# An ml_collections.ConfigDict with the fields of configs/uwe.py, which have no static types.
-Config: TypeAlias = Any
 
-DTYPES = ('float32', 'bfloat16')
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """What a field may be beyond its type: in words, and as a condition."""
 
-
-def check(config: Config) -> None:
-    """Refuses a config before any work is done for it.
-
-    Raises:
-      ValueError: the message names the field, its value and what was expected.
-    """
-    for field in (
-        'steps',
-        'run.log_every',
-        'run.evaluate_every',
-        'run.evaluate_queries',
-        'run.save_every',
-        'run.keep',
-        'run.stall_timeout',
-    ):
-        _expect(config, field, lambda value: value > 0, 'a whole number above 0')
-    _expect(config, 'optimizer.max_skips', lambda value: value >= 0, 'a whole number, 0 or above')
-    _expect(config, 'run.prefetch', lambda value: value >= 0, 'a whole number, 0 or above')
-    _expect(config, 'model.dropout', lambda value: 0 <= value < 1, 'a probability below 1')
-    _expect(config, 'model.dtype', lambda value: value in DTYPES, f'one of {", ".join(DTYPES)}')
-    _expect(config, 'interaction.dtype', lambda value: value in DTYPES, f'one of {", ".join(DTYPES)}')
-    _expect(config, 'interaction.form', lambda value: value in FORMS, f'one of {", ".join(FORMS)}')
-    _expect(config, 'interaction.exchange', lambda value: value in EXCHANGES, f'one of {", ".join(EXCHANGES)}')
-    _expect(config, 'interaction.block_entries', lambda value: value >= 0, 'a whole number, 0 or above')
-    for graph in config.loss.weight:
-        _expect(config, f'loss.weight.{graph}', lambda value: value >= 0, 'a number, 0 or above')
-        _expect(config, f'loss.temperature.{graph}', lambda value: value > 0, 'a number above 0')
-    Score(**config.score)
-    loss_choices(config)
+    words: str
+    holds: Callable[[Any], bool]
 
 
-def loss_choices(config: Config) -> InfoNCE:
-    """The config's choices of the loss, as the loss takes them."""
-    return InfoNCE(config.loss.denominator, config.loss.positives, config.loss.directions)
+def one_of(names: Iterable[str]) -> Expected:
+    """One of a few words."""
+    return Expected(f'one of {", ".join(names)}', lambda value: value in names)
 
 
-def _expect(config: Config, field: str, holds: Callable[[Any], bool], expected: str) -> None:
-    value = config
-    for name in field.split('.'):
-        value = value[name]
-    if not holds(value):
-        raise ValueError(f'{field}: {value!r}, expected {expected}')
+Count = Annotated[int, Expected('a whole number above 0', lambda value: value > 0)]
+CountOrZero = Annotated[int, Expected('a whole number, 0 or above', lambda value: value >= 0)]
+Positive = Annotated[float, Expected('a number above 0', lambda value: value > 0)]
+PositiveOrZero = Annotated[float, Expected('a number, 0 or above', lambda value: value >= 0)]
+Probability = Annotated[float, Expected('a number from 0 to 1', lambda value: 0 <= value <= 1)]
+BelowOne = Annotated[float, Expected('a number from 0 to below 1', lambda value: 0 <= value < 1)]
+Tokens = Annotated[int, Expected(f'0, or 3 to {MAX_TOKENS}', lambda value: value == 0 or 3 <= value <= MAX_TOKENS)]
+Dtype = Literal['float32', 'bfloat16']
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The encoder."""
+
+    dtype: Dtype
+    dropout: BelowOne
+    remat: bool
+    layers: Annotated[int | None, Expected('a whole number above 0, or none', lambda value: value is None or value > 0)]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The dataset and its batches."""
+
+    dir: str | None
+    batch_size: Count
+    distractor_probability: Probability
+    length: Annotated[Mapping[str, Tokens], SIDES]
+
+
+@dataclasses.dataclass(frozen=True)
+class InteractionConfig:
+    """How late interaction is computed; what it computes is the `Score`."""
+
+    dtype: Dtype
+    form: Annotated[str, one_of(FORMS)]
+    exchange: Annotated[str, one_of(EXCHANGES)]
+    block_entries: CountOrZero
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig(InfoNCE):
+    """The choices of InfoNCE, with a weight and a temperature for each graph."""
+
+    weight: Annotated[Mapping[str, PositiveOrZero], GRAPHS] = dataclasses.field(hash=False)
+    temperature: Annotated[Mapping[str, Positive], GRAPHS] = dataclasses.field(hash=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its schedule."""
+
+    peak_lr: Positive
+    warmup: BelowOne
+    decay: Literal['linear', 'cosine', 'constant']
+    weight_decay: PositiveOrZero
+    clip: Positive
+    max_skips: CountOrZero
+    b1: BelowOne
+    b2: BelowOne
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How many devices lie along each axis of the mesh."""
+
+    data: Annotated[int, Expected('a whole number above 0, or -1', lambda value: value > 0 or value == -1)]
+    fsdp: Count
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What is done how often, and what is kept."""
+
+    log_every: Count
+    evaluate_every: Count
+    evaluate_queries: Count
+    save_every: Count
+    keep: Count
+    stall_timeout: Count
+    prefetch: CountOrZero
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment. `Config.of(get_config().to_dict())` makes it; `dataclasses.asdict` gives the fields back."""
+
+    seed: CountOrZero
+    steps: Count
+    init: str
+    model: ModelConfig
+    data: DataConfig
+    score: Score
+    interaction: InteractionConfig
+    loss: LossConfig
+    optimizer: OptimizerConfig
+    mesh: MeshConfig
+    run: RunConfig
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> 'Config':
+        """Makes the experiment of nested fields; a relative `data.dir` becomes absolute.
+
+        Raises:
+          ValueError: a field is missing, unknown, or not as expected; the message names it and its value.
+        """
+        config = _typed(cls, fields, '')
+        if config.data.dir is None:
+            return config
+        directory = str(pathlib.Path(config.data.dir).absolute())
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, dir=directory))
+
+
+def _typed(kind: Any, value: Any, name: str, expected: Expected | None = None) -> Any:
+    """The value of a field as its type says; raises ValueError, with the field's full name, where it is not."""
+    if dataclasses.is_dataclass(kind):
+        return kind(**_parts(get_type_hints(kind, include_extras=True), value, name))
+    if get_origin(kind) is Annotated:
+        kind, condition = get_args(kind)
+        if get_origin(kind) is Mapping:
+            return _parts(dict.fromkeys(condition, get_args(kind)[1]), value, name)
+        return _typed(kind, value, name, condition)
+    if get_origin(kind) is Literal:
+        kind, expected = str, one_of(get_args(kind))
+    if kind is float and type(value) is int:
+        value = float(value)
+    fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if not fits or (expected and not expected.holds(value)):
+        words = {int: 'a whole number', float: 'a number', bool: 'True or False'}.get(kind, 'a text')
+        raise ValueError(f'{name}: {value!r}, expected {expected.words if expected else words}')
+    return value
+
+
+def _parts(kinds: Mapping[str, Any], value: Any, name: str) -> dict[str, Any]:
+    """The fields of one level, of which each must be there and no other."""
+    prefix = f'{name}.' if name else ''
+    if not isinstance(value, Mapping):
+        raise ValueError(f'{name}: {value!r}, expected the fields {", ".join(kinds)}')
+    if missing := [part for part in kinds if part not in value]:
+        raise ValueError(f'{prefix}{missing[0]}: missing, expected as in configs/uwe.py')
+    if unknown := [part for part in value if part not in kinds]:
+        raise ValueError(f'{prefix}{unknown[0]}: {value[unknown[0]]!r}, an unknown field; expected {", ".join(kinds)}')
+    return {part: _typed(kind, value[part], prefix + part) for part, kind in kinds.items()}

@@ -1,11 +1,16 @@
-"""What a run leaves to read: JSON lines and TensorBoard in the workdir, and a line for people in the log."""
+"""A run's numbers: collected on the devices, written as JSON lines and for TensorBoard, and summed up for people.
+
+metrics.jsonl       one line per optimizer step
+evaluation.jsonl    one line per evaluation of a held-out task
+tensorboard/        the numbers of both
+"""
 
 import json
 import logging
 import math
 import pathlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
 
@@ -16,15 +21,15 @@ from uwe_jax.io.files import whole_file
 logger = logging.getLogger(__name__)
 
 
-class Logs:
-    """Writes a run's numbers.
+class MetricsLog:
+    """Writes the numbers of a run.
 
-    A run that continues from a checkpoint first cuts the files back to its step, so that they read as if it had never
+    A run that continues from a checkpoint first cuts the files back to that step, so that they read as if it had never
     stopped.
 
     Args:
-      workdir: where `metrics.jsonl`, `evaluation.jsonl` and `tensorboard/` go.
-      restored: the step that the run goes on from; what was written for later ones is dropped.
+      workdir: where the files go.
+      restored: the step that the run continues from; lines of later steps are dropped.
       writes: False in all processes but one.
     """
 
@@ -35,26 +40,25 @@ class Logs:
         if writes:
             for path in (self._metrics, self._evaluation):
                 _cut_back(path, restored)
-            from uwe_jax.training.tensorboard import (
-                TensorBoard,  # its library imports PyTorch where that is installed: seconds
-            )
+            # Not before: its library imports PyTorch where that is installed, which takes seconds.
+            from uwe_jax.training.tensorboard import TensorBoard
 
             self._tensorboard = TensorBoard(workdir / 'tensorboard', restored + 1)
 
-    def metrics(self, lines: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+    def write_steps(self, lines: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Writes the numbers of optimizer steps."""
         for step, values in lines:
             self._write(self._metrics, step, values, values)
 
-    def evaluation(self, step: int, task: str, values: Mapping[str, float]) -> None:
-        """Writes one task's result after so many steps."""
+    def write_evaluation(self, step: int, task: str, values: Mapping[str, float]) -> None:
+        """Writes the result of one task after so many steps."""
         named = {f'evaluation/{task}/{name}': values[name] for name in ('map', 'rp@10')}
         self._write(self._evaluation, step, {'task': task, **values}, named)
 
     def _write(self, path: pathlib.Path, step: int, line: Mapping, scalars: Mapping[str, float]) -> None:
         if not self._writes:
             return
-        # JSON has no NaN; null says that a number was not one.
+        # JSON has no NaN and no infinity: null stands for both.
         line = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
         with open(path, 'a') as file:
             file.write(json.dumps({'step': step, **line}) + '\n')
@@ -65,10 +69,10 @@ class Logs:
         return [line['task'] for line in self.evaluations() if line['step'] == step]
 
     def evaluations(self) -> list[dict]:
-        """What was written by `evaluation`, first to last."""
-        return read(self._evaluation)
+        """The lines of `evaluation.jsonl`: `step`, `task`, `queries`, `targets`, and the metrics in per cent."""
+        return read_lines(self._evaluation)
 
-    def __enter__(self) -> 'Logs':
+    def __enter__(self) -> 'MetricsLog':
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,8 +80,8 @@ class Logs:
             self._tensorboard.close()
 
 
-def read(path: pathlib.Path) -> list[dict]:
-    """The lines of a JSONL file; a last line that was cut short by a crash is left out.
+def read_lines(path: pathlib.Path) -> list[dict]:
+    """The lines of a JSONL file, without a last line that a crash cut short; none if there is no file.
 
     Raises:
       ValueError: another line is damaged; the message names it.
@@ -95,20 +99,20 @@ def read(path: pathlib.Path) -> list[dict]:
 
 
 def _cut_back(path: pathlib.Path, step: int) -> None:
-    """Keeps the lines up to a step, by a rename, so that no moment leaves half a file."""
+    """Drops the lines of later steps."""
     if path.exists():
-        kept = [line for line in read(path) if line['step'] <= step]
+        kept = [line for line in read_lines(path) if line['step'] <= step]
         with whole_file(path) as partial:
             partial.write_text(''.join(json.dumps(line) + '\n' for line in kept))
 
 
 class Meter:
-    """Collects the numbers of steps where they are, on the devices, and reads them together.
+    """Keeps the metrics of steps on the devices, and reads those of many steps together.
 
-    A step is not waited for before the next one is on its way, so that the devices never idle; but no longer either, so
-    that a run that is to stop has one step to finish and not all that could be queued.
+    One step at most is queued behind the one that runs: enough to keep the devices busy, and a run that is asked to
+    stop has only that one to finish.
 
-    The time between two readings is shared evenly by the steps between them; evaluations are left out by `restart`.
+    The time between two readings is shared evenly by the steps between them; `restart` leaves evaluations out.
     """
 
     def __init__(self):
@@ -116,12 +120,12 @@ class Meter:
         self.restart()
 
     def restart(self) -> None:
-        """Begins to count time."""
+        """Starts the clock anew."""
         self._start = time.perf_counter()
         self._waited = 0.0
 
     def waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Passes batches on, and counts the time for which they were waited for."""
+        """Passes batches on, and measures how long each kept the step waiting."""
         iterator = iter(batches)
         while True:
             start = time.perf_counter()
@@ -132,13 +136,13 @@ class Meter:
             yield batch
 
     def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Takes the numbers of one step, which may not be computed yet, and waits for those of the one before."""
+        """Takes the metrics of one step, which may still be running, and waits for the step before."""
         if self._steps:
             jax.block_until_ready(self._steps[-1][1])
         self._steps.append((step, metrics))
 
     def read(self) -> list[tuple[int, dict[str, float]]]:
-        """Waits for the numbers of all steps since the last reading, and adds times (s) and speeds (1/s)."""
+        """Waits for the last step; the metrics of all since the reading before, with times in s and speeds in 1/s."""
         lines = [(step, {k: float(v) for k, v in jax.device_get(metrics).items()}) for step, metrics in self._steps]
         seconds = (time.perf_counter() - self._start) / len(lines)
         for _, values in lines:
@@ -152,22 +156,22 @@ class Meter:
 
 
 def check_finite(lines: list[tuple[int, dict[str, float]]], max_skips: int, last_good: int | None) -> None:
-    """Refuses to go on from a loss or a gradient that is no number, unless the update was skipped.
+    """Stops training at a non-finite loss or gradient, unless the optimizer skipped the update.
 
     Args:
-      lines: the numbers of steps.
-      max_skips: so many skipped updates in a row are put up with.
+      lines: the metrics of steps.
+      max_skips: how many updates in a row may be skipped.
       last_good: the step of the newest checkpoint.
 
     Raises:
-      FloatingPointError: as said; the message names the first such step.
+      FloatingPointError: the message names the first step that is non-finite.
     """
     for step, values in lines:
         if math.isfinite(values['loss']) and math.isfinite(values['gradient_norm']):
             continue
         in_a_row = values.get('skipped/in_a_row', 0)
         if 0 < in_a_row <= max_skips:
-            logger.warning('step %d: loss %s, skipped; %d in a row', step, values['loss'], in_a_row)
+            logger.warning('step %d: loss %s, update skipped; %d in a row', step, values['loss'], in_a_row)
             continue
         raise FloatingPointError(
             f'step {step}: loss {values["loss"]}, gradient norm {values["gradient_norm"]}; the newest good '
@@ -175,17 +179,38 @@ def check_finite(lines: list[tuple[int, dict[str, float]]], max_skips: int, last
         )
 
 
-def progress(step: int, steps: int, values: Mapping[str, float]) -> None:
-    """Logs one line that tells how the run is doing."""
-    losses = ', '.join(f'{graph} {values[f"{graph}/forward/loss"]:.3f}' for graph in GRAPHS)
-    logger.info(
-        'step %d/%d: loss %.4f (%s), %.1f s a step, %.0f texts/s, %.0f tokens/s, %.0f %% padding',
-        step,
-        steps,
-        values['loss'],
-        losses,
-        values['time/step'],
-        values['speed/texts'],
-        values['speed/tokens'],
-        100 * values['padding'],
-    )
+def speed(lines: Sequence[tuple[int, Mapping[str, float]]]) -> str:
+    """The last step of `Meter.read` in a few words: its loss, speed and padding."""
+    _, last = lines[-1]
+    return f'loss {last["loss"]:.4f}, {last["speed/tokens"]:,.0f} tokens/s, {last["padding"]:.0%} padding'
+
+
+def losses(lines: Sequence[tuple[int, Mapping[str, float]]]) -> str:
+    """The loss of each graph, from skills to targets, in the last step."""
+    return ', '.join(f'{graph} {lines[-1][1][f"{graph}/forward/loss"]:.3f}' for graph in GRAPHS)
+
+
+def before_and_after(evaluations: Sequence[Mapping]) -> str:
+    """A table of each task's first and last evaluation, from the lines of `evaluation.jsonl`.
+
+    >>> first = {'task': 'job_to_skill', 'step': 0, 'queries': 31, 'targets': 3299, 'map': 26.11, 'rp@10': 49.5}
+    >>> print(before_and_after([first, first | {'step': 32, 'map': 32.64, 'rp@10': 55.1}]))
+                                            MAP, %                     RP@10, %
+    held-out task         queries  targets  step 0    step 32          step 0    step 32
+    job_to_skill               31     3299  26.11     32.64      rose  49.50     55.10
+    """
+    steps = sorted({line['step'] for line in evaluations})
+    columns = ''.join(f'step {step:<5}' for step in (steps[0], steps[-1])) if steps else ''
+    rows = [
+        f'{"":40}{"MAP, %":27}RP@10, %',
+        f'{"held-out task":20}{"queries":>9}{"targets":>9}  {columns:27}{columns}'.rstrip(),
+    ]
+    for task in dict.fromkeys(line['task'] for line in evaluations):
+        of_task = [line for line in evaluations if line['task'] == task]
+        first, last = of_task[0], of_task[-1]
+        change = 'rose' if last['map'] > first['map'] else 'fell' if last['map'] < first['map'] else 'same'
+        rows.append(
+            f'{task:20}{first["queries"]:9}{first["targets"]:9}  {first["map"]:<10.2f}{last["map"]:<10.2f} {change:6}'
+            f'{first["rp@10"]:<10.2f}{last["rp@10"]:.2f}'
+        )
+    return '\n'.join(rows)

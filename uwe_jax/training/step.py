@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 from uwe_jax.data.graph import GRAPHS, SIDES
 from uwe_jax.data.loader import Batch
 from uwe_jax.distributed import mesh
-from uwe_jax.interaction import Score, has_attention, late_interaction, mean_entropy
+from uwe_jax.interaction import has_attention, late_interaction, mean_entropy
 from uwe_jax.loss import many_to_many_info_nce
-from uwe_jax.training.config import Config, loss_choices
+from uwe_jax.training.config import Config
 from uwe_jax.training.state import State
 
 Metrics = Mapping[str, Any]
@@ -28,7 +28,7 @@ def make_step(
     device_mesh: Mesh,
     shardings: State,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
-    """Compiles the update; the state that it is given is donated.
+    """Makes the update, compiled; it donates the state that it takes.
 
     Args:
       graphdef: the encoder without its parameters.
@@ -37,9 +37,10 @@ def make_step(
       config: see `configs/uwe.py`.
       device_mesh: the batch's rows are split over it.
       shardings: of the state.
+
+    Returns:
+      A function from a state and a batch to the next state and the step's metrics: scalars by name, on the devices.
     """
-    score = Score(**config.score)
-    choices = loss_choices(config)
 
     def loss_of_batch(params: dict[str, Any], batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         encoder = nnx.merge(graphdef, params)
@@ -57,7 +58,7 @@ def make_step(
             pairs = skill, skill_length, target, target_length
             s_qy, s_yq = late_interaction(
                 *pairs,
-                score,
+                config.score,
                 form=config.interaction.form,
                 exchange=config.interaction.exchange,
                 block_entries=config.interaction.block_entries,
@@ -70,14 +71,14 @@ def make_step(
                 skill_length > 0,
                 target_length > 0,
                 config.loss.temperature[graph],
-                choices,
+                config.loss,
             )
             for direction, values in directions.items():
                 loss += config.loss.weight[graph] * values.loss
                 metrics |= {f'{graph}/{direction}/{name}': value for name, value in values._asdict().items()}
             metrics[f'{graph}/filled'] = jnp.mean(target_length > 0, dtype=jnp.float32)
-            if has_attention(score):
-                metrics[f'{graph}/entropy'] = mean_entropy(*jax.lax.stop_gradient(pairs), score)
+            if has_attention(config.score):
+                metrics[f'{graph}/entropy'] = mean_entropy(*jax.lax.stop_gradient(pairs), config.score)
         return loss, metrics
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -107,7 +108,7 @@ def make_step(
 
 
 def _amounts(batch: Batch) -> Metrics:
-    """How much text the batch holds, and how much of what the encoder works on is padding."""
+    """The texts and tokens of the batch, and the share of padding in what the encoder reads."""
     texts = sum(jnp.sum(side.length > 0) for side in batch.texts.values())
     tokens = sum(jnp.sum(side.length) for side in batch.texts.values())
     padded = sum(side.ids.size for side in batch.texts.values())

@@ -1,6 +1,7 @@
-"""What a workdir belongs to: one config, one dataset, and one run at a time; it is refused to any other."""
+"""A workdir belongs to one config, one dataset, and one run at a time; any other is refused."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import logging
@@ -19,15 +20,16 @@ from uwe_jax.training.config import Config
 logger = logging.getLogger(__name__)
 
 
-# How and where a run goes on, as opposed to what it computes: free to change when it is continued.
+# How and where a run computes, as opposed to what: these may change when it is continued.
 FREE = ('mesh', 'interaction.form', 'interaction.exchange', 'interaction.block_entries', 'run', 'data.dir')
 
+CONFIG = 'config.json'
 LEASE = 120  # s; NFSv4 keeps the locks of a client that went silent for about 90
 
 
 @contextlib.contextmanager
 def claimed(workdir: pathlib.Path, config: Config, data_fingerprint: str) -> Iterator[None]:
-    """Claims a workdir, which is made if it is not there, and keeps other runs out as long as this one lasts.
+    """Claims a workdir, which is made if it does not exist, and keeps other runs out as long as this one lasts.
 
     A new workdir gets the config and the dataset's fingerprint; those of one that is continued are compared with them.
 
@@ -35,10 +37,10 @@ def claimed(workdir: pathlib.Path, config: Config, data_fingerprint: str) -> Ite
       ValueError: the workdir was made by another config or with other data, and the message names the first field; or
         another run is at work in it.
     """
-    wanted = {'config.json': json.loads(config.to_json()), 'data.json': {'fingerprint': data_fingerprint}}
+    wanted = {CONFIG: dataclasses.asdict(config), 'data.json': {'fingerprint': data_fingerprint}}
     workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as claim:
-        first = jax.process_index() == 0  # which all processes of a run need, so that it can stand for them
+        first = jax.process_index() == 0  # its lock stands for all processes, as none of them can run without it
         if first:
             claim.enter_context(_locked(workdir / 'lock'))
         for name, content in wanted.items():
@@ -49,6 +51,21 @@ def claimed(workdir: pathlib.Path, config: Config, data_fingerprint: str) -> Ite
             with whole_file(workdir / name) as partial:
                 partial.write_text(json.dumps(content, indent=2) + '\n')
         yield
+
+
+def read_config(workdir: pathlib.Path) -> Config:
+    """The experiment that a workdir belongs to.
+
+    Raises:
+      ValueError: the directory is not a workdir, or its config is not as expected.
+    """
+    path = workdir / CONFIG
+    if not path.exists():
+        raise ValueError(f'{workdir}: not the workdir of a run, it has no {CONFIG}')
+    try:
+        return Config.of(json.loads(path.read_text()))
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
 
 
 @contextlib.contextmanager
@@ -93,14 +110,14 @@ def _holder(file: TextIO) -> str:
     return file.read().strip()
 
 
-def _compare(path: pathlib.Path, found: dict, wanted: dict) -> None:
-    found, wanted = _flat(found), _flat(wanted)
-    for field in sorted(found.keys() | wanted.keys()):
+def _compare(path: pathlib.Path, before: dict, now: dict) -> None:
+    before, now = _flat(before), _flat(now)
+    for field in sorted(before.keys() | now.keys()):
         if any(field == free or field.startswith(f'{free}.') for free in FREE):
             continue
-        if found.get(field) != wanted.get(field):
+        if before.get(field) != now.get(field):
             raise ValueError(
-                f'{path}: made with {field}={found.get(field)!r}, but now {field}={wanted.get(field)!r}; '
+                f'{path}: made with {field}={before.get(field)!r}, but now {field}={now.get(field)!r}; '
                 'continue with what it was made with, or choose another --workdir'
             )
 
