@@ -1,6 +1,5 @@
 """The recipe: read, choose what is held out, look for leaks, tokenise, write shards, describe them."""
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -9,9 +8,10 @@ import pathlib
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from tyro.conf import arg
 
 from data_prep import check
 from data_prep.esco import ATTRIBUTION, Esco, titles
@@ -21,7 +21,7 @@ from data_prep.read import Read, read, skills_of
 from data_prep.shards import node_parts, write_metadata, write_shards
 from data_prep.split import HeldOut, hold_out
 from data_prep.tables import Repairs
-from data_prep.vacancies import Columns, add_column_flags, columns_of
+from data_prep.vacancies import Columns
 from uwe_jax.data.graph import MANIFEST, MAX_TOKENS, NAME, BipartiteGraph
 from uwe_jax.data.text import match_key
 from uwe_jax.io.errors import DataError, writing
@@ -38,37 +38,33 @@ TEXTS_PER_CALL = 10_000  # tokenised at a time: the tokenizer's own results are 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What can be chosen.
-
-    Attributes:
-      esco: the folder of an ESCO release.
-      output: the directory to make.
-      vacancies: globs of vacancies or sentences, as `vacancy_edges` reads them; where none has sentences, the skills'
-        own descriptions stand in for them.
-      columns: what the vacancies' columns are called.
-      synthetic: globs of what `enrich` wrote.
-      evaluations: outside sets to look for in the pairs, as `check --eval` takes them.
-      drop_leaks: drop pairs that stand in one of these sets, instead of refusing to make the dataset.
-      relations: `all`, or `essential` ones alone.
-      held_out_occupations, held_out_alternatives: shares, from 0 to below 1.
-      seed: of what is held out.
-      tokenizer: a directory or a Hub name.
-      command: what the user typed, for the manifest.
-    """
+    """ESCO, vacancies and synthetic titles to shards of pairs."""
 
     esco: pathlib.Path
+    """The folder of an ESCO release's CSV files."""
     output: pathlib.Path
-    relations: str
-    held_out_occupations: float
-    held_out_alternatives: float
-    seed: int
-    tokenizer: str
-    command: str
-    vacancies: Sequence[str] = ()
+    """The directory to make."""
+    vacancies: Annotated[tuple[str, ...], arg(metavar='GLOB')] = ()
+    """CSV, JSONL or Parquet of vacancies, or of sentences, with skills. Without any sentences, those of the skills' own
+    descriptions stand in for them."""
     columns: Columns = dataclasses.field(default_factory=Columns)
-    synthetic: Sequence[str] = ()
-    evaluations: Sequence[str] = ()
+    synthetic: Annotated[tuple[str, ...], arg(metavar='GLOB')] = ()
+    """JSONL of titles that enrich wrote."""
+    evaluations: Annotated[tuple[str, ...], arg(name='eval', metavar=check.EVAL)] = ()
+    """A set to look for among the pairs: CSV, JSONL or Parquet, with columns query and target (pairs), or query alone.
+    FILE:QUERY or FILE:QUERY:TARGET names other columns."""
     drop_leaks: bool = False
+    """Drop pairs that are in an --eval set, instead of refusing to make the dataset."""
+    relations: Literal['all', 'essential'] = 'all'
+    """Which of its skills an occupation is joined to."""
+    held_out_occupations: float = 0.05
+    """The share of occupations kept for evaluation, from 0 to below 1."""
+    held_out_alternatives: float = 0.05
+    """The share of the skills' alternative names kept for evaluation, from 0 to below 1."""
+    seed: int = 0
+    """Of the choice of what is held out."""
+    tokenizer: str = download.BASE_MODEL
+    """A directory or a Hub name."""
 
     def __post_init__(self):
         for name in ('held_out_occupations', 'held_out_alternatives'):
@@ -78,39 +74,12 @@ class Options:
             raise DataError('--drop_leaks: expected an evaluation set, named by --eval')
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
-    many: dict[str, Any] = {'action': 'append', 'default': []}
-    parser.add_argument('--esco', type=pathlib.Path, required=True, help="the folder of an ESCO release's CSV files")
-    parser.add_argument('--output', type=pathlib.Path, required=True, help='the directory to make')
-    parser.add_argument(
-        '--vacancies', **many, metavar='GLOB', help='CSV, JSONL or Parquet of vacancies, or of sentences, with skills'
-    )
-    add_column_flags(parser)
-    parser.add_argument('--synthetic', **many, metavar='GLOB', help='JSONL of titles that enrich wrote')
-    parser.add_argument('--eval', **many, metavar='FILE[:QUERY[:TARGET]]', help=check.EVAL_HELP)
-    parser.add_argument(
-        '--drop_leaks', action='store_true', help='drop pairs that stand in an --eval set, instead of refusing'
-    )
-    parser.add_argument(
-        '--relations', choices=('all', 'essential'), default='all', help='which skills an occupation has'
-    )
-    parser.add_argument('--held_out_occupations', type=float, default=0.05, help='share kept for evaluation')
-    parser.add_argument('--held_out_alternatives', type=float, default=0.05, help='share kept for evaluation')
-    parser.add_argument('--seed', type=int, default=0, help='of what is held out')
-    parser.add_argument('--tokenizer', default=download.BASE_MODEL, help='a directory or a Hub name')
-
-
-def run(arguments: argparse.Namespace, command: str) -> None:
-    """Makes a dataset; errors as `build` raises them."""
-    given = vars(arguments)
-    same = [field.name for field in dataclasses.fields(Options) if field.name in given]
-    own = {name: given[name] for name in same} | {'evaluations': arguments.eval}
-    build(Options(**own, columns=columns_of(arguments), command=command))
-
-
-def build(options: Options) -> None:
+def run(options: Options, command: str) -> None:
     """Makes a dataset; it appears under its name when it is complete.
+
+    Args:
+      options: what to read and to make.
+      command: what the user typed, for the manifest.
 
     Raises:
       DataError: an input cannot be used, an evaluation set reaches training, or the output cannot be written; nothing
@@ -121,11 +90,11 @@ def build(options: Options) -> None:
         raise DataError(f'{options.output}: already there; choose another --output or remove it')
     remedy = 'free some space or choose another --output'
     with writing(options.output, remedy), whole_directory(options.output) as directory:
-        _build(options, directory, start)
+        _build(options, command, directory, start)
     logger.info('%s is complete, %.0f s', options.output, _since(start))
 
 
-def _build(options: Options, directory: pathlib.Path, start: float) -> None:
+def _build(options: Options, command: str, directory: pathlib.Path, start: float) -> None:
     repairs = Repairs()
     outside = [check.read_evaluation(argument) for argument in options.evaluations]
     given = read(options.esco, options.vacancies, options.columns, options.synthetic, options.relations, repairs)
@@ -209,7 +178,7 @@ def _build(options: Options, directory: pathlib.Path, start: float) -> None:
             'ambiguous': _tally(unmatched, ambiguous=True),
         },
         'repairs': repairs.summary(),
-        'command': options.command,
+        'command': command,
     }
     _write_manifest(directory, manifest)
     for kind, repair in manifest['repairs'].items():

@@ -4,7 +4,6 @@ Texts are compared with `match_key`: Unicode's compatibility forms, spaces and c
 no direction: (title, skill) is the same as (skill, title).
 """
 
-import argparse
 import collections
 import dataclasses
 import json
@@ -12,9 +11,10 @@ import logging
 import pathlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from tyro.conf import arg
 
 from data_prep.pairs import Nodes, Pairs
 from data_prep.tables import Repairs, names_in, read_rows, text_in
@@ -28,10 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 EXAMPLES = 5  # of each kind, printed and kept in manifests
-EVAL_HELP = (
-    'an evaluation set, CSV, JSONL or Parquet: pairs (columns query and target) or queries; other columns are named as '
-    'FILE:QUERY or FILE:QUERY:TARGET; may be given several times'
-)
+EVAL = 'FILE[:QUERY[:TARGET]]'  # how a set is named
 EDGES_PER_PIECE = 1 << 22  # looked at at a time, which bounds the memory
 UNKNOWN = -1  # the key of a text that does not stand in training
 
@@ -87,38 +84,41 @@ class Leaks:
         ]
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
-    parser.add_argument('--shards', type=pathlib.Path, required=True, help='what build --output made')
-    own = 'what the dataset itself holds out is always looked for'
-    parser.add_argument(
-        '--eval', action='append', default=[], metavar='FILE[:QUERY[:TARGET]]', help=f'{EVAL_HELP}; {own}'
-    )
-    parser.add_argument('--output', type=pathlib.Path, help='a JSON file to write, with all that was found')
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Looks for evaluation texts and pairs among the training pairs of a dataset."""
+
+    shards: pathlib.Path
+    """What build --output made. What it holds out is always looked for."""
+    evaluations: Annotated[tuple[str, ...], arg(name='eval', metavar=EVAL)] = ()
+    """A set to look for as well: CSV, JSONL or Parquet, with columns query and target (pairs), or query alone.
+    FILE:QUERY or FILE:QUERY:TARGET names other columns."""
+    output: Annotated[pathlib.Path | None, arg(metavar='FILE.json')] = None
+    """A JSON file to write, with all that was found."""
 
 
-def run(arguments: argparse.Namespace, command: str) -> None:
+def run(options: Options, command: str) -> None:
     """Prints the report, and writes it whole if asked to.
 
     Raises:
       DataError: an input cannot be used, or the check fails.
     """
     start = time.perf_counter()
-    if arguments.output:
-        with writing(arguments.output):
-            check_writable(arguments.output)
-    evaluations = [read_evaluation(argument) for argument in arguments.eval]
+    if options.output:
+        with writing(options.output):
+            check_writable(options.output)
+    evaluations = [read_evaluation(argument) for argument in options.evaluations]
     try:
-        dataset = open_dataset(arguments.shards)
+        dataset = open_dataset(options.shards)
     except DatasetError as error:
         raise DataError(str(error)) from error
     sides = {side: {node['text']: tuple(node['ids']) for node in dataset.nodes(side)} for side in SIDES}
     edges = {name: (graph.edge_skill, graph.edge_target) for name, graph in dataset.graphs.items()}
     report = find_leaks(sides, edges, [*held_out_evaluations(dataset, list(sides['skill'])), *evaluations])
     print(report_text(report))
-    if arguments.output:
+    if options.output:
         content = {'dataset': dataset.fingerprint, 'command': command, 'evaluations': summary(report, None)}
-        with writing(arguments.output), whole_file(arguments.output) as partial:
+        with writing(options.output), whole_file(options.output) as partial:
             partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
     pairs = sum(graph.edges for graph in dataset.graphs.values())
     logger.info('checked %d pairs, %.0f s', pairs, time.perf_counter() - start)

@@ -1,6 +1,6 @@
 """How balanced a dataset is: what skills have, what an epoch shows of it, and what padding and truncation cost."""
 
-import argparse
+import dataclasses
 import json
 import logging
 import pathlib
@@ -19,15 +19,21 @@ logger = logging.getLogger(__name__)
 NUMBERS = 'report.json'
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
-    parser.add_argument('--shards', type=pathlib.Path, required=True, help='what build --output made')
-    parser.add_argument('--output', type=pathlib.Path, required=True, help=f'a directory to make: {NUMBERS} and plots')
-    parser.add_argument('--batch_size', type=int, default=512, help='skills a batch, as in training')
-    parser.add_argument('--seed', type=int, default=0, help='of the epoch that is looked at')
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Reports how balanced a dataset is, as numbers and plots."""
+
+    shards: pathlib.Path
+    """What build --output made."""
+    output: pathlib.Path
+    """A directory to make, with report.json and the plots."""
+    batch_size: int = 512
+    """Skills per batch, as in training."""
+    seed: int = 0
+    """Of the epoch that is looked at."""
 
 
-def run(arguments: argparse.Namespace, command: str) -> None:
+def run(options: Options, command: str) -> None:
     """Writes the report; it appears under its name when it is complete.
 
     Raises:
@@ -36,16 +42,16 @@ def run(arguments: argparse.Namespace, command: str) -> None:
     """
     if find_spec('matplotlib') is None:
         raise DataError("the plots need matplotlib; install it: pip install -c constraints.txt -e '.[plot]'")
-    output = arguments.output
+    output = options.output
     if output.exists():
         raise DataError(f'{output}: already there; choose another --output or remove it')
     with writing(output):
         check_writable(output)
     try:
-        dataset = open_dataset(arguments.shards)
+        dataset = open_dataset(options.shards)
     except DatasetError as error:
         raise DataError(str(error)) from error
-    numbers = {'command': command, **balance(dataset, arguments.batch_size, arguments.seed)}
+    numbers = {'command': command, **balance(dataset, options.batch_size, options.seed)}
     write(numbers, output)
     for line in summary(numbers):
         logger.info('%s', line)

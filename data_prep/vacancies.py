@@ -7,14 +7,15 @@ A row is a vacancy or one of its sentences. It joins to its skills:
   skills of the whole vacancy. Sentences of a vacancy that are to have other skills are for `tag`.
 """
 
-import argparse
 import collections
 import dataclasses
 import itertools
 import pathlib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from tyro.conf import arg
 
 from data_prep.esco import Concept
 from data_prep.sentences import LANGUAGE, Names
@@ -32,16 +33,20 @@ NOT_TEXT = re.compile(r'[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]')
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """The columns' names in the tables of vacancies.
+    """What columns of --vacancies are called.
 
-    A column that was asked for must be there. Else its own name is looked for and may be missing, but for `skills` and
-    one of the others.
+    A column that is named must be there. One that is not named is called as its field is, and may be missing, except
+    for `skills` and one of the others.
     """
 
-    title: str | None = None
-    sentence: str | None = None
-    description: str | None = None
-    skills: str | None = None
+    title: Annotated[str | None, arg(name='title_column', metavar='NAME')] = None
+    """By default title."""
+    sentence: Annotated[str | None, arg(name='sentence_column', metavar='NAME')] = None
+    """By default sentence."""
+    description: Annotated[str | None, arg(name='description_column', metavar='NAME')] = None
+    """By default description."""
+    skills: Annotated[str | None, arg(name='skills_column', metavar='NAME')] = None
+    """By default skills."""
 
     def names(self) -> dict[str, str]:
         """What each column is called."""
@@ -51,18 +56,6 @@ class Columns:
         """The columns without which a table is refused."""
         names = self.names()
         return [names[field] for field in names if field == 'skills' or getattr(self, field)]
-
-
-def add_column_flags(parser: argparse.ArgumentParser) -> None:
-    """A flag for each of the columns."""
-    for field in dataclasses.fields(Columns):
-        help_text = f'in --vacancies; by default {field.name}'
-        parser.add_argument(f'--{field.name}_column', metavar='NAME', help=help_text)
-
-
-def columns_of(arguments: argparse.Namespace) -> Columns:
-    """The columns that the flags name."""
-    return Columns(**{field.name: getattr(arguments, f'{field.name}_column') for field in dataclasses.fields(Columns)})
 
 
 class SkillNames:

@@ -1,6 +1,5 @@
 """No leak: which evaluation pairs and queries count as known to training, and what a failed check stops."""
 
-import argparse
 import json
 
 import numpy as np
@@ -9,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import check
-from data_prep.build import build
 from data_prep.check import Evaluation, find_leaks, read_evaluation, report_text
 from data_prep.pairs import Pairs
-from tests.data_prep.conftest import JOB, options, pairs_by_text, write_csv, write_jsonl, write_parquet
+from tests.data_prep.conftest import JOB, build, options, pairs_by_text, write_csv, write_jsonl, write_parquet
 from uwe_jax.data.graph import open_dataset
 from uwe_jax.data.text import match_key
+from uwe_jax.io import console
 from uwe_jax.io.errors import DataError
 
 # Two skills; 'baker' and 'pastry cook' are titles of one occupation, 'clerk' of another and of a vacancy.
@@ -141,9 +140,7 @@ def test_a_set_that_cannot_be_read_is_refused(suffix, message, tmp_path):
 
 
 def run(*flags):
-    parser = argparse.ArgumentParser()
-    check.add_flags(parser)
-    check.run(parser.parse_args([str(flag) for flag in flags]), 'test')
+    check.run(console.parse(check.Options, flags), 'test')
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Titles for skills that have few: what is asked, kept, merged and written, against a server that misbehaves."""
 
-import argparse
 import json
 import time
 
@@ -9,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.enrich import add_flags, ask, run
+from data_prep import enrich as command
+from data_prep.enrich import ask
 from data_prep.enrich.answers import MOST_CHARACTERS, UnusableError, read_titles
 from data_prep.enrich.ask import Asker, Limits
 from data_prep.enrich.endpoint import Endpoint
@@ -29,6 +29,7 @@ from tests.data_prep.chat_server import FAULTS, RETRY_AFTER, UNANSWERED, USELESS
 from tests.data_prep.conftest import write_jsonl
 from tests.data_prep.soak_enrich import KEY, VOCABULARY, few_skills, flags, run_with_kills
 from uwe_jax.data.text import match_key
+from uwe_jax.io import console
 from uwe_jax.io.errors import DataError
 from uwe_jax.io.files import sha256
 from uwe_jax.ranking import Ranker
@@ -430,9 +431,7 @@ def test_the_titles_of_vacancies_count_as_real(esco, tmp_path):
 
 def run_command(*given):
     """The command as typed, in this process."""
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    run(parser.parse_args(given), 'test')
+    command.run(console.parse(command.Options, given), 'test')
 
 
 def test_a_dry_run_asks_nothing_needs_no_key_and_tells_the_cost_by_its_rule(esco, tmp_path, monkeypatch, caplog):

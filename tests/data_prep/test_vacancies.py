@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.build import build
 from data_prep.esco import Concept
 from data_prep.sentences import Names, split_sentences
 from data_prep.tables import Repairs, read_csv, read_jsonl
@@ -17,6 +16,7 @@ from tests.data_prep.conftest import (
     SENTENCES,
     SKILL,
     SKILLS,
+    build,
     options,
     pairs_by_text,
     write_csv,
