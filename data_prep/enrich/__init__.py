@@ -77,8 +77,8 @@ def run(options: Options, command: str) -> None:
       DataError: a flag, the environment or an input cannot be used, or the endpoint fails for good.
       FetchError: the encoder cannot be had.
     """
-    prices = options.input_price, options.output_price
-    if (prices[0] is None) != (prices[1] is None):
+    sent, received = options.input_price, options.output_price
+    if (sent is None) != (received is None):
         raise DataError('--input_price and --output_price: expected both or neither')
     if not options.key_variable.isidentifier():  # not shown: it may be the key itself
         raise DataError('--key_variable: expected the name of an environment variable')
@@ -98,7 +98,7 @@ def run(options: Options, command: str) -> None:
             base_url=options.base_url or os.environ.get('OPENAI_BASE_URL', BASE_URL),
             model=options.model or os.environ.get('OPENAI_MODEL', MODEL),
             key=key or None,
-            prices=None if options.input_price is None or options.output_price is None else Prices(*prices),
+            prices=None if sent is None or received is None else Prices(sent, received),
             command=command,
         )
     )

@@ -10,6 +10,7 @@ import re
 import shutil
 import urllib.parse
 from collections import Counter
+from collections.abc import Sequence
 from importlib import metadata
 
 from data_prep.scrape import Options
@@ -97,7 +98,7 @@ def _check(options: Options) -> None:
         raise DataError('--urls and --sitemap fetch pages: give --contact, so that a host can reach you')
 
 
-def _allowed(values: list[str]) -> Allowed:
+def _allowed(values: Sequence[str]) -> Allowed:
     found = set()
     for value in values:
         try:
