@@ -14,18 +14,18 @@ import numpy as np
 from tyro.conf import arg
 
 from data_prep import check
-from data_prep.esco import ATTRIBUTION, Esco, titles
 from data_prep.lengths import choose_lengths, joined_with_distractors, summary
 from data_prep.pairs import Nodes, Pairs, numbers
 from data_prep.read import Read, read, skills_of
 from data_prep.shards import node_parts, write_metadata, write_shards
 from data_prep.split import HeldOut, hold_out
-from data_prep.tables import Repairs
 from data_prep.vacancies import Columns
 from uwe_jax.data.graph import MANIFEST, MAX_TOKENS, NAME, BipartiteGraph
 from uwe_jax.data.text import match_key
 from uwe_jax.io.errors import DataError, writing
+from uwe_jax.io.esco import ATTRIBUTION, Esco
 from uwe_jax.io.files import checksums, sha256, whole_directory
+from uwe_jax.io.repairs import Repairs
 from uwe_jax.models import download
 from uwe_jax.models.tokenizer import Tokenizer
 
@@ -102,7 +102,7 @@ def _build(options: Options, command: str, directory: pathlib.Path, start: float
         'read %d skills and %d occupations, %.0f s', len(given.skills), len(given.esco.occupations), _since(start)
     )
     held_out = hold_out(
-        {uri: list(titles(occupation)) for uri, occupation in given.esco.occupations.items()},
+        {uri: list(occupation.labels) for uri, occupation in given.esco.occupations.items()},
         [name for skill in given.esco.skills.values() for name in skill.alternatives],
         given.skills,
         options.held_out_occupations,

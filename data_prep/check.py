@@ -17,12 +17,12 @@ import numpy as np
 from tyro.conf import arg
 
 from data_prep.pairs import Nodes, Pairs
-from data_prep.tables import Repairs, names_in, read_rows, text_in
 from data_prep.vacancies import SYNTHETIC, VACANCY
 from uwe_jax.data.graph import GRAPHS, SIDES, Dataset, DatasetError, open_dataset
 from uwe_jax.data.text import match_key, normalise
-from uwe_jax.io.errors import DataError, writing
+from uwe_jax.io.errors import DataError, NoColumnError, writing
 from uwe_jax.io.files import check_writable, whole_file
+from uwe_jax.io.tables import read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ def read_evaluation(argument: str) -> Evaluation:
 
     Args:
       argument: FILE, FILE:QUERY or FILE:QUERY:TARGET, the latter two being columns; by default `query`, and `target` if
-        there is one. A cell of targets lists them as `names_in` says.
+        there is one. A cell of targets lists them as `Row.names` says.
 
     Raises:
       DataError: it cannot be read, or lacks a column.
@@ -156,15 +156,12 @@ def read_evaluation(argument: str) -> Evaluation:
     path = pathlib.Path(name)
     query, target = [*columns, *('query', 'target')[len(columns) :]]
     pairs: dict[tuple[str, str], None] = {}
-    for where, row in read_rows(path, (), Repairs()):
-        for column in (query, target)[: max(len(columns), 1)]:
-            if column not in row:
-                found = ', '.join(row)[:300]
-                raise DataError(f'{where}: no column {column!r}; found {found}; name them: --eval=FILE:QUERY:TARGET')
-        text = text_in(row[query], where, query)
-        targets = names_in(row.get(target), where, target)
-        if text.strip():
-            pairs |= dict.fromkeys((text, other) for other in targets or [''])
+    try:
+        for row in read_rows(path, (query, target)[: max(len(columns), 1)]):
+            if (text := row.text(query)).strip():
+                pairs |= dict.fromkeys((text, other) for other in row.names(target) or [''])
+    except NoColumnError as error:
+        raise DataError(f'{error}; name them: --eval=FILE:QUERY:TARGET') from error
     return Evaluation(argument, False, list(pairs))
 
 

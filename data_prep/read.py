@@ -5,13 +5,15 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from data_prep.esco import Concept, Esco, read_esco, titles
 from data_prep.pairs import Nodes, Pairs, PairsBuilder, add_id, numbers
 from data_prep.sentences import sentences_of_descriptions
-from data_prep.tables import Repairs, files_of
 from data_prep.vacancies import SYNTHETIC, VACANCY, Columns, SkillNames, check_tables, synthetic_edges, vacancy_edges
 from uwe_jax.data.graph import GRAPHS
+from uwe_jax.data.text import normalise
 from uwe_jax.io.errors import DataError
+from uwe_jax.io.esco import Concept, Esco, read_esco
+from uwe_jax.io.files import files_of
+from uwe_jax.io.repairs import Repairs
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ def read(
     vacancies = sorted(files_of(vacancy_globs, '--vacancies'))
     synthetic = sorted(files_of(synthetic_globs, '--synthetic'))
     check_tables(vacancies, columns)
-    esco = read_esco(release, repairs)
+    esco = read_esco(release, repairs, normalise)
     skills = skill_nodes(esco)
     number = numbers(skills)
     names = SkillNames(esco.skills, number)
@@ -105,7 +107,7 @@ def _job_rows(esco: Esco, number: Mapping[str, int], relations: str) -> Iterator
     """Each title of each occupation, with the occupation's skills."""
     for uri, occupation in esco.occupations.items():
         skills = skills_of(esco, uri, number, relations)
-        for title in titles(occupation):
+        for title in occupation.labels:
             yield title, uri, skills
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import sentencex
 
-from data_prep.esco import Concept
 from uwe_jax.data.text import normalise
+from uwe_jax.io.esco import Concept
 
 LANGUAGE = 'en'
 # What parts words in a name; + and # do not, which keeps C, C++ and C# apart.

@@ -14,14 +14,17 @@ from typing import Annotated, Literal, NamedTuple
 import jax
 from tyro.conf import arg
 
-from data_prep.esco import read_esco
 from data_prep.pieces import Input, Output, Piece
 from data_prep.sentences import split_sentences
-from data_prep.tables import Repairs, files_of, names_in, read_rows
 from data_prep.tagger import Tagger, model_fingerprint
 from data_prep.vacancies import NOT_TEXT, Columns, clean, language_of, texts_of
+from uwe_jax.data.text import normalise
 from uwe_jax.distributed.processes import join_processes
 from uwe_jax.io.errors import DataError, EmptyFileError
+from uwe_jax.io.esco import read_esco
+from uwe_jax.io.files import files_of
+from uwe_jax.io.repairs import Repairs
+from uwe_jax.io.tables import read_rows
 from uwe_jax.models import download
 
 logger = logging.getLogger(__name__)
@@ -130,7 +133,7 @@ class Job:
     def __init__(self, options: Options):
         self.options = options
         files = sorted(files_of(options.vacancies, '--vacancies'))
-        esco = read_esco(options.esco, Repairs())
+        esco = read_esco(options.esco, Repairs(), normalise)
         model = download.fetch(options.model)  # before all vacancies are read, which takes long
         self.input = Input(files, functools.partial(read_vacancies, columns=options.columns), options.piece_rows)
         if not self.input.pieces:
@@ -217,15 +220,11 @@ def read_vacancies(path: pathlib.Path, columns: Columns) -> Iterator[Vacancy]:
     names = columns.names()
     asked_for = [names[field] for field in names if getattr(columns, field)]
     try:
-        for where, row in read_rows(path, asked_for, Repairs()):
-            if not any(names[field] in row for field in ('sentence', 'description')):
-                wanted = f'{names["sentence"]}, {names["description"]}'
-                raise DataError(f'{where}: none of the columns {wanted}; found {", ".join(row)[:300]}')
-            own = next(
-                (row[name] for name in ('id', 'url') if row.get(name) not in (None, '')),
-                f'{path.name}{where[len(str(path)) :]}',
-            )
-            skills = names_in(row.get(names['skills']), where, names['skills'])
-            yield Vacancy(str(own), *texts_of(row, where, names), language_of(row), skills)
+        for row in read_rows(path, asked_for):
+            row.cell(names['sentence'], names['description'])
+            identifiers = (row.cells.get(name) for name in ('id', 'url'))
+            identifier = next((value for value in identifiers if value not in (None, '')), row.short_place)
+            skills = row.names(names['skills'])
+            yield Vacancy(str(identifier), *texts_of(row, names), language_of(row), skills)
     except EmptyFileError:
         logger.info('%s: no rows, passed over', path)

@@ -17,11 +17,12 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from data_prep.esco import Concept
 from data_prep.sentences import LANGUAGE, Names
-from data_prep.tables import Repairs, Row, names_in, read_rows, text_in
 from uwe_jax.data.text import match_key, normalise
 from uwe_jax.io.errors import DataError, EmptyFileError
+from uwe_jax.io.esco import Concept
+from uwe_jax.io.repairs import Repairs
+from uwe_jax.io.tables import Row, read_rows
 
 VACANCY, SYNTHETIC = 'vacancy', 'synthetic'  # the id of a text that stands in a vacancy, or that an LLM proposed
 MAX_CHARACTERS = 2_000  # of a title or a sentence; the tokenizer keeps the first 64 tokens, some 300 characters
@@ -142,16 +143,14 @@ def check_tables(files: Sequence[pathlib.Path], columns: Columns) -> None:
     empty = 0
     for path in files:
         try:
-            where, row = next(read_rows(path, columns.required(), Repairs()))
+            row = next(read_rows(path, columns.required()))
         except EmptyFileError:
             empty += 1
             if empty == len(files):
                 raise
             continue
-        if not any(names[field] in row for field in ('title', 'sentence', 'description')):
-            wanted = ', '.join(names[field] for field in ('title', 'sentence', 'description'))
-            raise DataError(f'{where}: none of the columns {wanted}; found {", ".join(row)[:300]}')
-        texts_of(row, where, names)
+        row.cell(*(names[field] for field in ('title', 'sentence', 'description')))
+        texts_of(row, names)
 
 
 def vacancy_edges(
@@ -178,11 +177,11 @@ def vacancy_edges(
     column = columns.names()
     named = None  # made for the first description
     for path in files:
-        for where, row in _passing_over_empty(path, columns.required(), repairs):
-            title, sentence, description = texts_of(row, where, column)
-            short = f'{path.name}{where[len(str(path)) :]}'
+        for row in _passing_over_empty(path, columns.required(), repairs):
+            title, sentence, description = texts_of(row, column)
+            short = row.short_place
             title, sentence = clean(title, 'title', short, repairs), clean(sentence, 'sentence', short, repairs)
-            nodes = names.nodes(names_in(row.get(column['skills']), where, column['skills']))
+            nodes = names.nodes(row.names(column['skills']))
             if not nodes:
                 repairs.add(
                     'vacancy or sentence without a known skill, dropped', f'{short}: {(title or sentence)[:60]}'
@@ -209,10 +208,9 @@ def vacancy_titles(
     """Reads of vacancies the titles alone: (title, skill nodes); arguments and errors as for `vacancy_edges`."""
     column = columns.names()
     for path in files:
-        for where, row in _passing_over_empty(path, columns.required(), repairs):
-            title = text_in(row.get(column['title']), where, column['title'])
-            title = clean(title, 'title', f'{path.name}{where[len(str(path)) :]}', repairs)
-            nodes = names.nodes(names_in(row.get(column['skills']), where, column['skills']))
+        for row in _passing_over_empty(path, columns.required(), repairs):
+            title = clean(row.text(column['title']), 'title', row.short_place, repairs)
+            nodes = names.nodes(row.names(column['skills']))
             if title and nodes:
                 yield title, nodes
 
@@ -226,17 +224,16 @@ def synthetic_edges(
       DataError: a file is not as said; the message names it and the row.
     """
     for path in files:
-        for where, row in _passing_over_empty(path, ('skill', 'title', 'source'), repairs):
-            if row['source'] not in (SYNTHETIC, 'real'):
-                raise DataError(f'{where}: source is {row["source"]!r}, expected {SYNTHETIC} or real')
-            title = text_in(row['title'], where, 'title')
-            nodes = names.nodes([text_in(row['skill'], where, 'skill')])
-            short = f'{path.name}{where[len(str(path)) :]}'
-            if row['source'] == SYNTHETIC and nodes and (title := clean(title, 'title', short, repairs)):
+        for row in _passing_over_empty(path, ('skill', 'title', 'source'), repairs):
+            source = row.cell('source')
+            if source not in (SYNTHETIC, 'real'):
+                raise DataError(f'{row.place}: source is {source!r}, expected {SYNTHETIC} or real')
+            title, nodes = row.text('title'), names.nodes([row.text('skill')])
+            if source == SYNTHETIC and nodes and (title := clean(title, 'title', row.short_place, repairs)):
                 yield title, nodes
 
 
-def _passing_over_empty(path: pathlib.Path, columns: Collection[str], repairs: Repairs) -> Iterator[tuple[str, Row]]:
+def _passing_over_empty(path: pathlib.Path, columns: Collection[str], repairs: Repairs) -> Iterator[Row]:
     """The rows of a file; one without any is counted, as a piece of tagged sentences may be."""
     try:
         yield from read_rows(path, list(columns), repairs)
@@ -246,20 +243,17 @@ def _passing_over_empty(path: pathlib.Path, columns: Collection[str], repairs: R
 
 def language_of(row: Row) -> str:
     """The ISO 639 code in a row's `language`, which may be a longer tag ('en-GB'); English where there is none."""
-    language = row.get('language')
+    language = row.cells.get('language')
     return re.split('[-_]', language.lower())[0] if isinstance(language, str) and language else LANGUAGE
 
 
-def texts_of(row: Row, where: str, names: Mapping[str, str]) -> tuple[str, str, str]:
+def texts_of(row: Row, names: Mapping[str, str]) -> tuple[str, str, str]:
     """Title, sentence and description of a row; '' for what is not there.
 
     Raises:
-      DataError: one of them is no text.
+      DataError: one of them is not a text.
     """
-    title, sentence, description = (
-        text_in(row.get(names[field]), where, names[field]) for field in ('title', 'sentence', 'description')
-    )
-    return title, sentence, description
+    return row.text(names['title']), row.text(names['sentence']), row.text(names['description'])
 
 
 def clean(text: str, what: str, where: str, repairs: Repairs) -> str:

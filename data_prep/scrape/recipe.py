@@ -22,8 +22,9 @@ from data_prep.scrape.fetched import PAGE, Fetched
 from data_prep.scrape.network import Allowed, Network
 from data_prep.scrape.robots import PRODUCT
 from data_prep.scrape.sources import html_pages, parse_sitemap, read_addresses, warc_pages
-from data_prep.tables import Repairs, files_of
 from uwe_jax.io.errors import DataError, writing
+from uwe_jax.io.files import files_of
+from uwe_jax.io.repairs import Repairs
 
 logger = logging.getLogger(__name__)
 

@@ -268,19 +268,19 @@ REFUSED = {
     'a missing column': (
         edit('skills_en.csv', drop('preferredLabel')),
         {},
-        r"skills_en\.csv, line 1: no column 'prefe",
+        r"skills_en\.csv, line 2: no column 'prefe",
     ),
     'two columns of one name': (
         lambda esco: (esco / 'skills_en.csv').write_text('conceptUri,preferredLabel,preferredLabel\na,b,c\n'),
         {},
         r"skills_en\.csv, line 1: two columns 'preferredLabel', expected one of each name",
     ),
-    'a missing relation column': (edit(RELATIONS_FILE, drop('skillUri')), {}, r"line 1: no column 'skillUri'"),
+    'a missing relation column': (edit(RELATIONS_FILE, drop('skillUri')), {}, r"line 2: no column 'skillUri'"),
     'an empty file': (lambda esco: (esco / 'occupations_en.csv').write_text(''), {}, r'occupations_en\.csv: empty'),
     'a header alone': (
         lambda esco: (esco / 'skills_en.csv').write_text('conceptUri,preferredLabel\n'),
         {},
-        r'skills_en\.csv: empty, it has a header but no rows',
+        r'skills_en\.csv: empty, it has no rows',
     ),
     'a wrong encoding': (
         lambda esco: (esco / 'skills_en.csv').write_bytes('conceptUri,preferredLabel\na,é\n'.encode('latin-1')),

@@ -20,18 +20,18 @@ from data_prep.enrich.recipe import Options, enrich
 from data_prep.enrich.redact import Secrets
 from data_prep.enrich.skills import real_titles, titles_of_vacancies
 from data_prep.enrich.state import SkillTitles, count
-from data_prep.esco import Concept, read_esco
-from data_prep.tables import Repairs
 from data_prep.vacancies import Columns
 from tests.conftest import ROOT, read_rows
 from tests.data_prep import soak_enrich
 from tests.data_prep.chat_server import FAULTS, RETRY_AFTER, UNANSWERED, USELESS, ChatServer
 from tests.data_prep.conftest import write_jsonl
 from tests.data_prep.soak_enrich import KEY, VOCABULARY, few_skills, flags, run_with_kills
-from uwe_jax.data.text import match_key
+from uwe_jax.data.text import match_key, normalise
 from uwe_jax.io import console
 from uwe_jax.io.errors import DataError
+from uwe_jax.io.esco import Concept, read_esco
 from uwe_jax.io.files import sha256
+from uwe_jax.io.repairs import Repairs
 from uwe_jax.ranking import Ranker
 
 BREAD = Concept('http://esco/skill/bake', 'bake bread', ('make loaves',), 'Make dough and bake it.')
@@ -343,7 +343,7 @@ def faultless(tmp_path_factory, esco, cut_model):
 def test_every_skill_gets_its_titles_and_what_stayed_below_is_listed(faultless, esco):
     output, _ = faultless
     manifest = json.loads((output / 'manifest.json').read_text())
-    real = real_titles(read_esco(esco, Repairs()), {})
+    real = real_titles(read_esco(esco, Repairs(), normalise), {})
     titles = {}
     for line in lines(output / 'titles.jsonl'):
         titles.setdefault(line['skill'], []).append(line)
@@ -413,7 +413,7 @@ def test_skills_about_which_an_endpoint_said_nothing_of_use_are_asked_about_agai
 
 
 def test_the_titles_of_vacancies_count_as_real(esco, tmp_path):
-    release = read_esco(esco, Repairs())
+    release = read_esco(esco, Repairs(), normalise)
     uri, skill = next(iter(release.skills.items()))
     without = real_titles(release, {})[uri]
     rows = [
@@ -439,7 +439,7 @@ def test_a_dry_run_asks_nothing_needs_no_key_and_tells_the_cost_by_its_rule(esco
     caplog.set_level('INFO', 'data_prep')
     own = flags(esco, tmp_path / 'out', 'http://127.0.0.1:9/v1?token=hidden', 'none')
     run_command(*own, '--dry_run', '--limit=1', '--rounds=1', '--input_price=1000', '--output_price=10000')
-    release = read_esco(esco, Repairs())
+    release = read_esco(esco, Repairs(), normalise)
     real = real_titles(release, {})
     uri = next(uri for uri, own in real.items() if len(own) < 6)
     asked = max(5, -(-3 * (6 - len(real[uri])) // 2))

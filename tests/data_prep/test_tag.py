@@ -251,14 +251,14 @@ REFUSED = {
     'no text': (
         {},
         '{"title": "a"}\n',
-        r'vacancies\.jsonl, line 1: none of the columns sentence, description; found t',
+        r"vacancies\.jsonl, line 1: no column 'sentence' or 'description'; found t",
     ),
-    'no such column': ({'sentence_column': 'text'}, None, r"vacancies\.jsonl, line 1: no field 'text'; found url"),
+    'no such column': ({'sentence_column': 'text'}, None, r"vacancies\.jsonl, line 1: no column 'text'; found url"),
     'a number for text': ({}, '{"sentence": 7}\n', r"line 1: sentence is '7' \(int\), expected text"),
     'skills that are no names': (
         {},
         '{"sentence": "a", "skills": [1]}\n',
-        r"skills is '\[1\]' \(list\), expected URIs",
+        r"skills is '\[1\]' \(list\), expected a list of n",
     ),
     'a table of another kind': ({'vacancies': __file__}, None, r'test_tag\.py: expected a file that ends in \.csv'),
     'no ESCO': ({'esco': 'nowhere'}, None, r'nowhere: no such directory, expected the folder of an ESCO release'),
