@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.vacancies import SkillNames
+from data_prep.skill_names import SkillNames
 from uwe_jax.data.text import normalise
 from uwe_jax.io.errors import DataError
 from uwe_jax.io.esco import read_esco

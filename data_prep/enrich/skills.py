@@ -5,9 +5,9 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from data_prep.enrich.state import SkillTitles
-from data_prep.pairs import numbers
-from data_prep.read import skill_nodes
-from data_prep.vacancies import Columns, SkillNames, vacancy_titles
+from data_prep.pairs import numbers, skill_nodes
+from data_prep.skill_names import SkillNames
+from data_prep.vacancies import Columns, vacancy_titles
 from uwe_jax.data.text import match_key, normalise
 from uwe_jax.io.errors import DataError
 from uwe_jax.io.esco import Esco

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data_prep.__main__ import COMMANDS
-from data_prep.lengths import choose_lengths
+from data_prep.build.lengths import choose_lengths
+from data_prep.build.shards import edge_parts
+from data_prep.build.split import hold_out
 from data_prep.pairs import PairsBuilder
-from data_prep.shards import edge_parts
-from data_prep.split import hold_out
 from tests.conftest import ROOT, SAMPLE, read_rows
 from tests.data_prep.conftest import JOB, JOBS, SKILL, SKILLS, build, options, pairs_by_text, write_csv
 from uwe_jax.data.graph import GRAPHS, SIDES, open_dataset

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from data_prep.balance import balance, epoch, padding, titles_per_skill, tokens
 from data_prep.report import Options, run
+from data_prep.report.balance import balance, epoch, padding, titles_per_skill, tokens
 from tests.data_prep.conftest import SKILL, build, options, write_jsonl
 from uwe_jax.data.graph import GRAPHS, SIDES, open_dataset
 from uwe_jax.data.loader import StepReader

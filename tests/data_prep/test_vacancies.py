@@ -6,7 +6,8 @@ import resource
 import pytest
 
 from data_prep.sentences import Names, split_sentences
-from data_prep.vacancies import Columns, SkillNames
+from data_prep.skill_names import SkillNames
+from data_prep.vacancies import Columns
 from tests.data_prep.conftest import (
     JOB,
     SENTENCES,
