@@ -1,12 +1,12 @@
-"""Command line: python -m data_prep build | check | report | scrape | tag | enrich; each tells its flags by --help."""
+"""The command line: python -m data_prep COMMAND; COMMAND --help lists its flags."""
 
-import argparse
 import importlib
 import shlex
 import sys
-from typing import Any, NoReturn
 
-# What each module of this name does. The one that is asked for is imported alone.
+from uwe_jax.io import console
+
+# Each is a module of this package with a dataclass `Options`, which holds its flags, and a function `run`.
 COMMANDS = {
     'scrape': 'web pages (WARC, HTML, addresses, sitemaps) to the vacancies in them',
     'tag': 'ESCO skills for the sentences of vacancies without skills, from a model',
@@ -17,37 +17,25 @@ COMMANDS = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the flags."""
-
-    def error(self, message: str) -> NoReturn:
-        """Ends the program."""
-        sys.exit(f'error: {message}; see {self.prog} --help')
-
-
 def main() -> int:
     """Runs one command; returns the exit status."""
-    arguments = parser().parse_args()
-    from uwe_jax.io import console  # not before: JAX takes seconds, for which --help need not wait
-
-    typed = shlex.join(['python', '-m', 'data_prep', *sys.argv[1:]])
-    return console.run(lambda: module(arguments.what).run(arguments, typed))
-
-
-def parser() -> argparse.ArgumentParser:
-    """The commands, and the flags of the one that is asked for."""
-    whole = Parser(prog='python -m data_prep', description=__doc__)
-    commands = whole.add_subparsers(dest='what', required=True)
-    for name, what in COMMANDS.items():
-        command = commands.add_parser(name, help=what, description=what)
-        if name in sys.argv[1:2]:
-            module(name).add_flags(command)
-    return whole
+    name, *flags = sys.argv[1:] or ['']
+    if name in ('-h', '--help'):
+        print(usage())
+        return 0
+    if name not in COMMANDS:
+        print(f'error: {name!r}: expected a command\n\n{usage()}', file=sys.stderr)
+        return 2
+    command = importlib.import_module(f'data_prep.{name}')  # the others, and what they need, are not imported
+    options = console.parse(command.Options, flags, prog=f'python -m data_prep {name}')
+    typed = shlex.join(['python', '-m', 'data_prep', name, *flags])
+    return console.run(lambda: command.run(options, typed))
 
 
-def module(command: str) -> Any:
-    """The module of a command, which has `add_flags` and `run`."""
-    return importlib.import_module(f'data_prep.{command}')
+def usage() -> str:
+    """What the commands do."""
+    lines = [f'  {name:8}{purpose}' for name, purpose in COMMANDS.items()]
+    return '\n'.join(['usage: python -m data_prep COMMAND [--help] [FLAGS]', '', *lines])
 
 
 if __name__ == '__main__':

@@ -1,10 +1,12 @@
-"""One graph on its way to disk: texts, the ids that bear them, and the skills they are joined to."""
+"""One graph on its way to disk: texts, the ids that bear them, and the skills that they are joined to."""
 
 import array
 import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+
+from uwe_jax.io.esco import Esco
 
 Nodes = dict[str, tuple[str, ...]]  # text -> the ids that bear it; a node's number is its place in the dict
 
@@ -15,10 +17,18 @@ def numbers(nodes: Nodes) -> dict[str, int]:
 
 
 def add_id(nodes: Nodes, text: str, identifier: str) -> None:
-    """Lets a text be borne by one id more; a new text becomes the last node."""
+    """Adds an id to those that bear a text; a new text becomes the last node."""
     ids = nodes.get(text, ())
     if identifier not in ids:
         nodes[text] = (*ids, identifier)
+
+
+def skill_nodes(esco: Esco) -> Nodes:
+    """The skills of a release as nodes; those of one label are one node."""
+    nodes: Nodes = {}
+    for skill in esco.skills.values():
+        add_id(nodes, skill.label, skill.uri)
+    return nodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +62,7 @@ class Pairs:
 
 
 class PairsBuilder:
-    """Collects pairs row by row, in four bytes a skill and eight a row beside the texts themselves."""
+    """Collects pairs row by row, in four bytes per skill and eight per row, besides the texts."""
 
     def __init__(self) -> None:
         self._targets: Nodes = {}
@@ -60,7 +70,7 @@ class PairsBuilder:
         self._skill, self._degree, self._target = array.array('i'), array.array('i'), array.array('i')
 
     def add(self, text: str, identifier: str, skills: Sequence[int]) -> None:
-        """Joins a text's node to some skills; without any nothing is added."""
+        """Joins a text's node to some skills; adds nothing if there are none."""
         if not skills:
             return
         add_id(self._targets, text, identifier)
@@ -69,8 +79,8 @@ class PairsBuilder:
         self._target.append(self._number.setdefault(text, len(self._number)))
 
     @property
-    def given(self) -> int:
-        """How many pairs were given, repeated ones included."""
+    def added(self) -> int:
+        """How many pairs were added, including repeated ones."""
         return len(self._skill)
 
     def pairs(self) -> Pairs:

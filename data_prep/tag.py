@@ -1,6 +1,5 @@
 """Vacancies without skills to sentences with ESCO skills, which a model ranks; one piece of the vacancies at a time."""
 
-import argparse
 import dataclasses
 import functools
 import hashlib
@@ -10,18 +9,22 @@ import math
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
+from tyro.conf import arg
 
-from data_prep.esco import read_esco
 from data_prep.pieces import Input, Output, Piece
 from data_prep.sentences import split_sentences
-from data_prep.tables import Repairs, files_of, names_in, read_rows
 from data_prep.tagger import Tagger, model_fingerprint
-from data_prep.vacancies import NOT_TEXT, Columns, add_column_flags, clean, columns_of, language_of, texts_of
+from data_prep.vacancies import NOT_TEXT, Columns, clean, language_of, texts_of
+from uwe_jax.data.text import normalise
 from uwe_jax.distributed.processes import join_processes
 from uwe_jax.io.errors import DataError, EmptyFileError
+from uwe_jax.io.esco import read_esco
+from uwe_jax.io.files import files_of
+from uwe_jax.io.repairs import Repairs
+from uwe_jax.io.tables import read_rows
 from uwe_jax.models import download
 
 logger = logging.getLogger(__name__)
@@ -54,31 +57,29 @@ class Vacancy(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What can be chosen.
+    """ESCO skills for the sentences of vacancies without skills, from a model."""
 
-    Attributes:
-      vacancies: globs of CSV, JSONL or Parquet.
-      columns: what their columns are called.
-      esco: the folder of an ESCO release.
-      output: the directory to fill.
-      model: an export or a plain MPNet model, a directory or a Hub name.
-      pooling: `tokens` or `mean`, as `Ranker.from_pretrained` takes it.
-      threshold: the least score of an edge.
-      k: the most edges of a sentence.
-      piece_rows: rows of the input that make a piece.
-    """
-
-    vacancies: Sequence[str]
-    columns: Columns
+    vacancies: Annotated[tuple[str, ...], arg(metavar='GLOB')]
+    """CSV, JSONL or Parquet."""
     esco: pathlib.Path
+    """The folder of an ESCO release's CSV files."""
     output: pathlib.Path
-    model: str
-    pooling: str
+    """The directory to fill with pieces."""
     threshold: float
-    k: int
-    piece_rows: int
+    """The least score of a skill that is kept."""
+    columns: Columns = dataclasses.field(default_factory=Columns)
+    model: str = download.BASE_MODEL
+    """An export or a plain MPNet model: a directory or a Hub name."""
+    pooling: Literal['tokens', 'mean'] = 'tokens'
+    """Late interaction, or cosines of mean-pooled vectors."""
+    k: int = 10
+    """How many skills of a sentence are kept at most."""
+    piece_rows: int = 1000
+    """Rows of the input that make a piece."""
 
     def __post_init__(self):
+        if not self.vacancies:
+            raise DataError('--vacancies: expected at least one')
         if not math.isfinite(self.threshold):
             raise DataError(f'--threshold={self.threshold}: expected a number')
         for name in ('k', 'piece_rows'):
@@ -86,39 +87,14 @@ class Options:
                 raise DataError(f'--{name}={getattr(self, name)}: expected 1 or more')
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
-    parser.add_argument(
-        '--vacancies', action='append', required=True, metavar='GLOB', help='CSV, JSONL or Parquet; may be repeated'
-    )
-    add_column_flags(parser)
-    parser.add_argument('--esco', type=pathlib.Path, required=True, help="the folder of an ESCO release's CSV files")
-    parser.add_argument('--output', type=pathlib.Path, required=True, help='the directory to fill with pieces')
-    parser.add_argument(
-        '--model', default=download.BASE_MODEL, help='an export or a plain MPNet model: a directory or name'
-    )
-    parser.add_argument('--pooling', choices=('tokens', 'mean'), default='tokens', help='late interaction, or cosines')
-    parser.add_argument('--threshold', type=float, required=True, help='the least score of a skill that is kept')
-    parser.add_argument('--k', type=int, default=10, help='how many skills of a sentence are kept at most')
-    parser.add_argument('--piece_rows', type=int, default=1000, help='rows of the input that make a piece')
-
-
-def options_of(arguments: argparse.Namespace) -> Options:
-    """The options that the flags say."""
-    given = vars(arguments)
-    own = {field.name: given[field.name] for field in dataclasses.fields(Options) if field.name in given}
-    return Options(**own, columns=columns_of(arguments))
-
-
-def run(arguments: argparse.Namespace, command: str) -> None:
+def run(options: Options, command: str) -> None:
     """Tags the pieces that are this process's and not there yet; the last process writes the manifest.
 
     Raises:
       DataError: an input cannot be used, a piece was made by another run, or the output cannot be written.
       FetchError: the model cannot be had.
     """
-    options = options_of(arguments)
-    own, processes = _share(arguments.output)
+    own, processes = _share(options.output)
     job = Job(options)
     mine = [piece for piece in job.missing() if piece.number % processes == own]
     logger.info('%d pieces, of which %d are for this process to make', len(job.input.pieces), len(mine))
@@ -157,7 +133,7 @@ class Job:
     def __init__(self, options: Options):
         self.options = options
         files = sorted(files_of(options.vacancies, '--vacancies'))
-        esco = read_esco(options.esco, Repairs())
+        esco = read_esco(options.esco, Repairs(), normalise)
         model = download.fetch(options.model)  # before all vacancies are read, which takes long
         self.input = Input(files, functools.partial(read_vacancies, columns=options.columns), options.piece_rows)
         if not self.input.pieces:
@@ -244,15 +220,11 @@ def read_vacancies(path: pathlib.Path, columns: Columns) -> Iterator[Vacancy]:
     names = columns.names()
     asked_for = [names[field] for field in names if getattr(columns, field)]
     try:
-        for where, row in read_rows(path, asked_for, Repairs()):
-            if not any(names[field] in row for field in ('sentence', 'description')):
-                wanted = f'{names["sentence"]}, {names["description"]}'
-                raise DataError(f'{where}: none of the columns {wanted}; found {", ".join(row)[:300]}')
-            own = next(
-                (row[name] for name in ('id', 'url') if row.get(name) not in (None, '')),
-                f'{path.name}{where[len(str(path)) :]}',
-            )
-            skills = names_in(row.get(names['skills']), where, names['skills'])
-            yield Vacancy(str(own), *texts_of(row, where, names), language_of(row), skills)
+        for row in read_rows(path, asked_for):
+            row.cell(names['sentence'], names['description'])
+            identifiers = (row.cells.get(name) for name in ('id', 'url'))
+            identifier = next((value for value in identifiers if value not in (None, '')), row.short_place)
+            skills = row.names(names['skills'])
+            yield Vacancy(str(identifier), *texts_of(row, names), language_of(row), skills)
     except EmptyFileError:
         logger.info('%s: no rows, passed over', path)

@@ -7,17 +7,17 @@ on a mounted bucket.
 Wants an environment of its own, with the extra `beam`: pip install '.[beam]', without the constraints.
 """
 
-import argparse
 import shlex
 import sys
 from collections.abc import Sequence
 
 import apache_beam as beam  # pyright: ignore[reportMissingImports]
+import tyro
 from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]
 from apache_beam.utils.shared import Shared  # pyright: ignore[reportMissingImports]
 
 from data_prep.pieces import Piece
-from data_prep.tag import Job, add_flags, options_of
+from data_prep.tag import Job, Options
 from uwe_jax.io import console
 
 
@@ -39,23 +39,28 @@ class MakePiece(beam.DoFn):
 
 def main() -> int:
     """Makes the missing pieces, then the manifest; returns the exit status."""
-    parser = argparse.ArgumentParser(prog='python -m data_prep.tag_beam', description=__doc__, allow_abbrev=False)
-    add_flags(parser)
-    arguments, of_beam = parser.parse_known_args()
-    return console.run(lambda: tag(arguments, of_beam))
+    options, of_beam = tyro.cli(
+        Options,
+        prog='python -m data_prep.tag_beam',
+        description=__doc__,
+        return_unknown_args=True,
+        use_underscores=True,
+        config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
+    return console.run(lambda: tag(options, of_beam))
 
 
-def tag(arguments: argparse.Namespace, of_beam: Sequence[str]) -> None:
+def tag(options: Options, of_beam: Sequence[str]) -> None:
     """Runs the pipeline.
 
     Args:
-      arguments: the flags of `tag`.
+      options: those of `tag`.
       of_beam: Beam's own options, as typed.
 
     Raises:
       DataError, FetchError: as `data_prep.tag.run`.
     """
-    job = Job(options_of(arguments))
+    job = Job(options)
     with beam.Pipeline(options=PipelineOptions(list(of_beam))) as pipeline:
         _ = pipeline | beam.Create(job.missing()) | beam.Reshuffle() | beam.ParDo(MakePiece(job))
     job.finish(shlex.join(['python', '-m', 'data_prep.tag_beam', *sys.argv[1:]]))

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.esco import read_esco
-from data_prep.tables import Repairs
-from data_prep.vacancies import SkillNames
+from data_prep.skill_names import SkillNames
+from uwe_jax.data.text import normalise
 from uwe_jax.io.errors import DataError
+from uwe_jax.io.esco import read_esco
 from uwe_jax.io.files import sha256
+from uwe_jax.io.repairs import Repairs
 from uwe_jax.models import download, pretrained
 from uwe_jax.ranking import Ranker
 
@@ -41,7 +42,7 @@ class Tagger:
     """
 
     def __init__(self, esco: pathlib.Path, model: str, pooling: str, threshold: float, k: int):
-        skills = read_esco(esco, Repairs()).skills
+        skills = read_esco(esco, Repairs(), normalise).skills
         labels = [skill.label for skill in skills.values()]
         self._names = SkillNames(skills, {label: node for node, label in enumerate(labels)})
         self._threshold, self._k = threshold, k

@@ -8,7 +8,7 @@ from absl import app, flags
 
 from uwe_jax.io import console
 from uwe_jax.io.files import check_writable, sha256
-from uwe_jax.io.texts import read_texts
+from uwe_jax.io.tables import read_texts
 from uwe_jax.ranking import Ranker, TargetIndex
 from uwe_jax.ranking.bulk import rank_into
 

@@ -6,8 +6,8 @@ import json
 import unicodedata
 from collections.abc import Collection
 
-from data_prep.esco import Concept
 from uwe_jax.data.text import match_key, normalise
+from uwe_jax.io.esco import Concept
 
 MOST_CHARACTERS = 100  # of a title; the longest of ESCO 1.2.0 has 97
 MOST_WORDS = 15  # the most in a title of ESCO 1.2.0 are 13

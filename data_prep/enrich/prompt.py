@@ -6,7 +6,7 @@ import importlib.resources
 import string
 from collections.abc import Collection
 
-from data_prep.esco import Concept
+from uwe_jax.io.esco import Concept
 
 PROMPT = 'titles-v1'
 USER = '\n=== user ===\n'  # the line that parts the system's message from the user's

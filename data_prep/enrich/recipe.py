@@ -19,12 +19,13 @@ from data_prep.enrich.prompt import Prompt
 from data_prep.enrich.redact import Secrets
 from data_prep.enrich.skills import choose, real_titles, titles_of_vacancies
 from data_prep.enrich.state import ANSWER, MERGED, UNUSABLE, SkillTitles, count
-from data_prep.esco import ATTRIBUTION, read_esco
 from data_prep.journal import Journal, read_records
-from data_prep.tables import Repairs, files_of
 from data_prep.vacancies import Columns, check_tables
+from uwe_jax.data.text import normalise
 from uwe_jax.io.errors import DataError, writing
-from uwe_jax.io.files import checksums, sha256
+from uwe_jax.io.esco import ATTRIBUTION, read_esco
+from uwe_jax.io.files import checksums, files_of, sha256
+from uwe_jax.io.repairs import Repairs
 from uwe_jax.models import download
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def enrich(options: Options) -> None:
     repairs = Repairs()
     vacancies = sorted(files_of(options.vacancies, '--vacancies'))
     check_tables(vacancies, options.columns)
-    esco = read_esco(options.esco, repairs)
+    esco = read_esco(options.esco, repairs, normalise)
     real = real_titles(esco, titles_of_vacancies(vacancies, options.columns, esco, repairs))
     skills = {uri: SkillTitles(skill, real[uri]) for uri, skill in esco.skills.items()}
     prompt = Prompt.load()

@@ -5,14 +5,13 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from data_prep.enrich.state import SkillTitles
-from data_prep.esco import Esco
-from data_prep.esco import titles as occupation_titles
-from data_prep.pairs import numbers
-from data_prep.read import skill_nodes
-from data_prep.tables import Repairs
-from data_prep.vacancies import Columns, SkillNames, vacancy_titles
+from data_prep.pairs import numbers, skill_nodes
+from data_prep.skill_names import SkillNames
+from data_prep.vacancies import Columns, vacancy_titles
 from uwe_jax.data.text import match_key, normalise
 from uwe_jax.io.errors import DataError
+from uwe_jax.io.esco import Esco
+from uwe_jax.io.repairs import Repairs
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ def real_titles(esco: Esco, also: Mapping[str, Iterable[str]]) -> dict[str, list
     """
     found: dict[str, dict[str, str]] = {uri: {} for uri in esco.skills}
     for occupation, related in esco.relations.items():
-        for title in occupation_titles(esco.occupations[occupation]):
+        for title in esco.occupations[occupation].labels:
             for uri in related:
                 _add(found[uri], title)
     for uri, more in also.items():

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from data_prep.esco import Concept
+from uwe_jax.io.esco import Concept
 
 SURPLUS = 1.5  # titles asked for, for each that is missing: some are merged
 FEWEST_ASKED = 5

@@ -1,39 +1,53 @@
 """From WARC archives, saved HTML, lists of addresses and sitemaps to the vacancies in them, as JSON lines."""
 
-import argparse
+import dataclasses
 import pathlib
-from typing import Any
+from typing import Annotated
+
+from tyro.conf import arg
 
 from uwe_jax.io.errors import DataError
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
-    several: dict[str, Any] = {'action': 'append', 'default': []}
-    parser.add_argument('--output', type=pathlib.Path, required=True, help='the JSONL file to make')
-    parser.add_argument('--warc', metavar='GLOB', **several, help='WARC files; may be given several times')
-    parser.add_argument('--html', metavar='GLOB', **several, help='saved pages; may be given several times')
-    parser.add_argument('--urls', metavar='FILE', **several, help='a list of web addresses, one a line')
-    parser.add_argument('--sitemap', metavar='URL_OR_FILE', **several, help='a sitemap or sitemap index, also .gz')
-    parser.add_argument('--contact', help='your mail address or web page, sent to every host; needed to fetch')
-    parser.add_argument('--rate', type=float, default=1.0, help='pages a second of one host, at most')
-    parser.add_argument('--hosts_at_once', type=int, default=16, help='hosts asked at the same time')
-    parser.add_argument('--max_pages', type=int, default=10_000, help='pages of one host')
-    parser.add_argument('--max_bytes', type=int, default=5_000_000, help='of a page, decompressed')
-    parser.add_argument('--max_seconds', type=float, default=30.0, help='for a page, with its redirects')
-    parser.add_argument('--max_redirects', type=int, default=5, help='of a page')
-    parser.add_argument(
-        '--allow_host', metavar='ADDRESS:PORT', **several, help='a private address that may be asked nevertheless'
-    )
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Web pages (WARC, HTML, addresses, sitemaps) to the vacancies in them."""
+
+    output: pathlib.Path
+    """The JSONL file to make."""
+    warc: Annotated[tuple[str, ...], arg(metavar='GLOB')] = ()
+    """WARC files."""
+    html: Annotated[tuple[str, ...], arg(metavar='GLOB')] = ()
+    """Saved pages."""
+    urls: Annotated[tuple[str, ...], arg(metavar='FILE')] = ()
+    """A list of web addresses, one per line."""
+    sitemap: Annotated[tuple[str, ...], arg(metavar='URL_OR_FILE')] = ()
+    """A sitemap or sitemap index, also .gz."""
+    contact: Annotated[str | None, arg(metavar='ADDRESS')] = None
+    """Your mail address or web page, sent to every host; needed to fetch."""
+    rate: float = 1.0
+    """Pages per second and host, at most."""
+    hosts_at_once: int = 16
+    """Hosts asked at the same time."""
+    max_pages: int = 10_000
+    """Pages of one host."""
+    max_bytes: int = 5_000_000
+    """Of a page, decompressed."""
+    max_seconds: float = 30.0
+    """For a page, with its redirects."""
+    max_redirects: int = 5
+    """Of a page."""
+    allow_host: Annotated[tuple[str, ...], arg(metavar='ADDRESS:PORT')] = ()
+    """A private address that may be asked nevertheless."""
 
 
-def run(arguments: argparse.Namespace, command: str) -> None:
+def run(options: Options, command: str) -> None:
     """Makes the file, and beside it NAME.summary.json with the counts.
 
     What a killed run has read and fetched lies in NAME.partial; the same command goes on from there.
 
     Args:
-      arguments: of `add_flags`.
+      options: what to read and how to fetch.
       command: what the user typed, for the summary.
 
     Raises:
@@ -43,4 +57,4 @@ def run(arguments: argparse.Namespace, command: str) -> None:
         from data_prep.scrape.recipe import scrape
     except ModuleNotFoundError as error:
         raise DataError(f"scrape needs {error.name}: pip install -c constraints.txt -e '.[scrape]'") from error
-    scrape(arguments, command)
+    scrape(options, command)

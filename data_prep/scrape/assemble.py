@@ -10,9 +10,9 @@ from typing import Any, TextIO
 
 from data_prep.scrape.fetch import ANSWERED
 from data_prep.scrape.postings import Page, Vacancy, vacancies
-from data_prep.tables import Repairs
 from uwe_jax.data.text import match_key
 from uwe_jax.io.files import whole_file
+from uwe_jax.io.repairs import Repairs
 
 POSTINGS = 'with postings'
 NO_POSTING = 'no posting'

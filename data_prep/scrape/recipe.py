@@ -1,6 +1,5 @@
 """The recipe: read archives and saved pages, fetch what is listed, write each vacancy once, and count."""
 
-import argparse
 import contextlib
 import hashlib
 import ipaddress
@@ -11,8 +10,10 @@ import re
 import shutil
 import urllib.parse
 from collections import Counter
+from collections.abc import Sequence
 from importlib import metadata
 
+from data_prep.scrape import Options
 from data_prep.scrape.address import host_of, web_address
 from data_prep.scrape.assemble import Assembly, write_piece
 from data_prep.scrape.crawl import BAD_SITEMAP, crawl, read_sitemaps
@@ -21,8 +22,9 @@ from data_prep.scrape.fetched import PAGE, Fetched
 from data_prep.scrape.network import Allowed, Network
 from data_prep.scrape.robots import PRODUCT
 from data_prep.scrape.sources import html_pages, parse_sitemap, read_addresses, warc_pages
-from data_prep.tables import Repairs, files_of
 from uwe_jax.io.errors import DataError, writing
+from uwe_jax.io.files import files_of
+from uwe_jax.io.repairs import Repairs
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +35,9 @@ _SOURCES = ('warc', 'html', 'urls', 'sitemap')
 _SETTINGS = (*_SOURCES, 'max_bytes', 'max_seconds', 'max_pages', 'max_redirects')
 
 
-def scrape(arguments: argparse.Namespace, command: str) -> None:
+def scrape(options: Options, command: str) -> None:
     """What `data_prep.scrape.run` says."""
-    output: pathlib.Path = arguments.output
+    output: pathlib.Path = options.output
     work = output.with_name(output.name + '.partial')
     complete = work / 'complete'  # what was to be renamed is complete; renaming it may be left
     with writing(output, 'the same command goes on'):
@@ -45,22 +47,23 @@ def scrape(arguments: argparse.Namespace, command: str) -> None:
             shutil.rmtree(work)
             logger.info('%s was complete', output)
             return
-        _check(arguments)
-        warc = files_of(arguments.warc, '--warc')
-        html = files_of(arguments.html, '--html')
+        _check(options)
+        warc = files_of(options.warc, '--warc')
+        html = files_of(options.html, '--html')
         counted = Repairs()  # of addresses
-        listed, below = _given(arguments, counted)
-        agent = f'{PRODUCT}/{metadata.version("uwe_jax")} (+{arguments.contact})'
-        network = Network(agent, _allowed(arguments.allow_host))
+        listed, below = _given(options, counted)
+        agent = f'{PRODUCT}/{metadata.version("uwe_jax")} (+{options.contact})'
+        network = Network(agent, _allowed(options.allow_host))
         work.mkdir(parents=True, exist_ok=True)
-        settings = {name: getattr(arguments, name) for name in _SETTINGS}
+        values = {name: getattr(options, name) for name in _SETTINGS}
+        settings = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}  # as JSON has them
         with contextlib.closing(Fetched(work / 'journal.jsonl', settings)) as fetched:
-            pieces = _read_pieces(work, warc, html, arguments.max_bytes)
-            limits = Limits(arguments.max_seconds, arguments.max_bytes, arguments.max_redirects)
-            client = Client(network, limits, arguments.rate, fetched)
-            listed += _listed_by(below, client, fetched, arguments.max_pages, counted)
-            asked = _chosen(listed, arguments.max_pages, counted)
-            crawl(asked, client, fetched, arguments.hosts_at_once)
+            pieces = _read_pieces(work, warc, html, options.max_bytes)
+            limits = Limits(options.max_seconds, options.max_bytes, options.max_redirects)
+            client = Client(network, limits, options.rate, fetched)
+            listed += _listed_by(below, client, fetched, options.max_pages, counted)
+            asked = _chosen(listed, options.max_pages, counted)
+            crawl(asked, client, fetched, options.hosts_at_once)
             with open(work / 'vacancies.jsonl', 'w', encoding='utf-8', newline='\n') as file:
                 assembly = Assembly(file)
                 for piece in pieces:
@@ -81,22 +84,22 @@ def scrape(arguments: argparse.Namespace, command: str) -> None:
     logger.info('%s is complete', output)
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def _check(options: Options) -> None:
     """Refuses flags before any work."""
-    if not any(getattr(arguments, name) for name in _SOURCES):
+    if not any(getattr(options, name) for name in _SOURCES):
         raise DataError('nothing to read: give --warc, --html, --urls or --sitemap')
     for name in ('rate', 'hosts_at_once', 'max_pages', 'max_bytes', 'max_seconds'):
-        if not getattr(arguments, name) > 0:
-            raise DataError(f'--{name}={getattr(arguments, name)}: expected more than 0')
-    if arguments.max_redirects < 0:
-        raise DataError(f'--max_redirects={arguments.max_redirects}: expected 0 or more')
-    if arguments.contact is not None and not _CONTACT.fullmatch(arguments.contact):
-        raise DataError(f'--contact={arguments.contact!r}: expected a mail address, or a web page with http(s)://')
-    if arguments.contact is None and (arguments.urls or arguments.sitemap):
+        if not getattr(options, name) > 0:
+            raise DataError(f'--{name}={getattr(options, name)}: expected more than 0')
+    if options.max_redirects < 0:
+        raise DataError(f'--max_redirects={options.max_redirects}: expected 0 or more')
+    if options.contact is not None and not _CONTACT.fullmatch(options.contact):
+        raise DataError(f'--contact={options.contact!r}: expected a mail address, or a web page with http(s)://')
+    if options.contact is None and (options.urls or options.sitemap):
         raise DataError('--urls and --sitemap fetch pages: give --contact, so that a host can reach you')
 
 
-def _allowed(values: list[str]) -> Allowed:
+def _allowed(values: Sequence[str]) -> Allowed:
     found = set()
     for value in values:
         try:
@@ -129,11 +132,11 @@ def _read_pieces(
     return pieces
 
 
-def _given(arguments: argparse.Namespace, counted: Repairs) -> tuple[list[str], list[str]]:
+def _given(options: Options, counted: Repairs) -> tuple[list[str], list[str]]:
     """The pages of lists and of sitemaps that are files, and the sitemaps that are to be fetched."""
-    pages = [url for path in arguments.urls for url in read_addresses(pathlib.Path(path))]
+    pages = [url for path in options.urls for url in read_addresses(pathlib.Path(path))]
     sitemaps: list[str] = []
-    for name in arguments.sitemap:
+    for name in options.sitemap:
         if re.match('https?://', name):
             if (url := web_address(name)) is None:
                 raise DataError(f'--sitemap={name}: not a web address')

@@ -16,8 +16,8 @@ from warcio.statusandheaders import StatusAndHeadersParserException
 from data_prep.scrape.address import web_address
 from data_prep.scrape.network import TOO_LARGE, Failure, inflated, read_body
 from data_prep.scrape.postings import Page
-from data_prep.tables import Repairs
 from uwe_jax.io.errors import DataError
+from uwe_jax.io.repairs import Repairs
 
 logger = logging.getLogger(__name__)
 

@@ -36,8 +36,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from absl import app, flags
 
-from data_prep.esco import Esco, read_esco, titles
-from data_prep.tables import Repairs
+from uwe_jax.data.text import normalise
+from uwe_jax.io.esco import Esco, read_esco
+from uwe_jax.io.repairs import Repairs
 
 PAIRS = flags.DEFINE_list('pairs', '330000,3300000', 'Pairs of titles and skills, beside those of the release.')
 ESCO = flags.DEFINE_string('esco', 'data_prep/sample', "The folder of an ESCO release's CSV files.")
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> None:
     """Prints the table."""
     if len(argv) > 1:
         raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
-    esco = read_esco(pathlib.Path(ESCO.value), Repairs())
+    esco = read_esco(pathlib.Path(ESCO.value), Repairs(), normalise)
     memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     print(f'{processor()}, {os.cpu_count()} cores, {memory / 2**30:.0f} GiB; names of {ESCO.value}')
     print(f'{"":45} | {"build":^19} | {"check":^19} | one core: {"ms a batch":^21}')
@@ -155,7 +156,7 @@ def generate(esco: Esco, pairs: int, directory: pathlib.Path) -> None:
         itertools.islice(relations, pairs // PAIRS_A_RELATION),
     )
     rng = np.random.default_rng(SEED)
-    real = list(dict.fromkeys(title for occupation in esco.occupations.values() for title in titles(occupation)))
+    real = list(dict.fromkeys(title for occupation in esco.occupations.values() for title in occupation.labels))
     with open(directory / 'vacancies.jsonl', 'w', encoding='utf-8') as file:
         for title, skills in zip(
             distinct_titles(real, round(pairs / PAIRS_A_TITLE)), drawn(labels, PAIRS_A_TITLE, rng), strict=False

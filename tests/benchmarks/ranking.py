@@ -33,7 +33,7 @@ from uwe_jax.evaluation.evaluate import evaluate
 from uwe_jax.evaluation.tasks import RankingTask, sampled
 from uwe_jax.interaction import Score
 from uwe_jax.io import console
-from uwe_jax.io.texts import read_texts
+from uwe_jax.io.tables import read_texts
 from uwe_jax.models import download
 from uwe_jax.ranking import Ranker, TargetIndex
 from uwe_jax.ranking.embedded import DTYPES, Embedded

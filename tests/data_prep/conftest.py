@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.build import Options
+from data_prep.build import Options, run
 from uwe_jax.data.graph import SIDES
 
 SKILL, JOB = 'http://esco/skill/', 'http://esco/occupation/'
@@ -68,15 +68,18 @@ def options(esco, base_model, **changes):
     given = {
         'esco': esco,
         'output': esco.parent / 'out' / 'data',
-        'vacancies': [str(esco / 'sentences.csv')],
+        'vacancies': (str(esco / 'sentences.csv'),),
         'relations': 'all',
         'held_out_occupations': 0.0,
         'held_out_alternatives': 0.0,
         'seed': 0,
         'tokenizer': str(base_model),
-        'command': 'test',
     }
     return Options(**(given | changes))
+
+
+def build(options):
+    run(options, 'test')
 
 
 def pairs_by_text(dataset):

@@ -1,5 +1,6 @@
 """From ESCO's CSV files to a dataset: what is kept, what is repaired, what is refused, and that nothing leaks."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -11,18 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow_datasets.proto import tf_example_pb2
 
-import data_prep.__main__
-from data_prep.build import build
-from data_prep.lengths import choose_lengths
+from data_prep.__main__ import COMMANDS
+from data_prep.build.lengths import choose_lengths
+from data_prep.build.shards import edge_parts
+from data_prep.build.split import hold_out
 from data_prep.pairs import PairsBuilder
-from data_prep.shards import edge_parts
-from data_prep.split import hold_out
 from tests.conftest import ROOT, SAMPLE, read_rows
-from tests.data_prep.conftest import JOB, JOBS, SKILL, SKILLS, options, pairs_by_text, write_csv
+from tests.data_prep.conftest import JOB, JOBS, SKILL, SKILLS, build, options, pairs_by_text, write_csv
 from uwe_jax.data.graph import GRAPHS, SIDES, open_dataset
 from uwe_jax.data.loader import StepReader
 from uwe_jax.data.plan import Plan
 from uwe_jax.data.text import match_key
+from uwe_jax.io import console
 from uwe_jax.io.errors import DataError
 
 
@@ -267,19 +268,19 @@ REFUSED = {
     'a missing column': (
         edit('skills_en.csv', drop('preferredLabel')),
         {},
-        r"skills_en\.csv, line 1: no column 'prefe",
+        r"skills_en\.csv, line 2: no column 'prefe",
     ),
     'two columns of one name': (
         lambda esco: (esco / 'skills_en.csv').write_text('conceptUri,preferredLabel,preferredLabel\na,b,c\n'),
         {},
         r"skills_en\.csv, line 1: two columns 'preferredLabel', expected one of each name",
     ),
-    'a missing relation column': (edit(RELATIONS_FILE, drop('skillUri')), {}, r"line 1: no column 'skillUri'"),
+    'a missing relation column': (edit(RELATIONS_FILE, drop('skillUri')), {}, r"line 2: no column 'skillUri'"),
     'an empty file': (lambda esco: (esco / 'occupations_en.csv').write_text(''), {}, r'occupations_en\.csv: empty'),
     'a header alone': (
         lambda esco: (esco / 'skills_en.csv').write_text('conceptUri,preferredLabel\n'),
         {},
-        r'skills_en\.csv: empty, it has a header but no rows',
+        r'skills_en\.csv: empty, it has no rows',
     ),
     'a wrong encoding': (
         lambda esco: (esco / 'skills_en.csv').write_bytes('conceptUri,preferredLabel\na,é\n'.encode('latin-1')),
@@ -359,20 +360,24 @@ def test_refused_by_name_and_nothing_is_left_behind(name, esco, base_model):
     assert [path for path in left if path.name != 'out'] == []
 
 
-def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, monkeypatch):
+def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path):
     flags = ['build', '--esco=nowhere', f'--output={tmp_path / "data"}']
     done = subprocess.run([sys.executable, '-m', 'data_prep', *flags], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines() == ['error: nowhere: no such directory, expected the folder of an ESCO release']
-    monkeypatch.setattr(sys, 'argv', ['data_prep', *flags, '--seed=x'])
-    with pytest.raises(SystemExit, match=r"^error: argument --seed: invalid int value: 'x'; see .* build --help$"):
-        data_prep.__main__.main()
 
 
-def test_help_waits_for_no_library_and_names_every_command():
-    code = (
-        'import sys, data_prep.__main__ as m; m.parser().print_help(); print(sys.modules.keys() & {"jax", "pyarrow"})'
-    )
+@pytest.mark.parametrize('command', COMMANDS)
+def test_a_command_shows_its_flags(command, capsys):
+    with pytest.raises(SystemExit):
+        console.parse(importlib.import_module(f'data_prep.{command}').Options, ['--help'])
+    shown = capsys.readouterr().out
+    assert '--output' in shown
+    assert COMMANDS[command].split()[-1] in shown
+
+
+def test_help_names_every_command_and_waits_for_no_library():
+    code = 'import sys, data_prep.__main__ as m; print(m.usage()); print(sys.modules.keys() & {"jax", "pyarrow"})'
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert all(f'    {command} ' in done.stdout for command in data_prep.__main__.COMMANDS)
+    assert all(f'  {command} ' in done.stdout for command in COMMANDS)
     assert done.stdout.endswith('set()\n')

@@ -1,6 +1,5 @@
 """No leak: which evaluation pairs and queries count as known to training, and what a failed check stops."""
 
-import argparse
 import json
 
 import numpy as np
@@ -9,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import check
-from data_prep.build import build
-from data_prep.check import Evaluation, find_leaks, read_evaluation, report_text
+from data_prep.check import report
+from data_prep.check.evaluations import Evaluation, read_evaluation
+from data_prep.check.leaks import find_leaks, leaked_edges
 from data_prep.pairs import Pairs
-from tests.data_prep.conftest import JOB, options, pairs_by_text, write_csv, write_jsonl, write_parquet
+from tests.data_prep.conftest import JOB, build, options, pairs_by_text, write_csv, write_jsonl, write_parquet
 from uwe_jax.data.graph import open_dataset
 from uwe_jax.data.text import match_key
+from uwe_jax.io import console
 from uwe_jax.io.errors import DataError
 
 # Two skills; 'baker' and 'pastry cook' are titles of one occupation, 'clerk' of another and of a vacancy.
@@ -141,9 +142,7 @@ def test_a_set_that_cannot_be_read_is_refused(suffix, message, tmp_path):
 
 
 def run(*flags):
-    parser = argparse.ArgumentParser()
-    check.add_flags(parser)
-    check.run(parser.parse_args([str(flag) for flag in flags]), 'test')
+    check.run(console.parse(check.Options, flags), 'test')
 
 
 @pytest.fixture
@@ -224,7 +223,7 @@ def test_pairs_of_an_evaluation_set_can_be_dropped_and_are_counted(esco, base_mo
 
 def test_dropping_leaks_wants_a_set_to_look_for_and_leaves_something_to_train_on(esco, base_model):
     with pytest.raises(DataError, match='--drop_leaks: expected an evaluation set, named by --eval'):
-        options(esco, base_model, drop_leaks=True)
+        build(options(esco, base_model, drop_leaks=True))
     write_csv(esco / 'sentences.csv', [{'sentence': 'You write SQL.', 'skills': 'SQL'}])
     write_csv(esco / 'e.csv', [{'query': 'You write SQL.', 'target': 'SQL'}])
     with pytest.raises(DataError, match='the sentence graph has no pair left'):
@@ -233,9 +232,9 @@ def test_dropping_leaks_wants_a_set_to_look_for_and_leaves_something_to_train_on
 
 def test_a_dropped_pair_takes_the_targets_that_nothing_else_joins_with_it():
     pairs = Pairs(SIDES['job'], *(part.astype(np.int32) for part in EDGES['job']))
-    leaked = check.leaked_edges(SIDES['skill'], pairs, [leaks_of(('CLERK', 'sql'), ('baker', 'SQL'))])
+    leaked = leaked_edges(SIDES['skill'], pairs, [leaks_of(('CLERK', 'sql'), ('baker', 'SQL'))])
     assert leaked.tolist() == [False, False, False, True, False]
-    leaked_of_own = check.leaked_edges(SIDES['skill'], pairs, [leaks_of(('clerk', 'SQL'), held_out=True)])
+    leaked_of_own = leaked_edges(SIDES['skill'], pairs, [leaks_of(('clerk', 'SQL'), held_out=True)])
     assert not leaked_of_own.any()  # what was held out is not mended but refused
     kept = pairs.with_edges(~leaked)
     assert list(kept.targets) == ['baker', 'pastry cook', 'temp']
@@ -245,7 +244,7 @@ def test_a_dropped_pair_takes_the_targets_that_nothing_else_joins_with_it():
 def test_the_report_shows_a_few_examples_of_each_kind():
     known = [('baker', 'bake bread'), ('pastry cook', 'bake bread'), ('pastry cook', 'SQL'), ('clerk', 'SQL')]
     known += [('temp', 'SQL'), ('You bake.', 'bake bread'), ('make loaves', 'bake bread')]
-    lines = report_text([leaks_of(*known)]).splitlines()
+    lines = report.text([leaks_of(*known)]).splitlines()
     assert lines[1:7] == [
         '  same pair in training: 7, FAILS',
         *(f'    {query} | {target}' for query, target in known[:5]),

@@ -1,6 +1,5 @@
 """Titles for skills that have few: what is asked, kept, merged and written, against a server that misbehaves."""
 
-import argparse
 import json
 import time
 
@@ -9,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.enrich import add_flags, ask, run
+from data_prep import enrich as command
+from data_prep.enrich import ask
 from data_prep.enrich.answers import MOST_CHARACTERS, UnusableError, read_titles
 from data_prep.enrich.ask import Asker, Limits
 from data_prep.enrich.endpoint import Endpoint
@@ -20,17 +20,18 @@ from data_prep.enrich.recipe import Options, enrich
 from data_prep.enrich.redact import Secrets
 from data_prep.enrich.skills import real_titles, titles_of_vacancies
 from data_prep.enrich.state import SkillTitles, count
-from data_prep.esco import Concept, read_esco
-from data_prep.tables import Repairs
 from data_prep.vacancies import Columns
 from tests.conftest import ROOT, read_rows
 from tests.data_prep import soak_enrich
 from tests.data_prep.chat_server import FAULTS, RETRY_AFTER, UNANSWERED, USELESS, ChatServer
 from tests.data_prep.conftest import write_jsonl
 from tests.data_prep.soak_enrich import KEY, VOCABULARY, few_skills, flags, run_with_kills
-from uwe_jax.data.text import match_key
+from uwe_jax.data.text import match_key, normalise
+from uwe_jax.io import console
 from uwe_jax.io.errors import DataError
+from uwe_jax.io.esco import Concept, read_esco
 from uwe_jax.io.files import sha256
+from uwe_jax.io.repairs import Repairs
 from uwe_jax.ranking import Ranker
 
 BREAD = Concept('http://esco/skill/bake', 'bake bread', ('make loaves',), 'Make dough and bake it.')
@@ -342,7 +343,7 @@ def faultless(tmp_path_factory, esco, cut_model):
 def test_every_skill_gets_its_titles_and_what_stayed_below_is_listed(faultless, esco):
     output, _ = faultless
     manifest = json.loads((output / 'manifest.json').read_text())
-    real = real_titles(read_esco(esco, Repairs()), {})
+    real = real_titles(read_esco(esco, Repairs(), normalise), {})
     titles = {}
     for line in lines(output / 'titles.jsonl'):
         titles.setdefault(line['skill'], []).append(line)
@@ -412,7 +413,7 @@ def test_skills_about_which_an_endpoint_said_nothing_of_use_are_asked_about_agai
 
 
 def test_the_titles_of_vacancies_count_as_real(esco, tmp_path):
-    release = read_esco(esco, Repairs())
+    release = read_esco(esco, Repairs(), normalise)
     uri, skill = next(iter(release.skills.items()))
     without = real_titles(release, {})[uri]
     rows = [
@@ -430,9 +431,7 @@ def test_the_titles_of_vacancies_count_as_real(esco, tmp_path):
 
 def run_command(*given):
     """The command as typed, in this process."""
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    run(parser.parse_args(given), 'test')
+    command.run(console.parse(command.Options, given), 'test')
 
 
 def test_a_dry_run_asks_nothing_needs_no_key_and_tells_the_cost_by_its_rule(esco, tmp_path, monkeypatch, caplog):
@@ -440,7 +439,7 @@ def test_a_dry_run_asks_nothing_needs_no_key_and_tells_the_cost_by_its_rule(esco
     caplog.set_level('INFO', 'data_prep')
     own = flags(esco, tmp_path / 'out', 'http://127.0.0.1:9/v1?token=hidden', 'none')
     run_command(*own, '--dry_run', '--limit=1', '--rounds=1', '--input_price=1000', '--output_price=10000')
-    release = read_esco(esco, Repairs())
+    release = read_esco(esco, Repairs(), normalise)
     real = real_titles(release, {})
     uri = next(uri for uri, own in real.items() if len(own) < 6)
     asked = max(5, -(-3 * (6 - len(real[uri])) // 2))

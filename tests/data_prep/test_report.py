@@ -1,16 +1,14 @@
 """The report: titles by their sources, what an epoch shows, what truncation cuts and what is padding."""
 
-import argparse
 import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from data_prep.balance import balance, epoch, padding, titles_per_skill, tokens
-from data_prep.build import build
-from data_prep.report import run
-from tests.data_prep.conftest import SKILL, options, write_jsonl
+from data_prep.report import Options, run
+from data_prep.report.balance import balance, epoch, padding, titles_per_skill, tokens
+from tests.data_prep.conftest import SKILL, build, options, write_jsonl
 from uwe_jax.data.graph import GRAPHS, SIDES, open_dataset
 from uwe_jax.data.loader import StepReader
 from uwe_jax.data.plan import Plan
@@ -35,7 +33,7 @@ LONG = {'sentence': 'time ' * 98, 'skills': ['bake bread']}  # 98 words that are
 
 def flags(dataset, **changes):
     given = {'shards': dataset.directory, 'output': dataset.directory.parent / 'report', 'batch_size': 2, 'seed': 0}
-    return argparse.Namespace(**(given | changes))
+    return Options(**(given | changes))
 
 
 def test_titles_are_counted_with_those_of_each_further_source_added(enriched):

@@ -1,6 +1,5 @@
 """Vacancies off the web: what is read out of pages, how pages are asked for, and what happens when all goes wrong."""
 
-import argparse
 import gzip
 import io
 import json
@@ -26,6 +25,7 @@ from data_prep.scrape.sources import parse_sitemap
 from tests.conftest import ROOT
 from tests.data_prep import web
 from tests.data_prep.web import HTML, page, posting, redirect
+from uwe_jax.io import console
 from uwe_jax.io.errors import DataError
 
 TEXT = {'Content-Type': 'text/plain'}
@@ -38,9 +38,7 @@ def site():
 
 
 def parsed(flags):
-    parser = argparse.ArgumentParser()
-    command.add_flags(parser)
-    return parser.parse_args(flags)
+    return console.parse(command.Options, flags)
 
 
 def scrape(directory, *flags, name='out.jsonl'):
@@ -652,8 +650,8 @@ def test_a_web_address_is_ascii_and_stays_what_it_is(text):
 
 # Being killed, and going on.
 
-RUN = 'import argparse, sys; from data_prep import scrape; p = argparse.ArgumentParser(); scrape.add_flags(p);'
-RUN += 'scrape.run(p.parse_args(), "python -m data_prep scrape")'
+RUN = 'from data_prep import scrape; from uwe_jax.io import console;'
+RUN += 'scrape.run(console.parse(scrape.Options), "python -m data_prep scrape")'
 
 
 def entries(journal):

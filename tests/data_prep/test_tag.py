@@ -1,6 +1,5 @@
 """Tagging: which skills a sentence gets, and that pieces appear whole, are made once, and may be shared."""
 
-import argparse
 import csv
 import itertools
 import json
@@ -21,6 +20,7 @@ from hypothesis import strategies as st
 from data_prep import tag
 from data_prep.pieces import Input, Piece
 from tests.conftest import ROOT, two_environments
+from uwe_jax.io import console
 from uwe_jax.io.errors import DataError
 from uwe_jax.ranking import Ranker
 
@@ -107,9 +107,7 @@ def as_text(flags):
 
 
 def run(flags, **changes):
-    parser = argparse.ArgumentParser()
-    tag.add_flags(parser)
-    tag.run(parser.parse_args(as_text(flags | changes)), 'the command')
+    tag.run(console.parse(tag.Options, as_text(flags | changes)), 'the command')
 
 
 def lines_of(directory):
@@ -253,20 +251,17 @@ REFUSED = {
     'no text': (
         {},
         '{"title": "a"}\n',
-        r'vacancies\.jsonl, line 1: none of the columns sentence, description; found t',
+        r"vacancies\.jsonl, line 1: no column 'sentence' or 'description'; found t",
     ),
-    'no such column': ({'sentence_column': 'text'}, None, r"vacancies\.jsonl, line 1: no field 'text'; found url"),
+    'no such column': ({'sentence_column': 'text'}, None, r"vacancies\.jsonl, line 1: no column 'text'; found url"),
     'a number for text': ({}, '{"sentence": 7}\n', r"line 1: sentence is '7' \(int\), expected text"),
     'skills that are no names': (
         {},
         '{"sentence": "a", "skills": [1]}\n',
-        r"skills is '\[1\]' \(list\), expected URIs",
+        r"skills is '\[1\]' \(list\), expected a list of n",
     ),
     'a table of another kind': ({'vacancies': __file__}, None, r'test_tag\.py: expected a file that ends in \.csv'),
     'no ESCO': ({'esco': 'nowhere'}, None, r'nowhere: no such directory, expected the folder of an ESCO release'),
-    'k of none': ({'k': 0}, None, r'--k=0: expected 1 or more'),
-    'a threshold that is no number': ({'threshold': 'nan'}, None, r'--threshold=nan: expected a number'),
-    'pieces of nothing': ({'piece_rows': 0}, None, r'--piece_rows=0: expected 1 or more'),
     'an output below a file': ({'output': f'{__file__}/out'}, None, r'out: cannot be written \(Not a directory\)'),
     'an output that is a file': ({'output': __file__}, None, r'test_tag\.py: is a file, expected a directory'),
 }
@@ -282,6 +277,21 @@ def test_bad_input_is_refused_by_name_before_the_model_is_read(name, flags, monk
         run(flags, **changes)
     assert '\n' not in str(caught.value)
     assert not flags['output'].exists()
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'k': 0}, '--k=0: expected 1 or more'),
+        ({'threshold': float('nan')}, '--threshold=nan: expected a number'),
+        ({'piece_rows': 0}, '--piece_rows=0: expected 1 or more'),
+        ({'vacancies': ()}, '--vacancies: expected at least one'),
+    ],
+)
+def test_a_flag_out_of_its_range_is_refused(changes, message, tmp_path):
+    flags = {'vacancies': ('v.csv',), 'esco': tmp_path, 'output': tmp_path, 'threshold': 0.5}
+    with pytest.raises(DataError, match=message):
+        tag.Options(**(flags | changes))
 
 
 def test_a_model_that_does_not_fit_is_refused_by_name(flags, cut_model, tmp_path):

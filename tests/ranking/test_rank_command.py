@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from uwe_jax.io.texts import read_texts
 from uwe_jax.ranking import Ranker, bulk
 from uwe_jax.ranking.bulk import rank_into
 
@@ -106,42 +105,6 @@ def test_a_second_run_with_the_same_output_is_refused_and_so_is_another_number_o
     with pytest.raises(ValueError, match=rf'partial: {len(TITLES)} queries in it, expected 1; remove it'):
         rank_into(tmp_path / 'other.jsonl', index, TITLES, 2, ['settings'], 1)
     assert not (tmp_path / 'other.jsonl').exists()
-
-
-@pytest.mark.parametrize(
-    ('name', 'content', 'column'),
-    [
-        ('a.txt', '\ufeffbake bread\n\n SQL \r\n', 'text'),
-        ('a.csv', 'id,label\n1,bake bread\n2,\n3,"SQL"\n', 'label'),
-        ('a.jsonl', '{"text": "bake bread"}\n\n{"text": "SQL"}\n', 'text'),
-    ],
-)
-def test_texts_are_read_without_spaces_and_blank_ones(tmp_path, name, content, column):
-    (tmp_path / name).write_text(content, encoding='utf-8', newline='')
-    assert list(read_texts(tmp_path / name, column)) == ['bake bread', 'SQL']
-
-
-@pytest.mark.parametrize(
-    ('name', 'content', 'message'),
-    [
-        (
-            'a.csv',
-            b'id,label\n1,x\n',
-            r"a.csv, row 1: expected one column 'text', found id, label; --own_flag names it",
-        ),
-        ('a.csv', b'text,text\n1,x\n', r"a.csv, row 1: expected one column 'text', found text, text; --own"),
-        ('a.csv', b'id,text\n1,x\n2\n', r"a.csv, row 2: None in 'text', expected a text"),
-        ('a.csv', b'', r"a.csv, row 1: expected one column 'text', found ; "),
-        ('a.jsonl', b'{"text": "x"}\n{"text": 5}\n', r"a.jsonl, row 2: 5 in 'text', expected a text"),
-        ('a.jsonl', b'[1]\n', r"a.jsonl, row 1: \[1\] in 'text', expected a text"),
-        ('a.jsonl', b'{"text": "x"}\n{"text"\n', r'a.jsonl, row 2: Expecting'),
-        ('a.txt', b'caf\xe9\n', r'a.txt: not UTF-8'),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_refused_with_its_row(tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        list(read_texts(tmp_path / name, 'text', '--own_flag'))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from uwe_jax.data.graph import Dataset
 from uwe_jax.evaluation.tasks import RankingTask
 from uwe_jax.workbench.registry import OTHER_SIZE, PLACES, TASKS, load_tasks
-from uwe_jax.workbench.sources.tables import read_rows, text
+from uwe_jax.workbench.sources.hub import read_rows
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_the_target_space_of_any_csv_can_be_a_second_file(tmp_path):
     [task] = load_tasks([f'csv:{mine}:query:target:{space}'], {})
     assert (task.targets, answers(task)) == (['z', 'y', 'x'], [('a', ['x']), ('b', ['y'])])
     write(space, ('target',), [('x',)])
-    with pytest.raises(ValueError, match=f"{mine}, row 2: target 'y' is not one of the 1 of {space}"):
+    with pytest.raises(ValueError, match=f"{mine}, line 3: target 'y' is not one of the 1 of {space}"):
         load_tasks([f'csv:{mine}:query:target:{space}'], {})
 
 
@@ -167,8 +167,8 @@ HOUSE, SKILLSKAPE = PLACES['house'], PLACES['skillskape']
 @pytest.mark.parametrize(
     ('name', 'file', 'columns', 'row', 'message'),
     [
-        ('job_to_skill', 'esco_1.2.0/skills_en.csv', ESCO[::2], ('s', ''), "row 1: no column 'preferredLabel'; found"),
-        ('job_to_skill', 'esco_1.2.0/skills_en.csv', ESCO, ('s', ' ', ''), "row 1: ' ' in"),
+        ('job_to_skill', 'esco_1.2.0/skills_en.csv', ESCO[::2], ('s', ''), "line 2: no column 'preferredLabel'; found"),
+        ('job_to_skill', 'esco_1.2.0/skills_en.csv', ESCO, ('s', ' ', ''), 'line 2: empty preferredLabel of s'),
         (
             'job_normalisation',
             PLACES['jobbert'],
@@ -177,11 +177,29 @@ HOUSE, SKILLSKAPE = PLACES['house'], PLACES['skillskape']
             "'pilot' is not one",
         ),
         ('house', HOUSE, LABELLED, ('You.', 'LABEL NOT PRESENT'), 'task house: 0 queries'),
-        ('house', HOUSE, LABELLED, ('', 'cook'), "row 1: '' in 'sentence', expected a text"),
-        ('skillskape', SKILLSKAPE, ('sentence', 'skills'), ('You.', '[SQL'), r"'\[SQL' in 'skills', expected a list"),
-        ('skillskape', SKILLSKAPE, ('sentence', 'skills'), ('You.', '[7]'), r"'\[7\]' in 'skills', expected a list"),
-        ('skill_similarity', PLACES['skillmatch'], ('skill_a', 'skill_b', 'related'), ('a', 'b', 'yes'), "'yes' in"),
-        ('onet_job_to_skill', 'onet/technology_skills.csv', ('Title', 'Example'), ('t',), 'row 1: more or fewer cells'),
+        ('house', HOUSE, LABELLED, ('', 'cook'), "line 2: sentence is '' .*, expected text"),
+        (
+            'skillskape',
+            SKILLSKAPE,
+            ('sentence', 'skills'),
+            ('You.', '[SQL]'),
+            r"skills is '\[SQL\]', which looks like a list",
+        ),
+        ('skillskape', SKILLSKAPE, ('sentence', 'skills'), ('You.', '[7]'), r"skills is '\[7\]' .*, expected a list"),
+        (
+            'skill_similarity',
+            PLACES['skillmatch'],
+            ('skill_a', 'skill_b', 'related'),
+            ('a', 'b', 'yes'),
+            "related is 'yes', expected 0 or 1",
+        ),
+        (
+            'onet_job_to_skill',
+            'onet/technology_skills.csv',
+            ('Title', 'Example'),
+            ('t',),
+            'line 2: 1 cells, but the header has 2',
+        ),
     ],
 )
 def test_a_file_that_is_not_as_expected_is_refused_with_its_row(data, name, file, columns, row, message):
@@ -193,12 +211,12 @@ def test_a_file_that_is_not_as_expected_is_refused_with_its_row(data, name, file
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (b'', 'no rows, expected a header and rows'),
-        (b'query,target\n', 'no rows, expected a header and rows'),
-        (b'query,target\na,x\nb,"y', 'row 2: not CSV'),
-        (b'query,target\na,x\nb,y,z\n', 'row 2: more or fewer cells than the header has'),
-        (b'query,target\n\xe9,x\n', 'not UTF-8'),
-        (b'query,answer\na,x\n', "row 1: no column 'target'; found query, answer"),
+        (b'', 'empty, it has no rows'),
+        (b'query,target\n', 'empty, it has no rows'),
+        (b'query,target\na,x\nb,"y', 'line 3: not CSV from here on'),
+        (b'query,target\na,x\nb,y,z\n', 'line 3: 3 cells, but the header has 2'),
+        (b'query,target\n\xe9,x\n', 'line 2: byte 0xe9 is not UTF-8'),
+        (b'query,answer\na,x\n', "line 2: no column 'target'; found query, answer"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(tmp_path, content, message):
@@ -212,17 +230,17 @@ def test_datasets_of_the_hub_are_tables_too(tmp_path):
     pytest.importorskip('datasets', reason='comes with the workbench extra')
     write(tmp_path / 'house' / 'test.csv', ('sentence', 'label'), [('You cook.', 'cook'), ('You bake.', '')])
     rows = read_rows(f'{tmp_path / "house"}@test')
-    assert text(next(rows), 'sentence') == 'You cook.'
-    with pytest.raises(ValueError, match="house@test, row 2: None in 'label', expected a text"):
-        text(next(rows), 'label')
-    with pytest.raises(ValueError, match=r'not to be had .*; give its CSV file with --data=NAME=FILE'):
+    assert next(rows).required_text('sentence') == 'You cook.'
+    with pytest.raises(ValueError, match=r'house@test, row 2: label is .*None.*, expected text'):
+        next(rows).required_text('label')
+    with pytest.raises(ValueError, match=r'cannot be loaded .*; give its file with --data=NAME=FILE'):
         list(read_rows(f'{tmp_path / "house"}@validation'))
 
 
 def test_what_is_not_there_is_refused(data, tmp_path):
     with pytest.raises(ValueError, match=r'task job_to_skill: no esco; give --data=esco=PATH, the folder of ESCO'):
         load_tasks(['job_to_skill'], {})
-    with pytest.raises(ValueError, match=r'none: no skills_en.csv; expected the CSV files of an ESCO release'):
+    with pytest.raises(ValueError, match=r'none: no such directory, expected the folder of an ESCO release'):
         load_tasks(['job_to_skill'], {'esco': str(tmp_path / 'none')})
     with pytest.raises(ValueError, match=r"task 'jobs': expected job_to_skill, .*, held_out:DATASET or csv:PATH"):
         load_tasks(['jobs'], {})
@@ -230,7 +248,7 @@ def test_what_is_not_there_is_refused(data, tmp_path):
         load_tasks([], {'escos': 'x'})
     with pytest.raises(ValueError, match=r'--data=.*/none: no such folder; expected one, or NAME=PATH'):
         load_tasks([], {'': str(tmp_path / 'none')})
-    with pytest.raises(ValueError, match=r'none.csv: not a file; expected a CSV file, or NAME@SPLIT'):
+    with pytest.raises(ValueError, match=r'none.csv: not a file; expected a table, or NAME@SPLIT'):
         load_tasks([f'csv:{tmp_path / "none.csv"}'], {})
 
 

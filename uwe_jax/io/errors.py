@@ -13,7 +13,11 @@ class DataError(ValueError):
 
 
 class EmptyFileError(DataError):
-    """A file has no rows, which is no harm where others have some."""
+    """A file has no rows, which callers that read several files may pass over."""
+
+
+class NoColumnError(DataError):
+    """A table lacks a column; callers add by which flag the user names it."""
 
 
 @contextlib.contextmanager

@@ -2,12 +2,15 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
 import pathlib
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+
+from uwe_jax.io.errors import DataError
 
 
 @contextlib.contextmanager
@@ -48,6 +51,21 @@ def _sync(path: pathlib.Path) -> None:
     """Brings a file to the disk: else, after a power cut, its name may be there without the content."""
     with open(path, 'rb') as file:
         os.fsync(file.fileno())
+
+
+def files_of(patterns: Sequence[str], flag: str) -> list[pathlib.Path]:
+    """The files that globs match: sorted for each glob, each file once.
+
+    Raises:
+      DataError: a glob, which `flag` gave, matches no file.
+    """
+    files: dict[pathlib.Path, None] = {}
+    for pattern in patterns:
+        paths = [path for path in map(pathlib.Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
+        if not paths:
+            raise DataError(f'{flag}={pattern}: matches no file')
+        files |= dict.fromkeys(paths)
+    return list(files)
 
 
 def check_writable(path: pathlib.Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from uwe_jax.data.graph import open_dataset
 from uwe_jax.evaluation.tasks import RankingTask, held_out_tasks
 from uwe_jax.workbench.sources import onet, skillmatch, vacancies
-from uwe_jax.workbench.sources.esco import Esco, job_to_skill, skill_normalisation, skill_to_job
+from uwe_jax.workbench.sources.esco import job_to_skill, read_release, skill_normalisation, skill_to_job
 from uwe_jax.workbench.sources.pairs import from_csv
 
 logger = logging.getLogger(__name__)
@@ -62,9 +62,7 @@ class Definition:
     expected: tuple[int, int] | None = None
 
 
-@functools.lru_cache(maxsize=2)
-def _esco(folder: str) -> Esco:
-    return Esco.read(folder)
+_esco = functools.lru_cache(maxsize=2)(read_release)
 
 
 def _extraction(name: str) -> Callable[[str, str], RankingTask]:

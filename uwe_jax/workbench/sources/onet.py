@@ -3,7 +3,7 @@
 import pathlib
 
 from uwe_jax.evaluation.tasks import RankingTask, joined
-from uwe_jax.workbench.sources.tables import read_rows, text
+from uwe_jax.workbench.sources.hub import read_rows
 
 TECHNOLOGIES = 'technology_skills.csv'  # of O*NET's database, as CSV
 
@@ -23,4 +23,4 @@ def skill_to_job(folder: str) -> RankingTask:
 def _used(folder: str) -> list[tuple[str, str]]:
     """(title, technology) of all rows."""
     path = pathlib.Path(folder).expanduser() / TECHNOLOGIES
-    return [(text(row, 'Title'), text(row, 'Example')) for row in read_rows(str(path))]
+    return [(row.required_text('Title'), row.required_text('Example')) for row in read_rows(str(path))]

@@ -3,7 +3,7 @@
 import pathlib
 
 from uwe_jax.evaluation.tasks import RankingTask, joined
-from uwe_jax.workbench.sources.tables import read_rows, text
+from uwe_jax.workbench.sources.hub import read_rows
 
 
 def from_csv(words: str) -> RankingTask:
@@ -22,10 +22,10 @@ def from_csv(words: str) -> RankingTask:
         raise ValueError(f'csv:{words}: expected csv:PATH, csv:PATH:QUERY:TARGET or csv:PATH:QUERY:TARGET:SPACE')
     query, target, *space = rest or ('query', 'target')
     rows = list(read_rows(path))
-    targets = dict.fromkeys(text(row, target) for row in (read_rows(*space) if space else rows))
-    pairs = [(text(row, query), text(row, target)) for row in rows]
-    for (where, _), (_, right) in zip(rows, pairs, strict=True):
+    targets = dict.fromkeys(row.required_text(target) for row in (read_rows(*space) if space else rows))
+    pairs = [(row.required_text(query), row.required_text(target)) for row in rows]
+    for row, (_, right) in zip(rows, pairs, strict=True):
         if right not in targets:
-            raise ValueError(f'{where}: target {right!r} is not one of the {len(targets)} of {space[0]}')
+            raise ValueError(f'{row.place}: target {right!r} is not one of the {len(targets)} of {space[0]}')
     name = pathlib.Path(path).stem
     return joined(f'{name}_{query}_to_{target}' if rest else name, pairs, list(targets))

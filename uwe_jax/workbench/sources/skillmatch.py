@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from uwe_jax.evaluation.tasks import RankingTask, joined
-from uwe_jax.workbench.sources.tables import read_rows, text
+from uwe_jax.io.tables import Row
+from uwe_jax.workbench.sources.hub import read_rows
 
 TEST_SHARE, SEED = 0.9, 42  # of the related pairs
 
@@ -19,7 +20,7 @@ def skill_similarity(pairs: str) -> RankingTask:
     Raises:
       ValueError: as `read_rows`; or no pair is related.
     """
-    rows = [(text(row, 'skill_a'), text(row, 'skill_b'), _related(row)) for row in read_rows(pairs)]
+    rows = [(row.required_text('skill_a'), row.required_text('skill_b'), _related(row)) for row in read_rows(pairs)]
     targets = sorted({skill for one, other, _ in rows for skill in (one, other)})
     related = [(one, other) for one, other, are in rows if are]
     # scikit-learn's split: the test set is the beginning of a permutation by numpy's older generator.
@@ -28,8 +29,8 @@ def skill_similarity(pairs: str) -> RankingTask:
     return joined('skill_similarity', test, targets)
 
 
-def _related(row) -> bool:
-    where, cells = row
-    if cells.get('related') not in (0, 1, '0', '1'):  # numbers or truth values where it comes from the Hub
-        raise ValueError(f"{where}: {cells.get('related')!r} in 'related', expected 0 or 1")
-    return cells['related'] in (1, '1')
+def _related(row: Row) -> bool:
+    related = row.cell('related')
+    if related not in (0, 1, '0', '1'):  # numbers or truth values if it comes from the Hub
+        raise ValueError(f'{row.place}: related is {related!r}, expected 0 or 1')
+    return related in (1, '1')

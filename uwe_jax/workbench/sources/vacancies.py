@@ -1,11 +1,12 @@
 """Tasks of annotated vacancies: titles and their occupation, sentences and their skills, as WorkRB 0.6 defines them."""
 
-import ast
 import dataclasses
 
 from uwe_jax.evaluation.tasks import RankingTask, joined
-from uwe_jax.workbench.sources.esco import Esco
-from uwe_jax.workbench.sources.tables import Row, read_rows, text
+from uwe_jax.io.esco import Esco
+from uwe_jax.io.tables import Row
+from uwe_jax.workbench.sources.esco import skill_names
+from uwe_jax.workbench.sources.hub import read_rows
 
 NO_SKILL = ('LABEL NOT PRESENT', 'UNDERSPECIFIED', 'UNK')  # annotators' words for a span that names no skill of ESCO
 
@@ -20,13 +21,13 @@ def job_normalisation(titles: str, occupations: str) -> RankingTask:
     Raises:
       ValueError: as `read_rows`; or an occupation is not in the release.
     """
-    names = sorted({text(row, 'preferredLabel') for row in read_rows(occupations)})
+    names = sorted({row.required_text('preferredLabel') for row in read_rows(occupations)})
     known, pairs = set(names), []
     for row in read_rows(titles):
-        occupation = text(row, 'escoJobTitle', 'esco_job_title')
+        occupation = row.required_text('escoJobTitle', 'esco_job_title')
         if occupation not in known:
-            raise ValueError(f'{row[0]}: occupation {occupation!r} is not one of the {len(names)} of {occupations}')
-        pairs.append((text(row, 'vacancyTitle', 'vacancy_job_title'), occupation))
+            raise ValueError(f'{row.place}: occupation {occupation!r} is not one of the {len(names)} of {occupations}')
+        pairs.append((row.required_text('vacancyTitle', 'vacancy_job_title'), occupation))
     return joined('job_normalisation', pairs, names)
 
 
@@ -43,8 +44,8 @@ def skill_extraction(name: str, sentences: str, esco: Esco) -> RankingTask:
     Raises:
       ValueError: as `read_rows`; or no sentence has a skill.
     """
-    pairs = [(text(row, 'sentence'), label) for row in read_rows(sentences) for label in _labels(row)]
-    task = joined(name, pairs, esco.skill_names)
+    pairs = [(row.required_text('sentence'), label) for row in read_rows(sentences) for label in _labels(row)]
+    task = joined(name, pairs, skill_names(esco))
     known = {*NO_SKILL, *task.targets}
     unknown = [label for _, label in pairs if label not in known]
     note = f'labels that are no skill of the ESCO release: {len(unknown)}, such as {unknown[0]!r}' if unknown else ''
@@ -52,13 +53,4 @@ def skill_extraction(name: str, sentences: str, esco: Esco) -> RankingTask:
 
 
 def _labels(row: Row) -> list[str]:
-    where, cells = row
-    if 'skills' not in cells:
-        return [text(row, 'label')]
-    try:
-        labels = ast.literal_eval(cells['skills'])
-    except (ValueError, SyntaxError, TypeError):
-        labels = None
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise ValueError(f"{where}: {cells['skills']!r} in 'skills', expected a list such as ['SQL']")
-    return labels
+    return row.names('skills') if 'skills' in row.cells else [row.required_text('label')]

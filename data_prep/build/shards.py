@@ -12,9 +12,11 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from data_prep.pairs import Pairs
 from uwe_jax.data.graph import NAME
+from uwe_jax.io.console import Progress
 
 RECORDS_PER_SHARD = 500_000
-# Each record can be read alone, which is how batches read them.
+RECORDS_PER_UPDATE = 10_000  # of the progress bar
+# Each record can be read alone, as batches do.
 OPTIONS = 'group_size:1,uncompressed'
 INTEGERS = ('edge', 'skill', 'target')
 TEXTS = ('skill_text', 'target_text')
@@ -26,14 +28,14 @@ def write_shards(
 ) -> list[int]:
     """Writes a graph's pairs, one record each, in the order of their edges.
 
-    A record is the joint of its parts' bytes: protocol buffers merge on parsing what was serialised apart. So each
-    node is serialised once, however many pairs it is in.
+    A record is its parts' bytes, one after the other: a parser of protocol buffers merges messages that were serialised
+    separately. So each node is serialised once, however many pairs it is in.
 
     Args:
       directory: where the shards go.
       graph: the split's name.
       pairs: sorted by skill, then target.
-      skill_parts, target_parts: from `node_parts`, one a node.
+      skill_parts, target_parts: from `node_parts`, one per node.
 
     Returns:
       How many records each shard holds; none for a graph without pairs.
@@ -46,37 +48,40 @@ def write_shards(
     if not shards:
         return []
     bounds = [edges * shard // shards for shard in range(shards + 1)]
-    for shard, (first, last) in enumerate(itertools.pairwise(bounds)):
-        own = zip(
-            edge_parts(first, last), pairs.skill[first:last].tolist(), pairs.target[first:last].tolist(), strict=True
-        )
-        writer = ArrayRecordWriter(str(directory / f'{NAME}-{graph}.array_record-{shard:05d}-of-{shards:05d}'), OPTIONS)
-        try:
-            for edge, skill, target in own:
-                writer.write(edge + skill_parts[skill] + target_parts[target])
-            writer.close()
-        except RuntimeError as error:  # all that ArrayRecord knows, a full disk included
-            raise OSError(str(error)) from error
+    with Progress(f'writing {graph}', edges, 'pairs') as progress:
+        for shard, (first, last) in enumerate(itertools.pairwise(bounds)):
+            name = f'{NAME}-{graph}.array_record-{shard:05d}-of-{shards:05d}'
+            writer = ArrayRecordWriter(str(directory / name), OPTIONS)
+            try:
+                for start in range(first, last, RECORDS_PER_UPDATE):
+                    stop = min(start + RECORDS_PER_UPDATE, last)
+                    nodes = pairs.skill[start:stop].tolist(), pairs.target[start:stop].tolist()
+                    for edge, skill, target in zip(edge_parts(start, stop), *nodes, strict=True):
+                        writer.write(edge + skill_parts[skill] + target_parts[target])
+                    progress.advance(stop - start)
+                writer.close()
+            except RuntimeError as error:  # ArrayRecord raises nothing narrower, even when the disk is full
+                raise OSError(str(error)) from error
     return np.diff(bounds).tolist()
 
 
 def node_parts(side: str, texts: Sequence[str], ids: Sequence[np.ndarray]) -> list[bytes]:
-    """What a node contributes to each record it is in: its number, its text and its token ids.
+    """What each node contributes to the records that it is in: its number, its text and its token ids.
 
     Args:
       side: `skill` or `target`.
       texts, ids: of every node.
     """
     return [
-        _serialised({side: [node], f'{side}_ids': own.tolist()}, {f'{side}_text': text.encode()})
-        for node, (text, own) in enumerate(zip(texts, ids, strict=True))
+        _serialised({side: [node], f'{side}_ids': tokens.tolist()}, {f'{side}_text': text.encode()})
+        for node, (text, tokens) in enumerate(zip(texts, ids, strict=True))
     ]
 
 
 def edge_parts(first: int, last: int) -> Iterator[bytes]:
     """What each edge from `first` to before `last` contributes to its record: its number.
 
-    One message serves them all, since to make one takes several times as long as to serialise it.
+    One message serves them all, because making one takes several times as long as serialising it.
     """
     example = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue]
     number = example.features.feature['edge'].int64_list.value

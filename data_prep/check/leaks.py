@@ -1,54 +1,22 @@
 """Whether evaluation sets reach training: the same pairs, the same queries, or an occupation that joins both.
 
-Texts are compared with `match_key`: Unicode's compatibility forms, spaces and case do not tell them apart. A pair has
-no direction: (title, skill) is the same as (skill, title).
+Texts are compared by `match_key`, which ignores Unicode's compatibility forms, spacing and case. A pair has no
+direction: (title, skill) is the same as (skill, title).
 """
 
-import argparse
 import collections
 import dataclasses
-import json
-import logging
-import pathlib
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from data_prep.check.evaluations import Evaluation
 from data_prep.pairs import Nodes, Pairs
-from data_prep.tables import Repairs, names_in, read_rows, text_in
 from data_prep.vacancies import SYNTHETIC, VACANCY
-from uwe_jax.data.graph import GRAPHS, SIDES, Dataset, DatasetError, open_dataset
-from uwe_jax.data.text import match_key, normalise
-from uwe_jax.io.errors import DataError, writing
-from uwe_jax.io.files import check_writable, whole_file
+from uwe_jax.data.text import match_key
 
-logger = logging.getLogger(__name__)
-
-
-EXAMPLES = 5  # of each kind, printed and kept in manifests
-EVAL_HELP = (
-    'an evaluation set, CSV, JSONL or Parquet: pairs (columns query and target) or queries; other columns are named as '
-    'FILE:QUERY or FILE:QUERY:TARGET; may be given several times'
-)
-EDGES_PER_PIECE = 1 << 22  # looked at at a time, which bounds the memory
-UNKNOWN = -1  # the key of a text that does not stand in training
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Pairs, or queries alone, that training should not know.
-
-    Attributes:
-      name: in reports; no two are equal.
-      held_out: whether it was taken out of the training data, so that even a query alone must not stand there.
-      pairs: (query, target); a target is '' where there are only queries.
-    """
-
-    name: str
-    held_out: bool
-    pairs: Sequence[tuple[str, str]]
+EDGES_PER_PIECE = 1 << 22  # looked at together, which bounds the memory
+UNKNOWN = -1  # the key of a text that is not in training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,100 +53,6 @@ class Leaks:
             ('query seen in training', self.held_out, self.query_seen),
             ('linked through an occupation', False, self.linked),
         ]
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
-    parser.add_argument('--shards', type=pathlib.Path, required=True, help='what build --output made')
-    own = 'what the dataset itself holds out is always looked for'
-    parser.add_argument(
-        '--eval', action='append', default=[], metavar='FILE[:QUERY[:TARGET]]', help=f'{EVAL_HELP}; {own}'
-    )
-    parser.add_argument('--output', type=pathlib.Path, help='a JSON file to write, with all that was found')
-
-
-def run(arguments: argparse.Namespace, command: str) -> None:
-    """Prints the report, and writes it whole if asked to.
-
-    Raises:
-      DataError: an input cannot be used, or the check fails.
-    """
-    start = time.perf_counter()
-    if arguments.output:
-        with writing(arguments.output):
-            check_writable(arguments.output)
-    evaluations = [read_evaluation(argument) for argument in arguments.eval]
-    try:
-        dataset = open_dataset(arguments.shards)
-    except DatasetError as error:
-        raise DataError(str(error)) from error
-    sides = {side: {node['text']: tuple(node['ids']) for node in dataset.nodes(side)} for side in SIDES}
-    edges = {name: (graph.edge_skill, graph.edge_target) for name, graph in dataset.graphs.items()}
-    report = find_leaks(sides, edges, [*held_out_evaluations(dataset, list(sides['skill'])), *evaluations])
-    print(report_text(report))
-    if arguments.output:
-        content = {'dataset': dataset.fingerprint, 'command': command, 'evaluations': summary(report, None)}
-        with writing(arguments.output), whole_file(arguments.output) as partial:
-            partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-    pairs = sum(graph.edges for graph in dataset.graphs.values())
-    logger.info('checked %d pairs, %.0f s', pairs, time.perf_counter() - start)
-    refuse_leaks(report)
-
-
-def refuse_leaks(report: Sequence[Leaks]) -> None:
-    """Raises DataError, in one line, if a set fails."""
-    if failed := [leaks for leaks in report if leaks.failed]:
-        found = '; '.join(
-            f'{leaks.evaluation}: {kind} {len(items)}'
-            for leaks in failed
-            for kind, fails, items in leaks.kinds()
-            if fails and items
-        )
-        raise DataError(
-            f'evaluation sets reach training ({found}); leave these rows out of the set, or of the '
-            'training data, as build --drop_leaks does'
-        )
-
-
-def read_evaluation(argument: str) -> Evaluation:
-    """Reads an evaluation set.
-
-    Args:
-      argument: FILE, FILE:QUERY or FILE:QUERY:TARGET, the latter two being columns; by default `query`, and `target` if
-        there is one. A cell of targets lists them as `names_in` says.
-
-    Raises:
-      DataError: it cannot be read, or lacks a column.
-    """
-    name, *columns = [argument] if pathlib.Path(argument).is_file() else argument.split(':')
-    if len(columns) > 2 or not all(columns):
-        raise DataError(f'--eval={argument}: expected FILE, FILE:QUERY or FILE:QUERY:TARGET')
-    path = pathlib.Path(name)
-    query, target = [*columns, *('query', 'target')[len(columns) :]]
-    pairs: dict[tuple[str, str], None] = {}
-    for where, row in read_rows(path, (), Repairs()):
-        for column in (query, target)[: max(len(columns), 1)]:
-            if column not in row:
-                found = ', '.join(row)[:300]
-                raise DataError(f'{where}: no column {column!r}; found {found}; name them: --eval=FILE:QUERY:TARGET')
-        text = text_in(row[query], where, query)
-        targets = names_in(row.get(target), where, target)
-        if text.strip():
-            pairs |= dict.fromkeys((text, other) for other in targets or [''])
-    return Evaluation(argument, False, list(pairs))
-
-
-def held_out_evaluations(dataset: Dataset, skills: Sequence[str]) -> Iterator[Evaluation]:
-    """What a dataset holds out of its own graphs."""
-    for graph in GRAPHS:
-        if lines := dataset.held_out(graph):
-            yield held_out_evaluation(graph, lines, skills)
-
-
-def held_out_evaluation(graph: str, lines: Iterable[Mapping[str, Any]], skills: Sequence[str]) -> Evaluation:
-    """One graph's held-out texts with the skills, by node, that they are joined to."""
-    pairs = [(line['text'], skills[int(skill)]) for line in lines for skill in line['skills']]
-    return Evaluation(f'eval/{graph}.jsonl', True, pairs)
 
 
 def find_leaks(
@@ -307,35 +181,3 @@ class _Occupations:
 def _codes(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """One number a pair of keys, whichever comes first: [N], [N] int64 -> [N] int64."""
     return np.minimum(one, other) << 32 | np.maximum(one, other)
-
-
-def summary(report: Sequence[Leaks], examples: int | None = EXAMPLES) -> dict[str, Any]:
-    """The report as JSON: by set, counts and examples of each kind; all that was found if `examples` is None."""
-    return {
-        leaks.evaluation: {
-            'held_out': leaks.held_out,
-            'failed': leaks.failed,
-            'queries': leaks.queries,
-            'pairs': leaks.pairs,
-            **{kind: {'count': len(found), 'examples': found[:examples]} for kind, _, found in leaks.kinds()},
-        }
-        for leaks in report
-    }
-
-
-def report_text(report: Sequence[Leaks]) -> str:
-    """The report to read."""
-    lines = []
-    for leaks in report:
-        whose = 'held out of the dataset' if leaks.held_out else 'an outside set'
-        lines.append(f'{leaks.evaluation}, {whose}: {leaks.queries} queries, {leaks.pairs} pairs')
-        for kind, fails, found in leaks.kinds():
-            verdict = '' if not found else ', FAILS' if fails else ', reported'
-            lines.append(f'  {kind}: {len(found)}{verdict}')
-            lines += [f'    {_example(item)}' for item in found[:EXAMPLES]]
-    failed = sum(leaks.failed for leaks in report)
-    return '\n'.join([*lines, f'{len(report)} sets checked, {failed} failed'])
-
-
-def _example(found: str | tuple[str, ...]) -> str:
-    return ' | '.join(map(normalise, [found] if isinstance(found, str) else found))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.lengths import DISTRACTOR_PROBABILITY, joined_with_distractors
+from data_prep.build.lengths import DISTRACTOR_PROBABILITY, joined_with_distractors
 from data_prep.vacancies import SYNTHETIC, VACANCY
 from uwe_jax.data.graph import GRAPHS, MAX_TOKENS, SIDES, Dataset
 from uwe_jax.data.plan import EMPTY, Plan

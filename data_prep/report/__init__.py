@@ -1,0 +1,67 @@
+"""`python -m data_prep report`: how balanced a dataset is, as numbers and plots."""
+
+import json
+import logging
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from data_prep.report.options import Options
+from uwe_jax.io.errors import DataError, writing
+from uwe_jax.io.files import check_writable, whole_directory
+
+logger = logging.getLogger(__name__)
+
+
+def run(options: Options, command: str) -> None:
+    """Writes the report, a directory that appears under its name when it is complete.
+
+    Args:
+      options: of which dataset.
+      command: what the user typed, for the report.
+
+    Raises:
+      DataError: matplotlib is not installed, the dataset cannot be used or has fewer skills than a batch, or the output
+        exists or cannot be written.
+    """
+    output = options.output
+    if find_spec('matplotlib') is None:
+        raise DataError("the plots need matplotlib; install it: pip install -c constraints.txt -e '.[plot]'")
+    if output.exists():
+        raise DataError(f'{output}: already there; choose another --output or remove it')
+    with writing(output):
+        check_writable(output)
+    from data_prep.report import plots  # matplotlib takes a second, for which --help need not wait
+    from data_prep.report.balance import balance
+    from uwe_jax.data.graph import DatasetError, open_dataset
+
+    try:
+        dataset = open_dataset(options.shards)
+    except DatasetError as error:
+        raise DataError(str(error)) from error
+    numbers = {'command': command, **balance(dataset, options.batch_size, options.seed)}
+    with writing(output), whole_directory(output) as partial:
+        content = json.dumps(numbers, indent=1, ensure_ascii=False)
+        (partial / 'report.json').write_text(content + '\n', encoding='utf-8')
+        for name, figure in plots.figures(numbers).items():
+            figure.savefig(partial / f'{name}.png', dpi=plots.DPI)
+    for line in _summary(numbers):
+        logger.info('%s', line)
+    logger.info('%s is complete: %s', output, ', '.join(sorted(path.name for path in output.iterdir())))
+
+
+def _summary(numbers: Mapping[str, Any]) -> list[str]:
+    """The report in a few lines."""
+    lines, sources = [], []
+    titles, padding = numbers['titles_per_skill'], numbers['padding']
+    for name, counts in titles['by_source'].items():
+        sources.append(name)
+        skills = sum(count for _, count in counts['skills'])
+        fewer = f'{counts["fewer"]} of {skills} skills have fewer than {titles["wanted"]}'
+        lines.append(f'titles from {" and ".join(sources)}: {fewer}')
+    for side, tokens in numbers['tokens'].items():
+        share = padding['sides'][side]['padding']
+        lines.append(
+            f'{side} texts at {tokens["length"]} tokens: {tokens["cut_texts"]:.2%} are cut, {share:.1%} is padding'
+        )
+    return [*lines, f'padding in all: {padding["padding"]:.1%}; {padding["padding_at_64"]:.1%} if all had 64 tokens']

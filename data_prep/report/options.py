@@ -1,0 +1,18 @@
+"""The options of `report`."""
+
+import dataclasses
+import pathlib
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Reports how balanced a dataset is, as numbers and plots."""
+
+    shards: pathlib.Path
+    """The directory that build made."""
+    output: pathlib.Path
+    """The directory to make, with report.json and the plots."""
+    batch_size: int = 512
+    """Skills per batch, as in training."""
+    seed: int = 0
+    """Of the epoch that is looked at."""

@@ -1,0 +1,122 @@
+"""Tables: the rows of each format with their places, and what is refused by file and line."""
+
+import csv
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from uwe_jax.io.errors import DataError
+from uwe_jax.io.repairs import Repairs
+from uwe_jax.io.tables import READERS, read_rows, read_texts
+
+CELLS = [{'a': 'bake bread', 'b': 'x\ny'}, {'a': 'SQL', 'b': ''}]
+
+
+def write(path, rows):
+    if path.suffix == '.parquet':
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == '.jsonl':
+        path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    else:
+        with open(path, 'w', encoding='utf-8', newline='') as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter='\t' if path.suffix == '.tsv' else ',')
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize('suffix', READERS)
+def test_every_format_gives_the_same_cells(tmp_path, suffix):
+    assert [row.cells for row in read_rows(write(tmp_path / f't{suffix}', CELLS))] == CELLS
+
+
+def test_a_row_knows_the_line_on_which_it_begins(tmp_path):
+    places = [row.place for row in read_rows(write(tmp_path / 't.csv', CELLS))]
+    assert places == [f'{tmp_path}/t.csv, line 2', f'{tmp_path}/t.csv, line 4']
+    assert [row.short_place for row in read_rows(write(tmp_path / 't.parquet', CELLS))][1] == 't.parquet, row 2'
+
+
+def test_blank_rows_are_skipped_and_counted(tmp_path):
+    (tmp_path / 't.csv').write_text('a,b\n\n1,2\n,\n')
+    repairs = Repairs()
+    assert [row.cells for row in read_rows(tmp_path / 't.csv', 'ab', repairs)] == [{'a': '1', 'b': '2'}]
+    assert repairs.summary() == {'blank row': {'count': 2, 'examples': ['t.csv, line 2', 't.csv, line 4']}}
+
+
+@pytest.mark.parametrize(
+    ('cell', 'names'),
+    [
+        (None, []),
+        ('', []),
+        ('SQL\n\nbake bread', ['SQL', 'bake bread']),
+        ("['SQL', 'C++']", ['SQL', 'C++']),
+        (['SQL'], ['SQL']),
+    ],
+)
+def test_a_cell_lists_names_by_line_or_as_a_list(tmp_path, cell, names):
+    [row] = read_rows(write(tmp_path / 't.jsonl', [{'a': cell}]))
+    assert row.names('a') == names
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'column'),
+    [
+        ('a.txt', '\ufeffbake bread\n\n SQL \r\n', 'text'),
+        ('a.csv', 'id,label\n1,bake bread\n2,\n3,"SQL"\n', 'label'),
+        ('a.TSV', 'id\tlabel\n1\tbake bread\n2\tSQL\n', 'label'),
+        ('a.jsonl', '{"text": "bake bread"}\n\n{"text": "SQL"}\n', 'text'),
+    ],
+)
+def test_texts_are_read_without_spaces_and_blank_ones(tmp_path, name, content, column):
+    (tmp_path / name).write_text(content, encoding='utf-8', newline='')
+    assert list(read_texts(tmp_path / name, column)) == ['bake bread', 'SQL']
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        ('a.csv', b'id,label\n1,x\n', r"a.csv, line 2: no column 'text'; found id, label; --own_flag names it"),
+        ('a.csv', b'text,text\n1,x\n', r"a.csv, line 1: two columns 'text', expected one of each name"),
+        ('a.csv', b'id,text\n1,x\n2\n', r'a.csv, line 3: 1 cells, but the header has 2'),
+        ('a.csv', b'', r'a.csv: empty, it has no rows'),
+        ('a.jsonl', b'{"text": "x"}\n{"text": 5}\n', r"a.jsonl, line 2: text is '5' \(int\), expected text"),
+        ('a.jsonl', b'[1]\n', r'a.jsonl, line 1: expected a JSON object, found \[1\]'),
+        ('a.jsonl', b'{"text": "x"}\n{"text"\n', r'a.jsonl, line 2: not JSON'),
+        ('a.txt', b'bar\ncaf\xe9\n', r'a.txt, line 2: byte 0xe9 is not UTF-8'),
+    ],
+)
+def test_a_file_whose_texts_cannot_be_read_is_refused_with_its_line(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        list(read_texts(tmp_path / name, 'text', '--own_flag'))
+
+
+words = st.text(st.characters(exclude_characters='\0', exclude_categories=['Cs']))
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(words, min_size=2, max_size=2), min_size=1), st.sampled_from(['.csv', '.tsv', '.jsonl']))
+def test_what_is_written_reads_back(tmp_path_factory, rows, suffix):
+    rows = [dict(zip('ab', cells, strict=True)) for cells in rows if any(cell.strip() for cell in cells)]
+    if rows:
+        path = write(tmp_path_factory.getbasetemp() / f't{suffix}', rows)
+        assert [row.cells for row in read_rows(path, 'ab')] == rows
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=40), st.sampled_from(['.csv', '.tsv', '.jsonl']))
+def test_whatever_the_bytes_a_reader_yields_rows_or_names_the_file(tmp_path_factory, content, suffix):
+    path = tmp_path_factory.getbasetemp() / f'any{suffix}'
+    path.write_bytes(b'a,b\n'.replace(b',', b'\t' if suffix == '.tsv' else b',') + content)
+    rows, error = [], str(path)
+    try:
+        rows = list(read_rows(path, 'ab'))
+    except DataError as refusal:
+        error = str(refusal)
+    assert error.startswith(str(path))
+    assert '\n' not in error
+    assert all({'a', 'b'} <= set(row.cells) for row in rows)
