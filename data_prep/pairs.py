@@ -38,7 +38,7 @@ class Pairs:
     Attributes:
       targets: the target nodes.
       skill: [edges] int32; the skill of each edge.
-      target: [edges] int32; the target of each edge. Edges are sorted by skill, then target, each there once.
+      target: [edges] int32; the target of each edge. Edges are distinct, and sorted by skill, then by target.
     """
 
     targets: Nodes
@@ -46,13 +46,13 @@ class Pairs:
     target: np.ndarray
 
     def without(self, texts: Iterable[str]) -> 'Pairs':
-        """Returns the graph without some of its targets and their edges; the others keep their order."""
+        """The graph without some of its targets and their edges; the others keep their order."""
         gone = set(texts)
         kept = np.array([text not in gone for text in self.targets], bool)
         return self.with_edges(kept[self.target])
 
     def with_edges(self, kept: np.ndarray) -> 'Pairs':
-        """Returns the graph with some of its edges, [edges] bool, and the targets that they reach, in their order."""
+        """The graph with some of its edges, [edges] bool, and the targets that these reach, in their order."""
         skill, target = self.skill[kept], self.target[kept]
         reached = np.zeros(len(self.targets), bool)
         reached[target] = True

@@ -1,4 +1,4 @@
-"""How long texts are, and to which lengths they are padded."""
+"""How many tokens texts have, and to which lengths they are padded."""
 
 from collections.abc import Mapping
 
@@ -8,15 +8,15 @@ from uwe_jax.data.graph import MAX_TOKENS
 
 STEP = 8  # lengths are multiples of it
 WHOLE = 0.995  # share of texts that must fit without being cut
-JOINED_WHOLE = 0.9  # share of sentences with a distractor whose distractor must fit whole
+JOINED_WHOLE = 0.9  # share of sentences with a distractor that must fit without being cut
 DISTRACTOR_PROBABILITY = 0.8  # what training uses by default (paper, section 4.1)
 
 
 def choose_lengths(tokens: Mapping[str, np.ndarray]) -> dict[str, int]:
     """The padded length of each side: the smallest multiple of 8 that holds 99.5 % of its texts, at most 64.
 
-    Sentences get a distractor in training, which is cut where it does not fit: their length holds 99.5 % of the
-    sentences, and nine tenths of the joined ones, whole.
+    In training, most sentences get a distractor, which is cut if it does not fit. The length of sentences holds 99.5 %
+    of them alone, and 90 % of them with a distractor.
 
     Args:
       tokens: by side, the tokens of every text, <s> and </s> included.
@@ -27,10 +27,10 @@ def choose_lengths(tokens: Mapping[str, np.ndarray]) -> dict[str, int]:
 
 
 def joined_with_distractors(tokens: np.ndarray) -> np.ndarray:
-    """How likely each length of a sentence is in training, where most have a second one under one <s> and one </s>.
+    """How likely each length of a sentence is in training, where most share <s> and </s> with a second one.
 
     Args:
-      tokens: [sentences] int; of each sentence alone.
+      tokens: [sentences] int; the tokens of each sentence alone.
 
     Returns:
       [lengths] float; the probability of a text of 0, 1, 2, ... tokens, if nothing is cut.
@@ -43,10 +43,10 @@ def joined_with_distractors(tokens: np.ndarray) -> np.ndarray:
 
 
 def summary(likelihood: np.ndarray, length: int) -> dict[str, float]:
-    """What the manifest says of one side.
+    """What the manifest says about the lengths of one side.
 
     Args:
-      likelihood: [lengths]; of a text of 0, 1, 2, ... tokens.
+      likelihood: [lengths]; of a text of 0, 1, 2, ... tokens, up to a factor.
       length: the padded one.
 
     Returns:

@@ -1,12 +1,11 @@
 """What is held out for evaluation, so that none of its texts can reach training.
 
-Two sets, each a share chosen by a seed:
-- occupations. None of their titles is a target in any graph, whichever other occupation or vacancy bears the title too.
+There are two sets, each a share that a seed chooses:
+- occupations: none of their titles is a target in any graph, even if another occupation or a vacancy has it too;
 - alternative names of skills.
 
-A skill's label stands in every one of its pairs, so what bears the text of a label is never chosen: neither an
-alternative name that is one, nor an occupation with such a title. Texts are compared with `match_key`, which ignores
-case as well as spacing.
+A skill's label is in all of its pairs. Therefore neither an alternative name that is a label is ever held out, nor an
+occupation with such a title. Texts are compared by `match_key`, which ignores case and spacing.
 """
 
 import dataclasses
@@ -21,9 +20,9 @@ class HeldOut:
     """The evaluation sets, and what they forbid.
 
     Attributes:
-      occupations: ids of the occupations held out.
+      occupations: ids of the held-out occupations.
       titles: match keys of all their titles.
-      alternatives: match keys of the alternative names held out.
+      alternatives: match keys of the held-out alternative names.
     """
 
     occupations: frozenset[str]
@@ -51,12 +50,12 @@ def hold_out(
       alternatives: all alternative names of skills.
       labels: all preferred labels of skills; they stay in training.
       occupation_share: of the occupations none of whose titles is a label.
-      alternative_share: of the alternatives that are no label, as distinct match keys.
-      seed: another seed, another choice.
+      alternative_share: of the alternatives that are not labels, counted as distinct match keys.
+      seed: another seed makes another choice.
     """
     taken = {match_key(text) for text in labels}
-    keys = {occupation: {match_key(title) for title in own} for occupation, own in titles.items()}
-    free = [occupation for occupation, own in keys.items() if not own & taken]
+    keys = {occupation: {match_key(title) for title in names} for occupation, names in titles.items()}
+    free = [occupation for occupation, names in keys.items() if not names & taken]
     occupations = _choose(free, occupation_share, f'occupation {seed}')
     return HeldOut(
         occupations,
@@ -66,6 +65,6 @@ def hold_out(
 
 
 def _choose(items: Iterable[str], share: float, salt: str) -> frozenset[str]:
-    """Returns that share of the items, by the hash of each: neither their order nor a library's version matters."""
+    """That share of the items, by their hashes: neither their order nor the version of a library matters."""
     ranked = sorted(items, key=lambda item: hashlib.sha256(f'{salt} {item}'.encode()).digest())
     return frozenset(ranked[: round(share * len(ranked))])

@@ -21,16 +21,15 @@ UNKNOWN = -1  # the key of a text that is not in training
 
 @dataclasses.dataclass(frozen=True)
 class Leaks:
-    """What of one evaluation set stands in training, each thing once, in the set's order.
+    """What of one evaluation set is in training, each item once, in the set's order.
 
     Attributes:
       evaluation: its name.
       held_out: as in `Evaluation`.
-      queries, pairs: how many distinct ones it has.
+      queries, pairs: how many distinct ones the set has.
       same_pair: pairs that are training pairs. Always a failure.
       query_seen: queries that are texts of training pairs. A failure for what was held out.
-      linked: other pairs that share an occupation in training, with its URI: each is a title of it, or one of its
-        skills.
+      linked: other pairs whose texts are titles or skills of the same occupation in training, with its URI.
     """
 
     evaluation: str
@@ -43,11 +42,11 @@ class Leaks:
 
     @property
     def failed(self) -> bool:
-        """Whether a model that was trained on the pairs must not be measured on the set."""
+        """Whether a model that is trained on the pairs must not be measured on the set."""
         return bool(self.same_pair or (self.held_out and self.query_seen))
 
     def kinds(self) -> list[tuple[str, bool, list]]:
-        """What was looked for: its name, whether it fails the check, and what was found."""
+        """(name, whether it fails the check, items) of each kind of leak."""
         return [
             ('same pair in training', True, self.same_pair),
             ('query seen in training', self.held_out, self.query_seen),
@@ -72,7 +71,7 @@ def find_leaks(
         side: np.array([key.setdefault(match_key(text), len(key)) for text in nodes], np.int64)
         for side, nodes in sides.items()
     }
-    trained = np.zeros(len(key), bool)  # a skill without a pair stands in no batch
+    trained = np.zeros(len(key), bool)  # a skill without a pair is in no batch
     for name, pairs in edges.items():
         for side, nodes in zip(('skill', name), pairs, strict=True):
             trained[keys[side][np.unique(nodes)]] = True
@@ -90,20 +89,22 @@ def find_leaks(
 
 
 def leaked_edges(skills: Iterable[str], pairs: Pairs, report: Sequence[Leaks]) -> np.ndarray:
-    """Which edges of a graph are a pair of an outside set: [edges] bool."""
-    outside = [leaks for leaks in report if not leaks.held_out]  # what is held out has no edge, or the split is wrong
+    """Which edges of a graph are pairs of outside sets: [edges] bool."""
+    outside = [
+        leaks for leaks in report if not leaks.held_out
+    ]  # what is held out has no edges, unless the split is wrong
     leaked = {frozenset(map(match_key, pair)) for leaks in outside for pair in leaks.same_pair}
     texts = frozenset().union(*leaked)
     skill_key, target_key = ([match_key(text) for text in nodes] for nodes in (skills, pairs.targets))
     of_skill, of_target = (np.array([key in texts for key in keys], bool) for keys in (skill_key, target_key))
-    found = np.zeros(len(pairs.skill), bool)
+    is_leaked = np.zeros(len(pairs.skill), bool)
     for edge in np.flatnonzero(of_skill[pairs.skill] & of_target[pairs.target]):
-        found[edge] = frozenset((skill_key[pairs.skill[edge]], target_key[pairs.target[edge]])) in leaked
-    return found
+        is_leaked[edge] = frozenset((skill_key[pairs.skill[edge]], target_key[pairs.target[edge]])) in leaked
+    return is_leaked
 
 
 class _Matched:
-    """An evaluation set whose texts are keys of training texts, each pair once."""
+    """An evaluation set, each pair once, with the keys of its texts in training."""
 
     def __init__(self, evaluation: Evaluation, known: Mapping[str, int]):
         self._evaluation = evaluation
@@ -116,11 +117,11 @@ class _Matched:
 
     @property
     def codes(self) -> np.ndarray:
-        """Those of the pairs whose texts both stand in training."""
+        """Of the pairs whose texts are both in training."""
         return self._codes[self._codes != UNKNOWN]
 
     def leaks(self, found: set[int], occupations: '_Occupations') -> Leaks:
-        """Says what was found of the set."""
+        """The leaks of the set; `found` are the codes of its pairs that are training pairs."""
         same, seen, linked = [], {}, []
         for (folded, _), pair, (query, target), code in zip(
             self._pairs, self._pairs.values(), self._keys, self._codes.tolist(), strict=True
@@ -138,9 +139,10 @@ class _Matched:
 
 
 class _Occupations:
-    """Which occupations a text belongs to, as far as training shows it.
+    """Which occupations a text belongs to, judging by the training pairs.
 
-    A title belongs to the occupations whose id it bears; a skill to those all of whose titles it is joined to.
+    A title belongs to the occupations whose ids it bears; a skill belongs to an occupation if it is joined to all of
+    its titles.
     """
 
     def __init__(
@@ -179,5 +181,5 @@ class _Occupations:
 
 
 def _codes(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """One number a pair of keys, whichever comes first: [N], [N] int64 -> [N] int64."""
+    """One number per pair of keys, in either order: [N], [N] int64 -> [N] int64."""
     return np.minimum(one, other) << 32 | np.maximum(one, other)

@@ -11,7 +11,7 @@ EXAMPLES = 5  # of each kind, printed and kept in manifests
 
 
 def refuse_leaks(report: Sequence[Leaks]) -> None:
-    """Raises DataError, in one line, if a set fails."""
+    """Raises a DataError that names the sets that fail, if there are any."""
     if failed := [leaks for leaks in report if leaks.failed]:
         found = '; '.join(
             f'{leaks.evaluation}: {kind} {len(items)}'
@@ -26,32 +26,32 @@ def refuse_leaks(report: Sequence[Leaks]) -> None:
 
 
 def summary(report: Sequence[Leaks], examples: int | None = EXAMPLES) -> dict[str, Any]:
-    """The report as JSON: by set, counts and examples of each kind; all that was found if `examples` is None."""
+    """The report as JSON: by set, counts and examples of each kind of leak; all leaks if `examples` is None."""
     return {
         leaks.evaluation: {
             'held_out': leaks.held_out,
             'failed': leaks.failed,
             'queries': leaks.queries,
             'pairs': leaks.pairs,
-            **{kind: {'count': len(found), 'examples': found[:examples]} for kind, _, found in leaks.kinds()},
+            **{kind: {'count': len(items), 'examples': items[:examples]} for kind, _, items in leaks.kinds()},
         }
         for leaks in report
     }
 
 
 def text(report: Sequence[Leaks]) -> str:
-    """The report to read."""
+    """The report for people."""
     lines = []
     for leaks in report:
         whose = 'held out of the dataset' if leaks.held_out else 'an outside set'
         lines.append(f'{leaks.evaluation}, {whose}: {leaks.queries} queries, {leaks.pairs} pairs')
-        for kind, fails, found in leaks.kinds():
-            verdict = '' if not found else ', FAILS' if fails else ', reported'
-            lines.append(f'  {kind}: {len(found)}{verdict}')
-            lines += [f'    {_example(item)}' for item in found[:EXAMPLES]]
+        for kind, fails, items in leaks.kinds():
+            verdict = '' if not items else ', FAILS' if fails else ', reported'
+            lines.append(f'  {kind}: {len(items)}{verdict}')
+            lines += [f'    {_example(item)}' for item in items[:EXAMPLES]]
     failed = sum(leaks.failed for leaks in report)
     return '\n'.join([*lines, f'{len(report)} sets checked, {failed} failed'])
 
 
-def _example(found: str | tuple[str, ...]) -> str:
-    return ' | '.join(map(normalise, [found] if isinstance(found, str) else found))
+def _example(item: str | tuple[str, ...]) -> str:
+    return ' | '.join(map(normalise, [item] if isinstance(item, str) else item))

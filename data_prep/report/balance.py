@@ -1,4 +1,4 @@
-"""The numbers of the report: what skills have, what an epoch shows of it, and what padding and truncation cost."""
+"""The numbers of the report: the titles of skills, what an epoch shows of them, and what padding and cutting cost."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,17 +13,17 @@ from uwe_jax.io.errors import DataError
 from uwe_jax.models import download
 from uwe_jax.models.tokenizer import Tokenizer
 
-SOURCES = ('ESCO', 'vacancies', 'synthetic')  # of titles, in the order in which one is preferred
+SOURCES = ('ESCO', 'vacancies', 'synthetic')  # of titles; a title of several sources counts for the first
 WANTED = 20  # titles that a skill should have (paper)
-EXAMPLES = 5  # of the texts that lose most
+EXAMPLES = 5  # of the texts that are cut most
 
 
 def balance(dataset: Dataset, batch_size: int, seed: int) -> dict[str, Any]:
-    """All that is reported, as JSON.
+    """Everything that is reported, as JSON.
 
     Args:
       dataset: the opened dataset.
-      batch_size: skills a batch.
+      batch_size: skills per batch.
       seed: of the epoch.
 
     Raises:
@@ -40,41 +40,47 @@ def balance(dataset: Dataset, batch_size: int, seed: int) -> dict[str, Any]:
 
 
 def titles_per_skill(dataset: Dataset) -> dict[str, Any]:
-    """How many skills have how many titles: ESCO's alone, with those of vacancies, with synthetic ones.
+    """How many titles skills have: from ESCO alone, with those of vacancies, and with synthetic ones.
 
-    A text counts as what comes first of these, whichever of its pairs is looked at. By kind that the dataset has,
-    counted with all kinds before it: `skills`, [[titles, skills with so many], ...], and how many have `fewer` than the
-    wanted ones.
+    Returns:
+      `wanted`, the titles that a skill should have; and in `by_source`, for each source that the dataset has, counted
+      with all sources before it: `skills`, [[titles, how many skills have so many], ...], and how many skills have
+      `fewer` than `wanted`.
     """
     graph = dataset.graphs['job']
-    kind = np.array([_kind(node['ids']) for node in dataset.nodes('job')], np.int8)
-    found = {}
+    source = np.array([_source(node['ids']) for node in dataset.nodes('job')], np.int8)
+    by_source = {}
     for number, name in enumerate(SOURCES):
-        if (kind == number).any():
-            edges = kind[graph.edge_target] <= number
+        if (source == number).any():
+            edges = source[graph.edge_target] <= number
             count = np.bincount(graph.edge_skill[edges], minlength=dataset.skills)
-            found[name] = {'skills': _histogram(count), 'fewer': int((count < WANTED).sum())}
-    return {'wanted': WANTED, 'by_source': found}
+            by_source[name] = {'skills': _histogram(count), 'fewer': int((count < WANTED).sum())}
+    return {'wanted': WANTED, 'by_source': by_source}
 
 
-def _kind(ids: list[str]) -> int:
-    """The place in `SOURCES` of a title that bears these ids."""
+def _source(ids: list[str]) -> int:
+    """The index in `SOURCES` of a title that bears these ids."""
     return min({VACANCY: 1, SYNTHETIC: 2}.get(identifier, 0) for identifier in ids)
 
 
 def epoch(dataset: Dataset, batch_size: int, seed: int) -> dict[str, Any]:
-    """What one epoch shows, in which every skill with an edge stands in one batch.
+    """What one epoch shows. Every skill that has an edge is in one of its batches.
 
     Returns:
-      `batch_size`, `seed`, `batches`; by graph in `skills`, rows of skills with 0, 1, 2 to 3, 4 to 7 ... `targets`:
-      how many (`skills`), and for one of them on average its targets (`mean_targets`), how often one is drawn for it
-      (`drawn`), how many in its batch it is joined to (`positives`), and how often one would be drawn if as many pairs
-      were drawn uniformly (`uniform`); by graph in `seen`, [[positives, skills], ...]; by graph in
-      `targets_shown` the share of the targets; by side in `real_tokens`, what all batches hold without padding.
+      `batch_size`, `seed`, `batches`; and
+      `skills`: by graph, a row for the skills with 0, 1, 2 to 3, 4 to 7, ... `targets`. It has their number (`skills`)
+        and means over them: their targets (`mean_targets`), how often a target is drawn for the skill (`drawn`), the
+        targets in its batch that it is joined to (`positives`), and how often a target would be drawn for it if as many
+        pairs were drawn uniformly (`uniform`);
+      `seen`: by graph, [[positives, skills], ...];
+      `targets_shown`: by graph, the share of the targets that are in a batch;
+      `real_tokens`: by side, the tokens of all batches without padding.
+
+    Raises:
+      DataError: a batch has more skills than the dataset.
     """
-    given = {'batch_size': batch_size, 'seed': seed, 'distractor_probability': DISTRACTOR_PROBABILITY}
     try:
-        plan = Plan(dataset.graphs, **given)
+        plan = Plan(dataset.graphs, batch_size=batch_size, seed=seed, distractor_probability=DISTRACTOR_PROBABILITY)
     except ValueError as error:
         raise DataError(f'--batch_size: {error}') from error
     eligible = round(plan.steps_per_epoch * batch_size)
@@ -86,11 +92,11 @@ def epoch(dataset: Dataset, batch_size: int, seed: int) -> dict[str, Any]:
     real: dict[str, int] = dict.fromkeys(SIDES, 0)
     for step in range(batches):
         planned = plan(step)
-        own = slice(min(batch_size, eligible - step * batch_size))  # the rest of the last batch is the next epoch's
+        epoch_part = slice(min(batch_size, eligible - step * batch_size))  # the rest belongs to the next epoch
         real['skill'] += int(np.minimum(dataset.skill_length[planned.skill], lengths['skill']).sum())
         for name, targets in planned.targets.items():
-            drawn[name][planned.skill[own]] += targets.edge[own] != EMPTY
-            positives[name][planned.skill[own]] += targets.positive[own].sum(axis=1)
+            drawn[name][planned.skill[epoch_part]] += targets.edge[epoch_part] != EMPTY
+            positives[name][planned.skill[epoch_part]] += targets.positive[epoch_part].sum(axis=1)
             shown[name][targets.node[targets.node != EMPTY]] = True
             length = np.where(targets.node != EMPTY, _length(dataset, name, targets.edge), 0)
             if name == 'sentence':
@@ -109,13 +115,13 @@ def epoch(dataset: Dataset, batch_size: int, seed: int) -> dict[str, Any]:
 
 
 def _length(dataset: Dataset, name: str, edge: np.ndarray) -> np.ndarray:
-    """Tokens of the target of each edge; anything for EMPTY."""
+    """Tokens of the target of each edge, [edges] int32; arbitrary where an edge is EMPTY."""
     graph = dataset.graphs[name]
     return graph.target_length[graph.edge_target[edge]] if graph.edges else np.zeros(len(edge), np.int32)
 
 
 def _by_degree(dataset: Dataset, name: str, drawn: np.ndarray, positives: np.ndarray) -> list[dict[str, Any]]:
-    """The rows of `epoch`'s `skills`."""
+    """The rows of `skills`, see `epoch`."""
     degree = dataset.graphs[name].skill_degree.astype(np.int64)
     uniform = degree * drawn.sum() / max(dataset.graphs[name].edges, 1)
     means = {'mean_targets': degree, 'drawn': drawn, 'positives': positives, 'uniform': uniform}
@@ -131,26 +137,29 @@ def _by_degree(dataset: Dataset, name: str, drawn: np.ndarray, positives: np.nda
 
 
 def tokens(dataset: Dataset) -> dict[str, dict[str, Any]]:
-    """By side: tokens of the whole texts, <s> and </s> included, and what the padded length cuts off them.
+    """How many tokens the texts of each side have, with <s> and </s>, and what the padded length cuts off.
 
     Returns:
-      `length`, the padded one; `texts`, [[tokens, texts], ...]; `cut_texts` and `cut_tokens`, shares; `longest_cut`,
-      the texts that lose most. For sentences also `joined`, [[tokens, share], ...] as they are in training, most with a
-      distractor, and `joined_cut`, the share of those that are cut, most of them in the distractor.
+      By side: `length`, the padded one; `texts`, [[tokens, texts], ...]; the shares `cut_texts` and `cut_tokens`; and
+      `longest_cut`, the texts that lose most. For sentences also `joined`, [[tokens, share], ...] as training reads
+      them, most with a distractor, and `joined_cut`, the share of these that are cut, mostly within the distractor.
+
+    Raises:
+      DataError: the tokenizer is not the one that the dataset names.
     """
-    found = {}
+    sides = {}
     for side, length in dataset.manifest['lengths'].items():
         kept = dataset.skill_length if side == 'skill' else dataset.graphs[side].target_length
         if not len(kept):
             continue
         whole = kept.astype(np.int64)
-        capped = np.flatnonzero(whole >= MAX_TOKENS)  # what the build kept of them
+        capped = np.flatnonzero(whole >= MAX_TOKENS)  # the build kept no more of them
         texts = [node['text'] for node in dataset.nodes(side)]
         if len(capped):
             whole[capped] = [len(ids) for ids in _tokenizer_of(dataset).encode([texts[node] for node in capped])]
         over = np.maximum(whole - length, 0)
         longest = sorted(np.flatnonzero(over).tolist(), key=lambda node: (-over[node], node))[:EXAMPLES]
-        found[side] = {
+        sides[side] = {
             'length': length,
             'texts': _histogram(whole),
             'cut_texts': round(float((over > 0).mean()), 5),
@@ -159,9 +168,9 @@ def tokens(dataset: Dataset) -> dict[str, dict[str, Any]]:
         }
         if side == 'sentence':
             likelihood = joined_with_distractors(kept)
-            found[side]['joined'] = [[n, round(float(p), 6)] for n, p in enumerate(likelihood) if p]
-            found[side]['joined_cut'] = round(float(likelihood[length + 1 :].sum()), 5)
-    return found
+            sides[side]['joined'] = [[n, round(float(p), 6)] for n, p in enumerate(likelihood) if p]
+            sides[side]['joined_cut'] = round(float(likelihood[length + 1 :].sum()), 5)
+    return sides
 
 
 def _tokenizer_of(dataset: Dataset) -> Tokenizer:
@@ -173,7 +182,7 @@ def _tokenizer_of(dataset: Dataset) -> Tokenizer:
 
 
 def padding(shown: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
-    """What of an epoch's batches is padding, by side and in all; and what it would be if all were padded to 64."""
+    """The share of padding in an epoch's batches, by side and in all, and what it would be if all were padded to 64."""
 
     def share(real: int, length: int, sides: int = 1) -> float:
         return round(1 - real / (shown['batches'] * shown['batch_size'] * length * sides), 4)
@@ -195,5 +204,5 @@ def padding(shown: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, A
 
 
 def _histogram(values: np.ndarray) -> list[list[int]]:
-    """[[value, how often], ...], by value."""
+    """[[value, count], ...], sorted by value."""
     return [[int(value), int(count)] for value, count in zip(*np.unique(values, return_counts=True), strict=True)]

@@ -15,7 +15,7 @@ NAMES = {'skill': 'skills', 'job': 'job titles', 'sentence': 'sentences', 'alter
 
 
 def figures(numbers: Mapping[str, Any]) -> dict[str, Figure]:
-    """All plots by name, of what `report` returned."""
+    """All plots by name, of what `balance` returns."""
     return {
         'titles_per_skill': titles_per_skill(numbers['titles_per_skill']),
         'epoch': epoch(numbers['epoch']),
@@ -25,20 +25,20 @@ def figures(numbers: Mapping[str, Any]) -> dict[str, Figure]:
 
 
 def titles_per_skill(numbers: Mapping[str, Any]) -> Figure:
-    """How many skills have fewer titles than x: one line for each source of titles with those before it."""
+    """How many skills have fewer than x titles: one line per source of titles, each with the sources before it."""
     figure = _figure(8.0, 4.6)
     axes = figure.subplots()
     wanted = numbers['wanted']
     sources = list(numbers['by_source'].items())
-    largest = max(wanted, *(found['skills'][-1][0] for _, found in sources))
-    for (name, found), colour in zip(sources, COLOURS, strict=False):
-        titles, skills = np.array(found['skills']).T
+    largest = max(wanted, *(counts['skills'][-1][0] for _, counts in sources))
+    for (name, counts), colour in zip(sources, COLOURS, strict=False):
+        titles, skills = np.array(counts['skills']).T
         below = np.cumsum(skills)
         label = name if name == sources[0][0] else f'and {name}'
         x = np.concatenate([[0.5], np.maximum(titles + 1, 1), [largest * 1.2]])
         y = np.concatenate([[0], below, below[-1:]])
-        axes.step(x, y, where='post', color=colour, label=f'{label}: {found["fewer"]:,} skills below {wanted}')
-        axes.plot(wanted, found['fewer'], 'o', color=colour, markersize=5)
+        axes.step(x, y, where='post', color=colour, label=f'{label}: {counts["fewer"]:,} skills below {wanted}')
+        axes.plot(wanted, counts['fewer'], 'o', color=colour, markersize=5)
     axes.axvline(wanted, color=GREY, linestyle='--', linewidth=1, zorder=0)
     axes.annotate(f'{wanted} titles', (wanted, 1.0), (4, -4), xycoords=('data', 'axes fraction'),
                   textcoords='offset points', va='top', color=GREY, fontsize=9)  # fmt: skip
@@ -55,19 +55,19 @@ def titles_per_skill(numbers: Mapping[str, Any]) -> Figure:
 
 
 def epoch(numbers: Mapping[str, Any]) -> Figure:
-    """How often a skill is seen in an epoch, by how many targets it has: one panel a graph."""
+    """How often a skill is seen in an epoch, by how many targets it has: one panel per graph."""
     figure = _figure(11.0, 4.2)
     graphs = {name: rows for name, rows in numbers['skills'].items() if any(row['targets'][1] for row in rows)}
     panels = figure.subplots(1, len(graphs), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (name, rows) in zip(panels, graphs.items(), strict=True):
-        own = [row for row in rows if row['targets'][1]]
-        x = [row['mean_targets'] for row in own]
+        with_targets = [row for row in rows if row['targets'][1]]
+        x = [row['mean_targets'] for row in with_targets]
         for key, label, style in (
             ('uniform', 'if pairs were drawn uniformly', {'color': GREY, 'linestyle': '--'}),
             ('positives', 'positives in its batch', {'color': COLOURS[1], 'marker': 'o', 'markersize': 6}),
             ('drawn', 'a target drawn for it', {'color': COLOURS[0], 'marker': 'o', 'markersize': 3.5}),
         ):
-            axes.plot(x, [row[key] or np.nan for row in own], label=label, **style)
+            axes.plot(x, [row[key] or np.nan for row in with_targets], label=label, **style)
         none = sum(row['skills'] for row in rows if not row['targets'][1])
         axes.set_title(f'{NAMES[name]}; skills without: {none:,}', loc='left', fontsize=10)
         axes.set_xscale('log')
@@ -86,24 +86,35 @@ def epoch(numbers: Mapping[str, Any]) -> Figure:
 
 
 def tokens(numbers: Mapping[str, Any]) -> Figure:
-    """How many tokens texts have, and where they are cut: one panel a side."""
+    """How many tokens texts have, and where they are cut: one panel per side."""
     figure = _figure(10.0, 6.8)
     panels = figure.subplots(2, 2).flat
-    for axes, (side, found) in zip(panels, numbers.items(), strict=False):
-        length = found['length']
-        count, texts = np.array(found['texts']).T
+    for axes, (side, counts) in zip(panels, numbers.items(), strict=False):
+        length = counts['length']
+        length_of_text, texts = np.array(counts['texts']).T
         share = texts / texts.sum()
-        joined = 'joined' in found
-        axes.bar(count, share, width=1.0, color=COLOURS[0], alpha=0.85, label='alone', edgecolor='white', linewidth=0.3)
+        joined = 'joined' in counts
+        axes.bar(
+            length_of_text,
+            share,
+            width=1.0,
+            color=COLOURS[0],
+            alpha=0.85,
+            label='alone',
+            edgecolor='white',
+            linewidth=0.3,
+        )
         if joined:
-            x, y = np.array(found['joined']).T
+            x, y = np.array(counts['joined']).T
             axes.step(x, y, where='mid', color=COLOURS[1], label='as in training, most with a distractor')
             axes.legend(edgecolor='none', framealpha=1, fontsize=8, loc='upper right')
         axes.set_xlim(0, 1.6 * length)
         axes.axvline(length + 0.5, color=GREY, linestyle='--', linewidth=1)
-        cut = f'padded to {length}, which cuts\n{found["cut_texts"]:.2%} of texts,\n{found["cut_tokens"]:.2%} of tokens'
+        cut = (
+            f'padded to {length}, which cuts\n{counts["cut_texts"]:.2%} of texts,\n{counts["cut_tokens"]:.2%} of tokens'
+        )
         if joined:
-            cut += f'\nand, in training,\n{found["joined_cut"]:.1%} of texts'
+            cut += f'\nand, in training,\n{counts["joined_cut"]:.1%} of texts'
         axes.annotate(cut, (length + 0.5, 0.65), (6, 0),
                       xycoords=('data', 'axes fraction'), textcoords='offset points', color=GREY, fontsize=8,
                       va='center', bbox={'facecolor': 'white', 'edgecolor': 'none', 'alpha': 0.8})  # fmt: skip
@@ -119,20 +130,20 @@ def tokens(numbers: Mapping[str, Any]) -> Figure:
 
 
 def padding(numbers: Mapping[str, Any], batch_size: int) -> Figure:
-    """How much of the chosen shapes is real: one bar a side."""
+    """How much of the padded shapes is text: one bar per side."""
     figure = _figure(8.0, 3.2)
     axes = figure.subplots()
     sides = list(reversed(numbers['sides'].items()))
-    real = np.array([own['real_tokens_a_batch'] for _, own in sides])
-    whole = np.array([own['length'] * batch_size for _, own in sides])
-    labels = [f'{NAMES[side]}, {own["length"]} tokens' for side, own in sides]
+    real = np.array([side['real_tokens_a_batch'] for _, side in sides])
+    whole = np.array([side['length'] * batch_size for _, side in sides])
+    labels = [f'{NAMES[name]}, {side["length"]} tokens' for name, side in sides]
     axes.barh(labels, whole, color=LIGHT, label='padding')
     axes.barh(labels, real, color=COLOURS[0], label='tokens')
-    for row, (_, own) in enumerate(sides):
-        axes.annotate(f'{own["padding"]:.0%} padding', (whole[row], row), (5, 0), textcoords='offset points',
+    for row, (_, side) in enumerate(sides):
+        axes.annotate(f'{side["padding"]:.0%} padding', (whole[row], row), (5, 0), textcoords='offset points',
                       va='center', color=GREY, fontsize=9)  # fmt: skip
     axes.set_xlim(0, whole.max() * 1.2)
-    axes.set_xlabel(f'tokens a batch of {batch_size}, mean of an epoch; a skill without a target is all padding')
+    axes.set_xlabel(f'tokens per batch of {batch_size}, mean of an epoch; a skill without a target is all padding')
     axes.set_title(
         f'Padding: {numbers["padding"]:.0%} in all, {numbers["padding_at_64"]:.0%} if all were padded to 64',
         loc='left', fontsize=11,
@@ -145,7 +156,7 @@ def padding(numbers: Mapping[str, Any], batch_size: int) -> Figure:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """An empty drawing of so many inches, free of pyplot's global state."""
+    """An empty figure of this size in inches, without pyplot's global state."""
     return Figure(figsize=(width, height), layout='constrained')
 
 
@@ -156,7 +167,7 @@ def _plain(axes: Axes) -> None:
 
 
 def _thousands(axes: Axes, which: str) -> None:
-    """Numbers as people write them, on logarithmic axes too."""
+    """Writes numbers in full, with separators, also on logarithmic axes."""
     for name in which:
         axis = getattr(axes, f'{name}axis')
         axis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:,.10g}'))

@@ -1,4 +1,4 @@
-"""What is wrong with an input or an output, in one line that tells a user what to do."""
+"""Errors in a user's input or output. Each message is one line that says what to do."""
 
 import contextlib
 import pathlib
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 class DataError(ValueError):
     """An input cannot be used, or an output cannot be written.
 
-    The message is one line: file, line or field, what was found, what was expected.
+    The message names the file and the line or field, what was found, and what was expected.
     """
 
 
@@ -22,7 +22,7 @@ class NoColumnError(DataError):
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path, remedy: str = 'choose another --output') -> Iterator[None]:
-    """Raises a DataError, which names `path`, the cause and the remedy, for an OSError within."""
+    """Turns an OSError within into a DataError that names `path`, the cause and the remedy."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Files and directories that appear under their names when they are complete, never half; and their checksums."""
+"""Files and directories that appear under their names only when they are complete, and their checksums."""
 
 import contextlib
 import errno
@@ -15,10 +15,9 @@ from uwe_jax.io.errors import DataError
 
 @contextlib.contextmanager
 def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a name to write to beside `path`, which is made or replaced when the file is complete and on the disk.
+    """Yields a path to write to; the file becomes `path`, or replaces it, when it is complete and on the disk.
 
-    The name is of this attempt alone, so that several processes may write the same file. If anything goes wrong, `path`
-    is as it was before.
+    The path is unique, so that several processes may write the same file. If anything goes wrong, `path` stays as it was.
     """
     partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
     try:
@@ -32,9 +31,9 @@ def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def whole_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a directory beside `path` to write into; it becomes `path`, or vanishes if anything goes wrong.
+    """Yields a directory to write into; it becomes `path` when its files are on the disk, or vanishes after an error.
 
-    What is in it is on the disk then. The directory above is made if it is not there.
+    The directory above `path` is made if it does not exist.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.partial-') as scratch:
@@ -48,7 +47,7 @@ def whole_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _sync(path: pathlib.Path) -> None:
-    """Brings a file to the disk: else, after a power cut, its name may be there without the content."""
+    """Forces a file to the disk. Otherwise, after a power cut, it may have its name but not its content."""
     with open(path, 'rb') as file:
         os.fsync(file.fileno())
 
@@ -69,7 +68,7 @@ def files_of(patterns: Sequence[str], flag: str) -> list[pathlib.Path]:
 
 
 def check_writable(path: pathlib.Path) -> None:
-    """Refuses, before the work that makes it, an output that could not be written; makes the directory above it.
+    """Checks that a file can be written, so that hours of work are not lost for it; makes the directory above it.
 
     Raises:
       OSError: `path` is a directory, or no file can be made beside it.
@@ -83,13 +82,13 @@ def check_writable(path: pathlib.Path) -> None:
 
 
 def sha256(path: pathlib.Path) -> str:
-    """The checksum of a file, in hexadecimal."""
+    """The checksum of a file, in hexadecimal digits."""
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def checksums(paths: Sequence[pathlib.Path]) -> dict[str, str]:
-    """The files' checksums by name, which has as much of the path as tells them apart."""
+    """The files' checksums, by their paths below the directory that contains them all."""
     if not paths:
         return {}
     root = os.path.commonpath([path.resolve().parent for path in paths])
@@ -97,17 +96,16 @@ def checksums(paths: Sequence[pathlib.Path]) -> dict[str, str]:
 
 
 def damage(directory: pathlib.Path, checksums: Mapping[str, str]) -> str | None:
-    """What is wrong with the first file that is missing, or has another checksum; None if all are whole.
+    """Says which file is missing or has another checksum; None if all files are whole.
 
     Args:
-      directory: where they lie.
+      directory: contains the files.
       checksums: by the files' paths within the directory.
     """
     for name, expected in sorted(checksums.items()):
         try:
-            found = sha256(directory / name)
+            if sha256(directory / name) != expected:
+                return f'{name} was cut short or altered'
         except FileNotFoundError:
             return f'{name} is missing'
-        if found != expected:
-            return f'{name} was cut short or altered'
     return None
