@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.build import Options, run
-from uwe_jax.data.graph import SIDES
+from uwe_jax.data.graph import SIDES, open_dataset
 
 SKILL, JOB = 'http://esco/skill/', 'http://esco/occupation/'
 SKILLS = [
@@ -64,22 +64,24 @@ def esco(tmp_path):
     return directory
 
 
-def options(esco, base_model, **changes):
-    given = {
-        'esco': esco,
-        'output': esco.parent / 'out' / 'data',
-        'vacancies': (str(esco / 'sentences.csv'),),
-        'relations': 'all',
-        'held_out_occupations': 0.0,
-        'held_out_alternatives': 0.0,
-        'seed': 0,
-        'tokenizer': str(base_model),
-    }
-    return Options(**(given | changes))
+@pytest.fixture
+def build(esco, base_model):
+    """Builds a dataset of the small release, with other options than these if asked to, and opens it."""
 
+    def build(**changes):
+        usual = {
+            'esco': esco,
+            'output': esco.parent / 'out' / 'data',
+            'vacancies': (str(esco / 'sentences.csv'),),
+            'held_out_occupations': 0.0,
+            'held_out_alternatives': 0.0,
+            'tokenizer': str(base_model),
+        }
+        options = Options(**(usual | changes))
+        run(options, 'test')
+        return open_dataset(options.output)
 
-def build(options):
-    run(options, 'test')
+    return build
 
 
 def pairs_by_text(dataset):

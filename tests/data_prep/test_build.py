@@ -1,7 +1,6 @@
 """From ESCO's CSV files to a dataset: what is kept, what is repaired, what is refused, and that nothing leaks."""
 
 import importlib
-import json
 import subprocess
 import sys
 
@@ -18,8 +17,8 @@ from data_prep.build.shards import edge_parts
 from data_prep.build.split import hold_out
 from data_prep.pairs import PairsBuilder
 from tests.conftest import ROOT, SAMPLE, read_rows
-from tests.data_prep.conftest import JOB, JOBS, SKILL, SKILLS, build, options, pairs_by_text, write_csv
-from uwe_jax.data.graph import GRAPHS, SIDES, open_dataset
+from tests.data_prep.conftest import JOB, JOBS, SKILL, SKILLS, pairs_by_text, write_csv
+from uwe_jax.data.graph import GRAPHS, SIDES
 from uwe_jax.data.loader import StepReader
 from uwe_jax.data.plan import Plan
 from uwe_jax.data.text import match_key
@@ -27,9 +26,8 @@ from uwe_jax.io import console
 from uwe_jax.io.errors import DataError
 
 
-def test_the_three_graphs_hold_what_the_files_say(esco, base_model):
-    build(options(esco, base_model))
-    dataset = open_dataset(esco.parent / 'out' / 'data')
+def test_the_three_graphs_hold_what_the_files_say(build):
+    dataset = build()
     pairs = pairs_by_text(dataset)
     engineer = {
         (skill, title) for skill in ('SQL', 'query languages') for title in ('data engineer', 'engineer of data')
@@ -53,9 +51,8 @@ def test_the_three_graphs_hold_what_the_files_say(esco, base_model):
     assert expert['ids'] == [JOB + 'engineer', JOB + 'baker']
 
 
-def test_what_was_repaired_is_counted_and_shown(esco, base_model):
-    build(options(esco, base_model))
-    repairs = open_dataset(esco.parent / 'out' / 'data').manifest['repairs']
+def test_what_was_repaired_is_counted_and_shown(build):
+    repairs = build().manifest['repairs']
     assert {kind: repair['count'] for kind, repair in repairs.items()} == {
         "alternative that is another skill's label, joined to both": 1,
         'blank line in a cell, dropped': 1,
@@ -70,24 +67,21 @@ def test_what_was_repaired_is_counted_and_shown(esco, base_model):
     ]
 
 
-def test_essential_wins_over_optional_and_can_be_asked_for_alone(esco, base_model):
-    build(options(esco, base_model, relations='essential'))
-    pairs = pairs_by_text(open_dataset(esco.parent / 'out' / 'data'))
+def test_essential_wins_over_optional_and_can_be_asked_for_alone(build):
+    pairs = pairs_by_text(build(relations='essential'))
     assert {skill for skill, title in pairs['job'] if title == 'data engineer'} == {'SQL'}
 
 
-def test_without_sentences_the_skills_descriptions_stand_in_and_the_manifest_says_so(esco, base_model):
-    build(options(esco, base_model, vacancies=[]))
-    dataset = open_dataset(esco.parent / 'out' / 'data')
+def test_without_sentences_those_of_the_skills_descriptions_stand_in(build):
+    dataset = build(vacancies=[])
     expected = {('SQL', 'To ask a database.'), ('query languages', 'Languages.'), ('query languages', 'They query.')}
     assert pairs_by_text(dataset)['sentence'] == expected
     assert 'descriptions' in dataset.manifest['sources'][1]['from']
 
 
-def test_without_alternatives_that_graph_is_empty_and_the_others_are_whole(esco, base_model):
+def test_without_alternatives_only_that_graph_is_empty(esco, build):
     edit('skills_en.csv', drop('altLabels'))(esco)
-    build(options(esco, base_model))
-    dataset = open_dataset(esco.parent / 'out' / 'data')
+    dataset = build()
     assert [len(pairs) for pairs in pairs_by_text(dataset).values()] == [8, 3, 0]
     assert set(tfds.builder_from_directory(str(dataset.directory)).as_data_source()) == {'job', 'sentence'}
     plan = Plan(dataset.graphs, batch_size=2, seed=0, distractor_probability=0.8)
@@ -95,32 +89,27 @@ def test_without_alternatives_that_graph_is_empty_and_the_others_are_whole(esco,
     assert batch.texts['alternative'].length.tolist() == [0, 0]
 
 
-def test_skills_with_the_same_text_are_one_node_with_the_edges_of_both(esco, base_model):
+def test_skills_with_the_same_text_are_one_node_with_the_edges_of_both(esco, build):
     write_csv(esco / 'skills_en.csv', [*SKILLS, SKILLS[2] | {'conceptUri': SKILL + 'bake2', 'altLabels': 'do bread'}])
-    build(options(esco, base_model))
-    dataset = open_dataset(esco.parent / 'out' / 'data')
+    dataset = build()
     [node] = [node for node in dataset.nodes('skill') if node['text'] == 'bake bread']
     assert node['ids'] == [SKILL + 'bake', SKILL + 'bake2']
     assert {('bake bread', 'do bread'), ('bake bread', 'make loaves')} <= pairs_by_text(dataset)['alternative']
 
 
-def test_older_releases_with_a_byte_order_mark_and_other_file_names_read_the_same(esco, base_model):
-    build(options(esco, base_model))
+def test_older_releases_with_their_byte_order_marks_and_file_names_read_the_same(esco, build):
+    newer = build()
     rows = read_rows(esco / 'occupationSkillRelations_en.csv')
     (esco / 'occupationSkillRelations_en.csv').unlink()
     write_csv(esco / 'occupationSkillRelations.csv', rows, encoding='utf-8-sig')
     write_csv(esco / 'skills_en.csv', SKILLS, encoding='utf-8-sig')
-    build(options(esco, base_model, output=esco.parent / 'older'))
-    one, other = open_dataset(esco.parent / 'out' / 'data'), open_dataset(esco.parent / 'older')
+    assert build(output=esco.parent / 'older').fingerprint == newer.fingerprint
+
+
+def test_the_same_input_and_seed_give_the_same_bytes(esco, build):
+    one, other = (build(output=esco.parent / name, held_out_alternatives=0.3) for name in ('one', 'other'))
     assert one.fingerprint == other.fingerprint
-
-
-def test_the_same_input_and_seed_give_the_same_bytes(esco, base_model):
-    for name in ('one', 'other'):
-        build(options(esco, base_model, output=esco.parent / name, held_out_alternatives=0.3))
-    one, other = (json.loads((esco.parent / name / 'manifest.json').read_text()) for name in ('one', 'other'))
-    assert one['fingerprint'] == other['fingerprint']
-    assert one['files'] == other['files']
+    assert one.manifest['files'] == other.manifest['files']
 
 
 def test_tensorflow_datasets_opens_the_directory_and_record_numbers_are_edge_numbers(dataset):
@@ -213,7 +202,7 @@ def test_what_is_held_out_is_the_asked_share_and_never_a_label(titles, alternati
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(words, st.just('id'), st.lists(st.integers(0, 5), max_size=4))), st.sets(words))
-def test_pairs_are_distinct_sorted_and_lose_exactly_the_texts_taken_out(rows, gone):
+def test_pairs_are_distinct_and_sorted_and_lose_exactly_the_texts_taken_out(rows, gone):
     def by_text(pairs):
         names = list(pairs.targets)
         return [(int(s), names[t]) for s, t in zip(pairs.skill, pairs.target, strict=True)]
@@ -349,12 +338,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize('name', REFUSED)
-def test_refused_by_name_and_nothing_is_left_behind(name, esco, base_model):
+def test_refused_by_name_and_nothing_is_left_behind(name, esco, build):
     damage, changes, message = REFUSED[name]
     damage(esco)
     before = sorted(esco.parent.rglob('*'))
     with pytest.raises(DataError, match=message) as caught:
-        build(options(esco, base_model, **changes))
+        build(**changes)
     assert '\n' not in str(caught.value)
     left = [path for path in sorted(esco.parent.rglob('*')) if path not in before]
     assert [path for path in left if path.name != 'out'] == []

@@ -12,8 +12,7 @@ from data_prep.check import report
 from data_prep.check.evaluations import Evaluation, read_evaluation
 from data_prep.check.leaks import find_leaks, leaked_edges
 from data_prep.pairs import Pairs
-from tests.data_prep.conftest import JOB, build, options, pairs_by_text, write_csv, write_jsonl, write_parquet
-from uwe_jax.data.graph import open_dataset
+from tests.data_prep.conftest import JOB, pairs_by_text, write_csv, write_jsonl, write_parquet
 from uwe_jax.data.text import match_key
 from uwe_jax.io import console
 from uwe_jax.io.errors import DataError
@@ -57,9 +56,9 @@ def test_a_training_pair_in_an_evaluation_set_fails_in_either_direction_however_
 
 def test_a_query_alone_is_reported_for_an_outside_set_and_fails_what_was_held_out():
     pairs = [('Clerk', 'bake bread'), ('clerk', 'juggle'), ('unseen', 'bake bread')]
-    outside, own = leaks_of(*pairs), leaks_of(*pairs, held_out=True)
-    assert outside.query_seen == own.query_seen == ['Clerk']
-    assert (outside.same_pair, outside.failed, own.failed) == ([], False, True)
+    outside, held_out = leaks_of(*pairs), leaks_of(*pairs, held_out=True)
+    assert outside.query_seen == held_out.query_seen == ['Clerk']
+    assert (outside.same_pair, outside.failed, held_out.failed) == ([], False, True)
     assert (outside.queries, outside.pairs) == (2, 3)
 
 
@@ -146,96 +145,126 @@ def run(*flags):
 
 
 @pytest.fixture
-def built(esco, base_model):
-    build(options(esco, base_model, held_out_alternatives=0.3))
-    return esco.parent / 'out' / 'data'
-
-
-def test_the_command_prints_the_report_writes_it_whole_and_fails_where_a_pair_is_known(built, tmp_path, capsys):
+def known(esco):
+    """An evaluation set with three pairs that are trained on, and one that is not."""
     rows = [{'query': 'Expert', 'target': skill} for skill in ('sql', 'bake bread', 'query languages', 'juggle')]
-    write_csv(tmp_path / 'e.csv', rows)
+    write_csv(esco / 'e.csv', rows)
+    return esco / 'e.csv'
+
+
+def test_the_command_prints_what_of_each_set_is_in_training(build, known, capsys):
+    shards = build(held_out_alternatives=0.3).directory
+    with pytest.raises(DataError):
+        run(f'--shards={shards}', f'--eval={known}')
+    assert capsys.readouterr().out == (
+        'eval/alternative.jsonl, held out of the dataset: 1 queries, 1 pairs\n'
+        '  same pair in training: 0\n'
+        '  query seen in training: 0\n'
+        '  linked through an occupation: 0\n'
+        f'{known}, an outside set: 1 queries, 4 pairs\n'
+        '  same pair in training: 3, FAILS\n'
+        '    Expert | sql\n'
+        '    Expert | bake bread\n'
+        '    Expert | query languages\n'
+        '  query seen in training: 1, reported\n'
+        '    Expert\n'
+        '  linked through an occupation: 0\n'
+        '2 sets checked, 1 failed\n'
+    )
+
+
+def test_the_command_fails_where_a_pair_is_known_but_writes_its_report(build, known, tmp_path):
+    shards = build(held_out_alternatives=0.3).directory
     message = r'^evaluation sets reach training \(.*e\.csv: same pair in training 3\); leave these rows out of the set'
     with pytest.raises(DataError, match=message):
-        run(f'--shards={built}', f'--eval={tmp_path / "e.csv"}', f'--output={tmp_path / "report.json"}')
-    printed = capsys.readouterr().out
-    assert (
-        'eval/alternative.jsonl, held out of the dataset: 1 queries, 1 pairs\n  same pair in training: 0\n' in printed
-    )
-    assert (
-        '/e.csv, an outside set: 1 queries, 4 pairs\n  same pair in training: 3, FAILS\n    Expert | sql\n' in printed
-    )
-    assert printed.endswith('2 sets checked, 1 failed\n')
-    report = json.loads((tmp_path / 'report.json').read_text())['evaluations']
-    assert report[str(tmp_path / 'e.csv')]['same pair in training']['examples'] == [
-        [row['query'], row['target']] for row in rows[:3]
-    ]
-    assert not report['eval/alternative.jsonl']['failed']
+        run(f'--shards={shards}', f'--eval={known}', f'--output={tmp_path / "report.json"}')
+    sets = json.loads((tmp_path / 'report.json').read_text())['evaluations']
+    pairs = [['Expert', skill] for skill in ('sql', 'bake bread', 'query languages')]
+    assert sets[str(known)]['same pair in training'] == {'count': 3, 'examples': pairs}
+    assert not sets['eval/alternative.jsonl']['failed']
 
 
-def test_the_command_passes_where_nothing_is_known_and_refuses_what_is_no_dataset(built, tmp_path, capsys):
-    run(f'--shards={built}')
+def test_the_command_passes_where_nothing_is_known(build, capsys):
+    run(f'--shards={build(held_out_alternatives=0.3).directory}')
     assert capsys.readouterr().out.endswith('1 sets checked, 0 failed\n')
+
+
+def test_the_command_refuses_what_is_not_a_dataset(tmp_path):
     with pytest.raises(DataError, match='not a dataset'):
         run(f'--shards={tmp_path}')
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_dataset_is_read(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(DataError, match=r'report\.json: cannot be written \(Not a directory\); choose another'):
         run(f'--shards={tmp_path}', f'--output={tmp_path / "file" / "report.json"}')
 
 
-def test_a_build_whose_check_fails_leaves_nothing_and_one_that_passes_says_what_it_found(esco, base_model):
+def test_a_build_says_in_its_manifest_what_it_found_of_a_set(esco, build):
     write_csv(esco / 'e.csv', [{'query': 'EXPERT', 'target': 'juggle'}])
-    build(options(esco, base_model, evaluations=[str(esco / 'e.csv')]))
-    manifest = json.loads((esco.parent / 'out' / 'data' / 'manifest.json').read_text())
-    found = manifest['leaks']['sets'][str(esco / 'e.csv')]
-    assert found['query seen in training'] == {'count': 1, 'examples': ['EXPERT']}
-    write_csv(esco / 'e.csv', [{'query': 'EXPERT', 'target': 'Sql'}])
-    with pytest.raises(DataError, match=r'evaluation sets reach training \(.*e\.csv: same pair in training 1\)'):
-        build(options(esco, base_model, evaluations=[str(esco / 'e.csv')], output=esco.parent / 'leaky' / 'data'))
-    assert list((esco.parent / 'leaky').iterdir()) == []
+    sets = build(evaluations=[str(esco / 'e.csv')]).manifest['leaks']['sets']
+    assert sets[str(esco / 'e.csv')]['query seen in training'] == {'count': 1, 'examples': ['EXPERT']}
 
 
-def test_pairs_of_an_evaluation_set_can_be_dropped_and_are_counted(esco, base_model):
+def test_a_build_that_would_train_on_a_pair_of_a_set_leaves_nothing(esco, build, known):
+    with pytest.raises(DataError, match=r'e\.csv: same pair in training 3\); .* as build --drop_leaks does'):
+        build(evaluations=[str(known)])
+    assert list((esco.parent / 'out').iterdir()) == []
+
+
+@pytest.fixture
+def dropped(esco, build):
+    """A dataset without the pairs of an evaluation set, and the dataset with them."""
     rows = [('EXPERT', 'Sql'), ('Expert', 'juggle'), ('you write  sql.', 'SQL'), ('expert', 'bake bread')]
     write_csv(esco / 'e.csv', [{'query': query, 'target': target} for query, target in rows])
-    given = {'evaluations': [str(esco / 'e.csv')], 'held_out_alternatives': 0.3}
-    with pytest.raises(DataError, match=r'e\.csv: same pair in training 3\); .* as build --drop_leaks does'):
-        build(options(esco, base_model, **given))
-    build(options(esco, base_model, **given, drop_leaks=True))
-    build(options(esco, base_model, held_out_alternatives=0.3, output=esco.parent / 'all'))
-    less, everything = open_dataset(esco.parent / 'out' / 'data'), open_dataset(esco.parent / 'all')
-    kept, before = pairs_by_text(less), pairs_by_text(everything)
-    assert {name: before[name] - kept[name] for name in before} == {
+    everything = build(held_out_alternatives=0.3, output=esco.parent / 'all')
+    return build(held_out_alternatives=0.3, evaluations=[str(esco / 'e.csv')], drop_leaks=True), everything
+
+
+def test_exactly_the_pairs_of_an_evaluation_set_can_be_dropped(dropped):
+    kept, everything = map(pairs_by_text, dropped)
+    assert {name: everything[name] - kept[name] for name in everything} == {
         'job': {('SQL', 'expert'), ('bake bread', 'expert')},
         'sentence': {('SQL', 'You write SQL.')},
         'alternative': set(),
     }
-    assert [node['text'] for node in less.nodes('sentence')] == ['You bake and query.']  # no node without an edge
-    leaks = less.manifest['leaks']
+    assert [node['text'] for node in dropped[0].nodes('sentence')] == ['You bake and query.']  # no node without an edge
+
+
+def test_dropped_pairs_are_counted_and_what_remains_is_checked_again(dropped, esco):
+    leaks = dropped[0].manifest['leaks']
     assert leaks['pairs_dropped'] == {'job': 2, 'sentence': 1, 'alternative': 0}
-    found = leaks['sets'][str(esco / 'e.csv')]
-    assert (found['failed'], found['same pair in training']['count']) == (False, 0)
-    assert found['query seen in training'] == {'count': 1, 'examples': ['EXPERT']}  # of its pair with another skill
+    left = leaks['sets'][str(esco / 'e.csv')]
+    assert (left['failed'], left['same pair in training']['count']) == (False, 0)
+    assert left['query seen in training'] == {'count': 1, 'examples': ['EXPERT']}  # of its pair with another skill
+    run(f'--shards={dropped[0].directory}', f'--eval={esco / "e.csv"}')  # raises if a pair is known
+
+
+def test_dropping_pairs_does_not_change_what_is_held_out(dropped):
+    less, everything = dropped
     for name in ('job', 'alternative'):
         assert list(less.held_out(name)) == list(everything.held_out(name))
     assert less.manifest['held_out'] == everything.manifest['held_out']
-    run(f'--shards={less.directory}', f'--eval={esco / "e.csv"}')  # raises if a pair is known
 
 
-def test_dropping_leaks_wants_a_set_to_look_for_and_leaves_something_to_train_on(esco, base_model):
+def test_pairs_can_only_be_dropped_with_a_set_to_look_for(build):
     with pytest.raises(DataError, match='--drop_leaks: expected an evaluation set, named by --eval'):
-        build(options(esco, base_model, drop_leaks=True))
+        build(drop_leaks=True)
+
+
+def test_dropping_every_pair_of_a_graph_is_refused(esco, build):
     write_csv(esco / 'sentences.csv', [{'sentence': 'You write SQL.', 'skills': 'SQL'}])
     write_csv(esco / 'e.csv', [{'query': 'You write SQL.', 'target': 'SQL'}])
     with pytest.raises(DataError, match='the sentence graph has no pair left'):
-        build(options(esco, base_model, evaluations=[str(esco / 'e.csv')], drop_leaks=True))
+        build(evaluations=[str(esco / 'e.csv')], drop_leaks=True)
 
 
 def test_a_dropped_pair_takes_the_targets_that_nothing_else_joins_with_it():
     pairs = Pairs(SIDES['job'], *(part.astype(np.int32) for part in EDGES['job']))
     leaked = leaked_edges(SIDES['skill'], pairs, [leaks_of(('CLERK', 'sql'), ('baker', 'SQL'))])
     assert leaked.tolist() == [False, False, False, True, False]
-    leaked_of_own = leaked_edges(SIDES['skill'], pairs, [leaks_of(('clerk', 'SQL'), held_out=True)])
-    assert not leaked_of_own.any()  # what was held out is not mended but refused
+    leaked_of_held_out = leaked_edges(SIDES['skill'], pairs, [leaks_of(('clerk', 'SQL'), held_out=True)])
+    assert not leaked_of_held_out.any()  # a leak of what was held out is refused, not dropped
     kept = pairs.with_edges(~leaked)
     assert list(kept.targets) == ['baker', 'pastry cook', 'temp']
     assert list(zip(kept.skill.tolist(), kept.target.tolist(), strict=True)) == [(0, 0), (0, 1), (1, 1), (1, 2)]

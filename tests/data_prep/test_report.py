@@ -8,15 +8,15 @@ import pytest
 
 from data_prep.report import Options, run
 from data_prep.report.balance import balance, epoch, padding, titles_per_skill, tokens
-from tests.data_prep.conftest import SKILL, build, options, write_jsonl
-from uwe_jax.data.graph import GRAPHS, SIDES, open_dataset
+from tests.data_prep.conftest import SKILL, write_jsonl
+from uwe_jax.data.graph import GRAPHS, SIDES
 from uwe_jax.data.loader import StepReader
 from uwe_jax.data.plan import Plan
 from uwe_jax.io.errors import DataError
 
 
 @pytest.fixture
-def enriched(esco, base_model):
+def enriched(esco, build):
     """ESCO's four skills have 3, 3, 2 and no titles; a vacancy and two synthetic titles add to that."""
     write_jsonl(esco / 'vacancies.jsonl', [{'title': 'SQL developer', 'skills': ['SQL']}, LONG])
     synthetic = [('alone', 'juggler'), ('alone', 'data engineer'), ('sql', 'SQL developer')]
@@ -24,16 +24,15 @@ def enriched(esco, base_model):
         esco / 'titles.jsonl', [{'skill': SKILL + s, 'title': title, 'source': 'synthetic'} for s, title in synthetic]
     )
     vacancies = [str(esco / name) for name in ('sentences.csv', 'vacancies.jsonl')]
-    build(options(esco, base_model, vacancies=vacancies, synthetic=[str(esco / 'titles.jsonl')]))
-    return open_dataset(esco.parent / 'out' / 'data')
+    return build(vacancies=vacancies, synthetic=[str(esco / 'titles.jsonl')])
 
 
 LONG = {'sentence': 'time ' * 98, 'skills': ['bake bread']}  # 98 words that are one token each
 
 
-def flags(dataset, **changes):
-    given = {'shards': dataset.directory, 'output': dataset.directory.parent / 'report', 'batch_size': 2, 'seed': 0}
-    return Options(**(given | changes))
+def options(dataset, **changes):
+    usual = {'shards': dataset.directory, 'output': dataset.directory.parent / 'report', 'batch_size': 2}
+    return Options(**(usual | changes))
 
 
 def test_titles_are_counted_with_those_of_each_further_source_added(enriched):
@@ -119,24 +118,23 @@ def test_texts_are_not_counted_with_another_tokenizer_than_the_datasets(enriched
 
 
 def test_the_command_leaves_plots_and_all_of_their_numbers(enriched):
-    arguments = flags(enriched)
-    run(arguments, 'python -m data_prep report')
+    chosen = options(enriched)
+    run(chosen, 'python -m data_prep report')
     plots = ('titles_per_skill', 'epoch', 'tokens', 'padding')
-    names = sorted(path.name for path in arguments.output.iterdir())
+    names = sorted(path.name for path in chosen.output.iterdir())
     assert names == sorted(['report.json', *(f'{name}.png' for name in plots)])
-    numbers = json.loads((arguments.output / 'report.json').read_text())
+    numbers = json.loads((chosen.output / 'report.json').read_text())
     assert numbers == {'command': 'python -m data_prep report', **balance(enriched, 2, 0)}
     for name in plots:
-        assert (arguments.output / f'{name}.png').read_bytes().startswith(b'\x89PNG')
-    assert [path.name for path in arguments.output.parent.iterdir() if path.name.startswith('.')] == []
+        assert (chosen.output / f'{name}.png').read_bytes().startswith(b'\x89PNG')
+    assert [path.name for path in chosen.output.parent.iterdir() if path.name.startswith('.')] == []
 
 
-def test_a_dataset_without_alternatives_is_reported_too(esco, base_model):
+def test_a_dataset_without_alternatives_is_reported_too(esco, build):
     skills = esco / 'skills_en.csv'
     skills.write_text(skills.read_text().replace('altLabels', 'others'))
-    build(options(esco, base_model))
-    dataset = open_dataset(esco.parent / 'out' / 'data')
-    run(flags(dataset), 'report')
+    dataset = build()
+    run(options(dataset), 'report')
     numbers = json.loads((dataset.directory.parent / 'report' / 'report.json').read_text())
     assert set(numbers['tokens']) == {'skill', 'job', 'sentence'}
     assert numbers['padding']['sides']['alternative']['padding'] == 1.0
@@ -157,6 +155,6 @@ def test_refused_in_one_line_and_nothing_is_left_behind(name, enriched):
     changes = {flag: enriched.directory / value if isinstance(value, str) else value for flag, value in changes.items()}
     before = sorted(enriched.directory.parent.rglob('*'))
     with pytest.raises(DataError, match=message) as caught:
-        run(flags(enriched, **changes), 'report')
+        run(options(enriched, **changes), 'report')
     assert '\n' not in str(caught.value)
     assert sorted(enriched.directory.parent.rglob('*')) == before

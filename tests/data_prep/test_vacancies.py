@@ -13,14 +13,11 @@ from tests.data_prep.conftest import (
     SENTENCES,
     SKILL,
     SKILLS,
-    build,
-    options,
     pairs_by_text,
     write_csv,
     write_jsonl,
     write_parquet,
 )
-from uwe_jax.data.graph import open_dataset
 from uwe_jax.io.errors import DataError
 from uwe_jax.io.esco import Concept
 
@@ -34,14 +31,9 @@ VACANCY = {
 }
 
 
-def built(esco, base_model, name='data', **changes):
-    build(options(esco, base_model, output=esco.parent / name, **changes))
-    return open_dataset(esco.parent / name)
-
-
-def test_a_vacancys_skills_join_its_title_and_those_sentences_of_its_description_that_name_them(esco, base_model):
+def test_a_vacancys_skills_join_its_title_and_those_sentences_of_its_description_that_name_them(esco, build):
     write_jsonl(esco / 'scraped.jsonl', [VACANCY, VACANCY | {'description': 'We look for you.'}])
-    dataset = built(esco, base_model, vacancies=[str(esco / 'scraped.jsonl')])
+    dataset = build(vacancies=[str(esco / 'scraped.jsonl')])
     pairs = pairs_by_text(dataset)
     assert {pair for pair in pairs['job'] if pair[1] == 'Baker and clerk'} == {
         ('bake bread', 'Baker and clerk'),
@@ -56,7 +48,7 @@ def test_a_vacancys_skills_join_its_title_and_those_sentences_of_its_description
     assert left_out == {'count': 1, 'examples': ['scraped.jsonl, line 2']}
 
 
-def test_a_tagged_sentences_skills_join_the_sentence_and_its_vacancys_title(esco, base_model):
+def test_a_tagged_sentences_skills_join_the_sentence_and_its_vacancys_title(esco, build):
     rows = [
         {'vacancy': 'a', 'title': 'Clerk', 'sentence': 'You ask.', 'skills': [SKILL + 'sql'], 'scores': [0.7]},
         {'vacancy': 'a', 'title': 'Clerk', 'sentence': 'You bake.', 'skills': [SKILL + 'bake'], 'scores': [0.6]},
@@ -65,7 +57,7 @@ def test_a_tagged_sentences_skills_join_the_sentence_and_its_vacancys_title(esco
     write_jsonl(esco / 'piece-0.jsonl', rows[:1])
     write_jsonl(esco / 'piece-1.jsonl', rows[1:])
     (esco / 'piece-2.jsonl').touch()
-    dataset = built(esco, base_model, vacancies=[str(esco / 'piece-*.jsonl')])
+    dataset = build(vacancies=[str(esco / 'piece-*.jsonl')])
     pairs = pairs_by_text(dataset)
     assert pairs['sentence'] == {('SQL', 'You ask.'), ('bake bread', 'You bake.')}
     assert {pair for pair in pairs['job'] if pair[1] == 'Clerk'} == {('SQL', 'Clerk'), ('bake bread', 'Clerk')}
@@ -74,9 +66,9 @@ def test_a_tagged_sentences_skills_join_the_sentence_and_its_vacancys_title(esco
     assert [node['ids'] for node in dataset.nodes('job') if node['text'] == 'Clerk'] == [['vacancy']]
 
 
-def test_without_a_sentence_among_the_vacancies_the_skills_descriptions_stand_in(esco, base_model):
+def test_without_a_sentence_among_the_vacancies_the_skills_descriptions_stand_in(esco, build):
     write_jsonl(esco / 'titles.jsonl', [{'title': 'Clerk', 'skills': ['SQL']}])
-    dataset = built(esco, base_model, vacancies=[str(esco / 'titles.jsonl')])
+    dataset = build(vacancies=[str(esco / 'titles.jsonl')])
     assert ('SQL', 'To ask a database.') in pairs_by_text(dataset)['sentence']
     assert 'descriptions' in dataset.manifest['sources'][1]['from']
 
@@ -84,43 +76,43 @@ def test_without_a_sentence_among_the_vacancies_the_skills_descriptions_stand_in
 @pytest.mark.parametrize(
     ('name', 'write'), [('s.csv', write_csv), ('s.jsonl', write_jsonl), ('s.parquet', write_parquet)]
 )
-def test_csv_jsonl_and_parquet_say_the_same_and_columns_have_the_names_that_flags_give(name, write, esco, base_model):
+def test_tables_of_every_format_and_with_other_column_names_say_the_same(name, write, esco, build):
     def skills(cell):
         return cell if name == 's.csv' else cell.split('\n')
 
     write(esco / name, [{'text': s, 'esco': skills(k), 'role': 'clerk'} for s, k in SENTENCES])
     columns = Columns(sentence='text', skills='esco', title='role')
-    pairs = pairs_by_text(built(esco, base_model, vacancies=[str(esco / name)], columns=columns))
-    assert pairs['sentence'] == pairs_by_text(built(esco, base_model, 'csv'))['sentence']
+    pairs = pairs_by_text(build(vacancies=[str(esco / name)], columns=columns))
+    assert pairs['sentence'] == pairs_by_text(build(output=esco.parent / 'csv'))['sentence']
     assert {skill for skill, title in pairs['job'] if title == 'clerk'} == {'SQL', 'query languages', 'bake bread'}
 
 
-def test_a_cell_may_hold_its_skills_as_a_written_list(esco, base_model):
+def test_a_cell_may_hold_its_skills_as_a_written_list(esco, build):
     write_csv(esco / 's.csv', [{'sentence': 'Ask.', 'skills': "['SQL', 'bake bread']"}])
-    pairs = pairs_by_text(built(esco, base_model, vacancies=[str(esco / 's.csv')]))
+    pairs = pairs_by_text(build(vacancies=[str(esco / 's.csv')]))
     assert pairs['sentence'] == {('SQL', 'Ask.'), ('bake bread', 'Ask.')}
 
 
-def test_synthetic_titles_join_their_skill_and_real_ones_are_left_to_their_sources(esco, base_model):
+def test_synthetic_titles_join_their_skill_and_real_ones_are_left_to_their_sources(esco, build):
     rows = [
         {'skill': SKILL + 'alone', 'title': 'circus artist', 'source': 'synthetic', 'model': 'x'},
         {'skill': SKILL + 'alone', 'title': 'street performer', 'source': 'real', 'model': None},
         {'skill': SKILL + 'bake', 'title': 'baker', 'source': 'synthetic', 'model': 'x'},
     ]
     write_jsonl(esco / 'titles.jsonl', rows)
-    dataset = built(esco, base_model, synthetic=[str(esco / 'titles.jsonl')])
+    dataset = build(synthetic=[str(esco / 'titles.jsonl')])
     assert {pair for pair in pairs_by_text(dataset)['job'] if pair[0] == 'juggle'} == {('juggle', 'circus artist')}
     ids = {node['text']: node['ids'] for node in dataset.nodes('job')}
     assert ids['circus artist'] == ['synthetic']
     assert ids['baker'] == [JOB + 'baker', 'synthetic']
 
 
-def test_held_out_titles_reach_training_neither_from_vacancies_nor_from_synthetic_titles(esco, base_model):
+def test_held_out_titles_reach_training_neither_from_vacancies_nor_from_synthetic_titles(esco, build):
     rows = [{'title': t, 'skills': ['SQL']} for t in ('BAKER', 'Data  Engineer', 'Expert', 'clerk')]
     write_jsonl(esco / 'v.jsonl', rows)
     write_jsonl(esco / 't.jsonl', [{'skill': SKILL + 'sql', 'title': r['title'], 'source': 'synthetic'} for r in rows])
     given = {'vacancies': [str(esco / 'v.jsonl')], 'synthetic': [str(esco / 't.jsonl')], 'held_out_occupations': 0.5}
-    dataset = built(esco, base_model, **given)
+    dataset = build(**given)
     [query] = [line['text'] for line in dataset.held_out('job')]
     other = {'baker': 'Data Engineer', 'data engineer': 'BAKER'}[query]
     titles = {node['text'] for node in dataset.nodes('job')}
@@ -171,9 +163,9 @@ def test_names_without_one_skill_are_listed_with_their_counts_and_what_they_coul
     ]
 
 
-def test_unmatched_names_are_a_file_of_the_dataset(esco, base_model):
+def test_unmatched_names_are_a_file_of_the_dataset(esco, build):
     write_jsonl(esco / 'v.jsonl', [{'title': 'clerk', 'skills': ['SQL', 'flying', 'flying']}])
-    dataset = built(esco, base_model, vacancies=[str(esco / 'v.jsonl')])
+    dataset = build(vacancies=[str(esco / 'v.jsonl')])
     lines = (dataset.directory / 'unmatched_skills.jsonl').read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{'name': 'flying', 'count': 2, 'could_mean': []}]
     assert 'unmatched_skills.jsonl' in dataset.manifest['files']
@@ -321,7 +313,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize('name', REFUSED)
-def test_refused_by_name_and_nothing_is_left_behind(name, esco, base_model):
+def test_refused_by_name_and_nothing_is_left_behind(name, esco, build):
     write, changes, message = REFUSED[name]
     given = {'vacancies': [str(esco / 'v.*')], 'output': esco.parent / 'out' / changes.pop('output', 'data')}
     if 'synthetic' in changes:
@@ -331,7 +323,7 @@ def test_refused_by_name_and_nothing_is_left_behind(name, esco, base_model):
         write(esco)
         before = sorted(esco.parent.rglob('*'))
         with pytest.raises(DataError, match=message) as caught:
-            build(options(esco, base_model, **(given | changes)))
+            build(**(given | changes))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert '\n' not in str(caught.value)
@@ -369,10 +361,10 @@ REPAIRED = {
 
 
 @pytest.mark.parametrize('name', REPAIRED)
-def test_repaired_and_counted(name, esco, base_model):
+def test_repaired_and_counted(name, esco, build):
     write, expected = REPAIRED[name]
     write(esco)
-    dataset = built(esco, base_model, vacancies=[str(esco / 'v.*')])
+    dataset = build(vacancies=[str(esco / 'v.*')])
     own = {'blank line in a cell, dropped', 'repeated relation, essential wins'}  # the release's own repairs
     manifest = dataset.manifest
     counted = {kind: repair['count'] for kind, repair in manifest['repairs'].items() if 'label' not in kind}

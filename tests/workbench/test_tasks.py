@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from uwe_jax.data.graph import Dataset
+from data_prep import build
 from uwe_jax.evaluation.tasks import RankingTask
 from uwe_jax.workbench.registry import OTHER_SIZE, PLACES, TASKS, load_tasks
 from uwe_jax.workbench.sources.hub import read_rows
@@ -154,10 +154,20 @@ def test_what_is_held_out_of_a_dataset_is_a_task(small_dataset_dir):
     assert names[:2] == ['held_out_job_to_skill', 'held_out_alternative_to_skill']
 
 
-def test_a_dataset_that_holds_nothing_out_is_refused(small_dataset_dir, monkeypatch):
-    monkeypatch.setattr(Dataset, 'held_out', lambda self, graph: [])
-    with pytest.raises(ValueError, match=f'{small_dataset_dir}: nothing was held out; expected a dataset built with'):
-        load_tasks([f'held_out:{small_dataset_dir}'], {})
+def test_a_dataset_that_holds_nothing_out_is_refused(data, base_model, tmp_path):
+    relations = [('o1', 'essential', 's1'), ('o2', 'essential', 's2')]
+    columns = ('occupationUri', 'relationType', 'skillUri')
+    write(data / 'esco_1.2.0' / 'occupationSkillRelations_en.csv', columns, relations)
+    options = build.Options(
+        esco=data / 'esco_1.2.0',
+        output=tmp_path / 'dataset',
+        held_out_occupations=0.0,
+        held_out_alternatives=0.0,
+        tokenizer=str(base_model),
+    )
+    build.run(options, 'test')
+    with pytest.raises(ValueError, match=f'{options.output}: nothing was held out; expected a dataset built with'):
+        load_tasks([f'held_out:{options.output}'], {})
 
 
 ESCO, LABELLED = ('conceptUri', 'preferredLabel', 'altLabels'), ('sentence', 'label')
@@ -237,19 +247,20 @@ def test_datasets_of_the_hub_are_tables_too(tmp_path):
         list(read_rows(f'{tmp_path / "house"}@validation'))
 
 
-def test_what_is_not_there_is_refused(data, tmp_path):
-    with pytest.raises(ValueError, match=r'task job_to_skill: no esco; give --data=esco=PATH, the folder of ESCO'):
-        load_tasks(['job_to_skill'], {})
-    with pytest.raises(ValueError, match=r'none: no such directory, expected the folder of an ESCO release'):
-        load_tasks(['job_to_skill'], {'esco': str(tmp_path / 'none')})
-    with pytest.raises(ValueError, match=r"task 'jobs': expected job_to_skill, .*, held_out:DATASET or csv:PATH"):
-        load_tasks(['jobs'], {})
-    with pytest.raises(ValueError, match=r"data 'escos': expected one of esco, "):
-        load_tasks([], {'escos': 'x'})
-    with pytest.raises(ValueError, match=r'--data=.*/none: no such folder; expected one, or NAME=PATH'):
-        load_tasks([], {'': str(tmp_path / 'none')})
-    with pytest.raises(ValueError, match=r'none.csv: not a file; expected a table, or NAME@SPLIT'):
-        load_tasks([f'csv:{tmp_path / "none.csv"}'], {})
+@pytest.mark.parametrize(
+    ('tasks', 'data', 'message'),
+    [
+        (['job_to_skill'], {}, 'task job_to_skill: no esco; give --data=esco=PATH, the folder of ESCO'),
+        (['job_to_skill'], {'esco': 'none'}, 'none: no such directory, expected the folder of an ESCO release'),
+        (['jobs'], {}, "task 'jobs': expected job_to_skill, .*, held_out:DATASET or csv:PATH"),
+        ([], {'escos': 'x'}, "data 'escos': expected one of esco, "),
+        ([], {'': 'none'}, '--data=none: no such folder; expected a folder, or NAME=PATH'),
+        (['csv:none.csv'], {}, 'none.csv: not a file; expected a table, or NAME@SPLIT'),
+    ],
+)
+def test_what_is_not_there_is_refused(tasks, data, message):
+    with pytest.raises(ValueError, match=message):
+        load_tasks(tasks, data)
 
 
 @pytest.mark.parametrize(

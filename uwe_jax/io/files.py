@@ -17,7 +17,7 @@ from uwe_jax.io.errors import DataError
 def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a path to write to; the file becomes `path`, or replaces it, when it is complete and on the disk.
 
-    The path is unique, so that several processes may write the same file. If anything goes wrong, `path` stays as it was.
+    The path is unique, so that several processes may write the same file. After an error, `path` is as it was before.
     """
     partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
     try:

@@ -1,1 +1,1 @@
-"""Where tasks come from: one module a source of data, each from the files that its users can get."""
+"""Where tasks come from: one module per source of data, each reading the files that its publisher ships."""

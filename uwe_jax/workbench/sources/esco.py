@@ -8,7 +8,7 @@ from uwe_jax.io.repairs import Repairs
 
 
 def read_release(folder: str) -> Esco:
-    """Reads a release as WorkRB does: labels stay as they are written, and relations beyond the release are dropped.
+    """Reads a release as WorkRB does: labels as they are written, and without the relations that lead out of it.
 
     Raises:
       ValueError: as `read_esco`.
@@ -30,10 +30,10 @@ def skill_to_job(esco: Esco) -> RankingTask:
 def skill_normalisation(esco: Esco) -> RankingTask:
     """Alternative names, and the skills that they name.
 
-    The first alternative of each skill is left to a validation set. Skills of one preferred label are one skill.
+    WorkRB keeps the first name of each skill for validation, so it is not in the test. Names of a single character are
+    left out. Skills with the same preferred label are one skill.
     """
-    # Grouped by label, then by name, as WorkRB does; this order decides which name is the first. A name of a single
-    # character is left out.
+    # Grouped by label, then by name, as in WorkRB: this order decides which name is a skill's first.
     names: dict[str, list[str]] = {}
     for skill in esco.skills.values():
         names.setdefault(skill.label, []).extend(name for name in skill.alternatives if len(name) > 1)

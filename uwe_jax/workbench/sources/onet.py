@@ -1,4 +1,4 @@
-"""O*NET's occupations and technologies, a target space never seen in training (the paper's zero-shot setting)."""
+"""O*NET's occupations and technologies: targets that training never sees (the paper's zero-shot setting)."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""A task from any CSV file of (query, target), without code."""
+"""A task from any table of (query, target) pairs, without code."""
 
 import pathlib
 
@@ -11,11 +11,11 @@ def from_csv(words: str) -> RankingTask:
 
     Args:
       words: PATH; PATH:QUERY:TARGET with the names of its columns, by default `query` and `target`; or
-        PATH:QUERY:TARGET:SPACE, where the column TARGET of a second CSV file is the target space. By default that is
-        all targets that stand in the file.
+        PATH:QUERY:TARGET:SPACE, where the column TARGET of a second table is the target space. By default, the targets
+        of the file are.
 
     Raises:
-      ValueError: the words are not as said, a target is not in the target space, or as `read_rows`.
+      ValueError: the words have another form, a target is not in the target space, or as `read_rows`.
     """
     path, *rest = [words] if pathlib.Path(words).is_file() else words.split(':')
     if len(rest) not in (0, 2, 3):

@@ -12,7 +12,7 @@ TEST_SHARE, SEED = 0.9, 42  # of the related pairs
 
 
 def skill_similarity(pairs: str) -> RankingTask:
-    """The first skill of each related pair of the test split, and the second, among the skills of all pairs.
+    """For the first skill of each related pair, the second; the targets are the skills of all pairs, related or not.
 
     Args:
       pairs: a table with `skill_a`, `skill_b` and `related`, 1 or 0, as `read_rows` takes it.
@@ -23,7 +23,7 @@ def skill_similarity(pairs: str) -> RankingTask:
     rows = [(row.required_text('skill_a'), row.required_text('skill_b'), _related(row)) for row in read_rows(pairs)]
     targets = sorted({skill for one, other, _ in rows for skill in (one, other)})
     related = [(one, other) for one, other, are in rows if are]
-    # scikit-learn's split: the test set is the beginning of a permutation by numpy's older generator.
+    # As scikit-learn splits: the test set is the beginning of a permutation by NumPy's legacy generator.
     order = np.random.RandomState(SEED).permutation(len(related))
     test = [related[place] for place in order[: math.ceil(TEST_SHARE * len(related))]]
     return joined('skill_similarity', test, targets)

@@ -8,7 +8,7 @@ from uwe_jax.io.tables import Row
 from uwe_jax.workbench.sources.esco import skill_names
 from uwe_jax.workbench.sources.hub import read_rows
 
-NO_SKILL = ('LABEL NOT PRESENT', 'UNDERSPECIFIED', 'UNK')  # annotators' words for a span that names no skill of ESCO
+NO_SKILL = ('LABEL NOT PRESENT', 'UNDERSPECIFIED', 'UNK')  # how annotators label a span that names no skill of ESCO
 
 
 def job_normalisation(titles: str, occupations: str) -> RankingTask:
@@ -16,7 +16,7 @@ def job_normalisation(titles: str, occupations: str) -> RankingTask:
 
     Args:
       titles: the annotated titles; a table as `read_rows` takes it.
-      occupations: the occupations of ESCO 1.0, to whose names the titles refer: the portal's CSV file.
+      occupations: the portal's CSV file of the occupations of ESCO 1.0, whose names the annotations use.
 
     Raises:
       ValueError: as `read_rows`; or an occupation is not in the release.
@@ -32,14 +32,14 @@ def job_normalisation(titles: str, occupations: str) -> RankingTask:
 
 
 def skill_extraction(name: str, sentences: str, esco: Esco) -> RankingTask:
-    """Vacancy sentences, and the skills in them; a sentence without a skill of the release is no query.
+    """Vacancy sentences, and the skills in them; a sentence without a skill of the release is not a query.
 
-    `NO_SKILL` is left out, and so is any other label that is not in the release: a note says how many, and one of them.
+    The labels `NO_SKILL` are left out, and so are others that are not in the release; the task's note counts the latter.
 
     Args:
       name: of the task.
-      sentences: a row for each label of a sentence, or one a sentence with a list of them; as `read_rows` takes it.
-      esco: the release whose names the labels are, 1.1.0.
+      sentences: a table as `read_rows` takes it. A row has one `label` of a sentence, or all of its `skills`.
+      esco: the release whose skills the labels are, 1.1.0.
 
     Raises:
       ValueError: as `read_rows`; or no sentence has a skill.
