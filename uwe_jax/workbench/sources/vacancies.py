@@ -34,7 +34,7 @@ def job_normalisation(titles: str, occupations: str) -> RankingTask:
 def skill_extraction(name: str, sentences: str, esco: Esco) -> RankingTask:
     """Vacancy sentences, and the skills in them; a sentence without a skill of the release is not a query.
 
-    The labels `NO_SKILL` are left out, and so are others that are not in the release; the task's note counts the latter.
+    The labels `NO_SKILL` are left out, and so are others that are not in the release; the task's note counts those.
 
     Args:
       name: of the task.
