@@ -4,8 +4,8 @@ There are two sets, each a share that a seed chooses:
 - occupations: none of their titles is a target in any graph, even if another occupation or a vacancy has it too;
 - alternative names of skills.
 
-A skill's label is in all of its pairs. Therefore neither an alternative name that is a label is ever held out, nor an
-occupation with such a title. Texts are compared by `match_key`, which ignores case and spacing.
+A skill's label is in all of its pairs. Therefore alternative names that are labels are never held out, nor are
+occupations with such a title. Texts are compared by `match_key`, which ignores case and spacing.
 """
 
 import dataclasses

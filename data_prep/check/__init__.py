@@ -34,11 +34,11 @@ def run(options: Options, command: str) -> None:
         raise DataError(str(error)) from error
     nodes = {side: {node['text']: tuple(node['ids']) for node in dataset.nodes(side)} for side in SIDES}
     edges = {name: (graph.edge_skill, graph.edge_target) for name, graph in dataset.graphs.items()}
-    found = leaks.find_leaks(nodes, edges, [*held_out_evaluations(dataset, list(nodes['skill'])), *evaluations])
-    print(report.text(found))
+    results = leaks.find_leaks(nodes, edges, [*held_out_evaluations(dataset, list(nodes['skill'])), *evaluations])
+    print(report.text(results))
     if options.output:
-        content = {'dataset': dataset.fingerprint, 'command': command, 'evaluations': report.summary(found, None)}
+        content = {'dataset': dataset.fingerprint, 'command': command, 'evaluations': report.summary(results, None)}
         with writing(options.output), whole_file(options.output) as partial:
             partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
     logger.info('checked %d pairs', sum(graph.edges for graph in dataset.graphs.values()))
-    report.refuse_leaks(found)
+    report.refuse_leaks(results)

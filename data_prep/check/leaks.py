@@ -78,14 +78,14 @@ def find_leaks(
     known = {text: number for text, number in key.items() if trained[number]}
     matched = [_Matched(evaluation, known) for evaluation in evaluations]
     wanted = np.unique(np.concatenate([np.empty(0, np.int64), *(one.codes for one in matched)]))
-    found = set()
+    trained_codes = set()  # of the wanted pairs that are training pairs
     for name, (skill, target) in edges.items():
         for first in range(0, len(skill), EDGES_PER_PIECE):
             piece = slice(first, first + EDGES_PER_PIECE)
             codes = _codes(keys['skill'][skill[piece]], keys[name][target[piece]])
-            found.update(codes[np.isin(codes, wanted)].tolist())
+            trained_codes.update(codes[np.isin(codes, wanted)].tolist())
     occupations = _Occupations(sides, edges['job'], keys)
-    return [one.leaks(found, occupations) for one in matched]
+    return [one.leaks(trained_codes, occupations) for one in matched]
 
 
 def leaked_edges(skills: Iterable[str], pairs: Pairs, report: Sequence[Leaks]) -> np.ndarray:
@@ -120,15 +120,15 @@ class _Matched:
         """Of the pairs whose texts are both in training."""
         return self._codes[self._codes != UNKNOWN]
 
-    def leaks(self, found: set[int], occupations: '_Occupations') -> Leaks:
-        """The leaks of the set; `found` are the codes of its pairs that are training pairs."""
+    def leaks(self, trained_codes: set[int], occupations: '_Occupations') -> Leaks:
+        """The leaks of the set, whose pairs that are training pairs have `trained_codes`."""
         same, seen, linked = [], {}, []
         for (folded, _), pair, (query, target), code in zip(
             self._pairs, self._pairs.values(), self._keys, self._codes.tolist(), strict=True
         ):
             if query != UNKNOWN:
                 seen.setdefault(folded, pair[0])
-            if code in found:
+            if code in trained_codes:
                 same.append(pair)
             elif code != UNKNOWN and query != target and (shared := occupations.of(query) & occupations.of(target)):
                 linked.append((*pair, min(shared)))

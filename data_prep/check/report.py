@@ -13,14 +13,14 @@ EXAMPLES = 5  # of each kind, printed and kept in manifests
 def refuse_leaks(report: Sequence[Leaks]) -> None:
     """Raises a DataError that names the sets that fail, if there are any."""
     if failed := [leaks for leaks in report if leaks.failed]:
-        found = '; '.join(
+        reasons = '; '.join(
             f'{leaks.evaluation}: {kind} {len(items)}'
             for leaks in failed
             for kind, fails, items in leaks.kinds()
             if fails and items
         )
         raise DataError(
-            f'evaluation sets reach training ({found}); leave these rows out of the set, or of the '
+            f'evaluation sets reach training ({reasons}); leave these rows out of the set, or of the '
             'training data, as build --drop_leaks does'
         )
 
@@ -44,8 +44,10 @@ def text(report: Sequence[Leaks]) -> str:
     lines = []
     for leaks in report:
         whose = 'held out of the dataset' if leaks.held_out else 'an outside set'
-        lines.append(f'{leaks.evaluation}, {whose}: {leaks.queries} queries, {leaks.pairs} pairs')
-        for kind, fails, items in leaks.kinds():
+        size = f'{leaks.queries} queries, {leaks.pairs} pairs'
+        known = any(items for _, _, items in leaks.kinds())
+        lines.append(f'{leaks.evaluation}, {whose}: {size}' + ('' if known else ', none in training'))
+        for kind, fails, items in leaks.kinds() if known else ():
             verdict = '' if not items else ', FAILS' if fails else ', reported'
             lines.append(f'  {kind}: {len(items)}{verdict}')
             lines += [f'    {_example(item)}' for item in items[:EXAMPLES]]

@@ -72,7 +72,7 @@ def epoch(numbers: Mapping[str, Any]) -> Figure:
         axes.set_title(f'{NAMES[name]}; skills without: {none:,}', loc='left', fontsize=10)
         axes.set_xscale('log')
         axes.set_yscale('log')
-        axes.set_xlabel(f'{NAMES[name]} of a skill')
+        axes.set_xlabel(f'{NAMES[name]} per skill')
         _plain(axes)
         _thousands(axes, 'xy')
     panels[0].set_ylabel('times in an epoch, mean')
@@ -80,7 +80,7 @@ def epoch(numbers: Mapping[str, Any]) -> Figure:
     figure.legend(lines, labels, loc='outside lower center', ncols=3, frameon=False)
     figure.suptitle(
         f'How often a skill is seen in an epoch of {numbers["batches"]} batches of {numbers["batch_size"]}; '
-        'each stands in one batch', x=0.01, ha='left', fontsize=11
+        'each is in one batch', x=0.01, ha='left', fontsize=11
     )  # fmt: skip
     return figure
 

@@ -41,7 +41,7 @@ def test_the_three_graphs_hold_what_the_files_say(build):
     }
     assert pairs['alternative'] == {
         ('SQL', 'query languages'),
-        ('query languages', 'query languages'),  # whose own name it is
+        ('query languages', 'query languages'),  # whose label it is
         ('SQL', 'structured query'),
         ('query languages', 'QL'),
         ('bake bread', 'make loaves'),
@@ -137,8 +137,8 @@ def test_every_record_of_every_split_reads_back_with_its_types_without_tensorflo
         step = max(1, len(source) // 2000)  # of the larger splits a share
         for record in source.__getitems__(range(0, len(source), step)):
             assert all(isinstance(record.pop(text), bytes) for text in ('skill_text', 'target_text'))
-            found = {key: (np.asarray(value).dtype, np.ndim(value)) for key, value in record.items()}
-            assert found == expected, name
+            types = {key: (np.asarray(value).dtype, np.ndim(value)) for key, value in record.items()}
+            assert types == expected, name
     assert 'tensorflow' not in sys.modules
 
 
@@ -190,7 +190,7 @@ words = st.text('abAB ', min_size=1, max_size=4).filter(str.strip)
 def test_what_is_held_out_is_the_asked_share_and_never_a_label(titles, alternatives, labels, share, seed):
     held_out = hold_out(titles, alternatives, labels, share, share, seed)
     taken = {match_key(label) for label in labels}
-    free = {uri for uri, own in titles.items() if not taken & {match_key(title) for title in own}}
+    free = {uri for uri, names in titles.items() if not taken & {match_key(title) for title in names}}
     assert held_out.occupations <= free
     assert len(held_out.occupations) == round(share * len(free))
     keys = {match_key(text) for text in alternatives} - taken

@@ -36,24 +36,24 @@ def options(dataset, **changes):
 
 
 def test_titles_are_counted_with_those_of_each_further_source_added(enriched):
-    found = titles_per_skill(enriched)['by_source']
-    assert list(found) == ['ESCO', 'vacancies', 'synthetic']
+    sources = titles_per_skill(enriched)['by_source']
+    assert list(sources) == ['ESCO', 'vacancies', 'synthetic']
     # A title that some real source has is real: 'data engineer' joined to 'juggle' counts as ESCO's.
-    assert found['ESCO']['skills'] == [[1, 1], [2, 1], [3, 2]]
-    assert found['vacancies']['skills'] == [[1, 1], [2, 1], [3, 1], [4, 1]]
-    assert found['synthetic']['skills'] == [[2, 2], [3, 1], [4, 1]]
+    assert sources['ESCO']['skills'] == [[1, 1], [2, 1], [3, 2]]
+    assert sources['vacancies']['skills'] == [[1, 1], [2, 1], [3, 1], [4, 1]]
+    assert sources['synthetic']['skills'] == [[2, 2], [3, 1], [4, 1]]
 
 
 def test_skills_with_fewer_than_twenty_titles_are_counted(dataset):
-    found = titles_per_skill(dataset)['by_source']
-    assert list(found) == ['ESCO']
+    sources = titles_per_skill(dataset)['by_source']
+    assert list(sources) == ['ESCO']
     degree = dataset.graphs['job'].skill_degree
-    assert found['ESCO']['fewer'] == sum(int(n) < 20 for n in degree)
-    assert sum(skills for _, skills in found['ESCO']['skills']) == dataset.skills
+    assert sources['ESCO']['fewer'] == sum(int(n) < 20 for n in degree)
+    assert sum(skills for _, skills in sources['ESCO']['skills']) == dataset.skills
 
 
 def test_the_positives_of_an_epoch_are_the_edges_within_its_batches(small_dataset):
-    found = epoch(small_dataset, 16, seed=3)
+    shown = epoch(small_dataset, 16, seed=3)
     plan = Plan(small_dataset.graphs, batch_size=16, seed=3, distractor_probability=0.8)
     with_an_edge = round(16 * plan.steps_per_epoch)
     for name, graph in small_dataset.graphs.items():
@@ -64,13 +64,13 @@ def test_the_positives_of_an_epoch_are_the_edges_within_its_batches(small_datase
             skill = int(batch.skill[number % 16])
             count[skill] += sum((skill, target) in edges for target in batch.targets[name].node.tolist())
         times, skills = np.unique(list(count.values()), return_counts=True)
-        assert found['seen'][name] == np.stack([times, skills], axis=1).tolist()
+        assert shown['seen'][name] == np.stack([times, skills], axis=1).tolist()
 
 
-def test_an_epoch_draws_at_most_one_target_a_skill_and_graph_however_many_it_has(dataset):
-    found = epoch(dataset, 64, seed=0)
+def test_an_epoch_draws_at_most_one_target_per_skill_and_graph(dataset):
+    shown = epoch(dataset, 64, seed=0)
     for name in GRAPHS:
-        rows = found['skills'][name]
+        rows = shown['skills'][name]
         assert sum(row['skills'] for row in rows) == dataset.skills
         assert all(row['drawn'] <= min(row['positives'], 1) for row in rows)
         assert [row for row in rows if row['targets'] == [0, 0]] == [row for row in rows if not row['drawn']]
@@ -79,36 +79,36 @@ def test_an_epoch_draws_at_most_one_target_a_skill_and_graph_however_many_it_has
         )
         assert pairs == pytest.approx(dataset.graphs[name].edges, rel=1e-3)
         assert drawn == pytest.approx(uniform, rel=1e-2)
-    assert found['skills']['job'][-1]['uniform'] > 2 > found['skills']['job'][1]['uniform']
+    assert shown['skills']['job'][-1]['uniform'] > 2 > shown['skills']['job'][1]['uniform']
 
 
 def test_real_tokens_and_padding_are_those_of_the_batches_that_training_reads(small_dataset):
-    found = epoch(small_dataset, 16, seed=0)
+    whole = epoch(small_dataset, 16, seed=0)
     lengths = small_dataset.manifest['lengths'] | {'sentence': 32}  # so that distractors are cut
     short = dataclasses.replace(small_dataset, manifest={**small_dataset.manifest, 'lengths': lengths})
     cut = epoch(short, 16, seed=0)
     plan = Plan(small_dataset.graphs, batch_size=16, seed=0, distractor_probability=0.8)
-    for of, shown in ((small_dataset, found), (short, cut)):
-        own = of.manifest['lengths']
-        read = map(StepReader(of, plan, own, np.arange(16)), range(shown['batches']))
+    for of, shown in ((small_dataset, whole), (short, cut)):
+        padded = of.manifest['lengths']
+        read = map(StepReader(of, plan, padded, np.arange(16)), range(shown['batches']))
         texts = [batch.texts for batch in read]
         real = {side: sum(int(each[side].length.sum()) for each in texts) for side in SIDES}
         assert shown['real_tokens'] == real
-        share = padding(shown, own)
-        slots = 16 * shown['batches'] * sum(own.values())
+        share = padding(shown, padded)
+        slots = 16 * shown['batches'] * sum(padded.values())
         assert share['padding'] == pytest.approx(1 - sum(real.values()) / slots, abs=1e-4)
         assert share['padding'] < share['padding_at_64']
-    assert cut['real_tokens']['sentence'] < found['real_tokens']['sentence']
+    assert cut['real_tokens']['sentence'] < whole['real_tokens']['sentence']
 
 
 def test_texts_longer_than_what_the_build_kept_are_counted_whole_and_shown(enriched):
-    found = tokens(enriched)['sentence']
-    assert found['length'] == 64
-    assert found['texts'][-1] == [100, 1]  # with <s> and </s>
-    assert found['cut_texts'] == pytest.approx(1 / 3, abs=1e-5)
-    assert found['cut_tokens'] == pytest.approx(36 / sum(n * texts for n, texts in found['texts']), abs=1e-5)
-    assert [text['tokens'] for text in found['longest_cut']] == [100]
-    assert found['longest_cut'][0]['text'].startswith('time time')
+    sentences = tokens(enriched)['sentence']
+    assert sentences['length'] == 64
+    assert sentences['texts'][-1] == [100, 1]  # with <s> and </s>
+    assert sentences['cut_texts'] == pytest.approx(1 / 3, abs=1e-5)
+    assert sentences['cut_tokens'] == pytest.approx(36 / sum(n * texts for n, texts in sentences['texts']), abs=1e-5)
+    assert [text['tokens'] for text in sentences['longest_cut']] == [100]
+    assert sentences['longest_cut'][0]['text'].startswith('time time')
 
 
 def test_texts_are_not_counted_with_another_tokenizer_than_the_datasets(enriched):

@@ -111,8 +111,8 @@ def test_held_out_titles_reach_training_neither_from_vacancies_nor_from_syntheti
     rows = [{'title': t, 'skills': ['SQL']} for t in ('BAKER', 'Data  Engineer', 'Expert', 'clerk')]
     write_jsonl(esco / 'v.jsonl', rows)
     write_jsonl(esco / 't.jsonl', [{'skill': SKILL + 'sql', 'title': r['title'], 'source': 'synthetic'} for r in rows])
-    given = {'vacancies': [str(esco / 'v.jsonl')], 'synthetic': [str(esco / 't.jsonl')], 'held_out_occupations': 0.5}
-    dataset = build(**given)
+    files = {'vacancies': [str(esco / 'v.jsonl')], 'synthetic': [str(esco / 't.jsonl')], 'held_out_occupations': 0.5}
+    dataset = build(**files)
     [query] = [line['text'] for line in dataset.held_out('job')]
     other = {'baker': 'Data Engineer', 'data engineer': 'BAKER'}[query]
     titles = {node['text'] for node in dataset.nodes('job')}
@@ -315,7 +315,7 @@ REFUSED = {
 @pytest.mark.parametrize('name', REFUSED)
 def test_refused_by_name_and_nothing_is_left_behind(name, esco, build):
     write, changes, message = REFUSED[name]
-    given = {'vacancies': [str(esco / 'v.*')], 'output': esco.parent / 'out' / changes.pop('output', 'data')}
+    options = {'vacancies': [str(esco / 'v.*')], 'output': esco.parent / 'out' / changes.pop('output', 'data')}
     if 'synthetic' in changes:
         changes = changes | {'synthetic': [str(esco / changes['synthetic'])]}
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -323,7 +323,7 @@ def test_refused_by_name_and_nothing_is_left_behind(name, esco, build):
         write(esco)
         before = sorted(esco.parent.rglob('*'))
         with pytest.raises(DataError, match=message) as caught:
-            build(**(given | changes))
+            build(**(options | changes))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert '\n' not in str(caught.value)
@@ -365,12 +365,12 @@ def test_repaired_and_counted(name, esco, build):
     write, expected = REPAIRED[name]
     write(esco)
     dataset = build(vacancies=[str(esco / 'v.*')])
-    own = {'blank line in a cell, dropped', 'repeated relation, essential wins'}  # the release's own repairs
+    of_the_release = {'blank line in a cell, dropped', 'repeated relation, essential wins'}
     manifest = dataset.manifest
     counted = {kind: repair['count'] for kind, repair in manifest['repairs'].items() if 'label' not in kind}
     counted |= {kind: manifest['skill_names'][kind]['count'] for kind in ('unknown', 'ambiguous')}
     counted |= {'repeated_pairs': manifest['counts']['sentence']['repeated_pairs']}
-    assert {kind: count for kind, count in counted.items() if kind not in own and count} == expected
+    assert {kind: count for kind, count in counted.items() if kind not in of_the_release and count} == expected
     if name != 'labels that differ in case only':
         pairs = pairs_by_text(dataset)
         assert {pair for pair in pairs['job'] if pair[1] == 'clerk'} == {('SQL', 'clerk')}

@@ -116,7 +116,7 @@ def test_a_size_other_than_the_published_one_is_a_note(data):
     assert task.note == OTHER_SIZE
     skillskape = load('skillskape', data)
     assert skillskape.expected is None
-    assert skillskape.note == "labels that are no skill of the ESCO release: 1, such as 'no such skill'"
+    assert skillskape.note == "labels that are not in the ESCO release: 1, such as 'no such skill'"
 
 
 def test_skills_of_one_name_are_one_target_with_the_answers_of_all(data):

@@ -48,7 +48,7 @@ def skill_extraction(name: str, sentences: str, esco: Esco) -> RankingTask:
     task = joined(name, pairs, skill_names(esco))
     known = {*NO_SKILL, *task.targets}
     unknown = [label for _, label in pairs if label not in known]
-    note = f'labels that are no skill of the ESCO release: {len(unknown)}, such as {unknown[0]!r}' if unknown else ''
+    note = f'labels that are not in the ESCO release: {len(unknown)}, such as {unknown[0]!r}' if unknown else ''
     return dataclasses.replace(task, note=note)
 
 
