@@ -1,6 +1,6 @@
 """The training step compiled from shapes alone: nothing is allocated, and the devices need not exist.
 
-rehearsal = Rehearsal(config, download.fetch_config(config.init), lengths, device_mesh, usable_memory(device))
+rehearsal = Rehearsal(config, download.fetch(config.init, [download.CONFIG]), lengths, device_mesh, usable_memory(device))
 rehearsal.trial(512).memory.peak
 """
 
