@@ -25,7 +25,7 @@ def test_what_data_prep_uses_of_the_models_is_light(module):
 
 
 def test_building_a_dataset_does_not_wait_for_jax():
-    assert imported('-c', 'import data_prep.build') <= {'tensorflow_datasets'}
+    assert imported('-c', 'import data_prep.build.recipe') <= {'tensorflow_datasets'}
 
 
 def test_the_help_of_export_does_not_wait_for_jax():
