@@ -47,8 +47,8 @@ def test_the_pickle_of_these_tests_would_work(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['graph/job/edge_target.npy', 'graph/skill/length.npy'])
-def test_a_dataset_with_a_pickle_in_it_is_refused(name, dataset, tmp_path, made):
-    copy = shutil.copytree(dataset.directory, tmp_path / 'data')
+def test_a_dataset_with_a_pickle_in_it_is_refused(name, small_dataset_dir, tmp_path, made):
+    copy = shutil.copytree(small_dataset_dir, tmp_path / 'data')
     write_pickle(copy / name, made)
     manifest = json.loads((copy / 'manifest.json').read_text())
     content = (copy / name).read_bytes()
@@ -58,13 +58,24 @@ def test_a_dataset_with_a_pickle_in_it_is_refused(name, dataset, tmp_path, made)
         open_dataset(copy)
 
 
+@pytest.fixture(scope='module')
+def ranker(cut_model):
+    return Ranker.from_pretrained(cut_model)
+
+
+@pytest.fixture(scope='module')
+def index(ranker, tmp_path_factory):
+    directory = tmp_path_factory.mktemp('ranking') / 'index'
+    ranker.index(['cook', 'baker']).save(directory)
+    return directory
+
+
 @pytest.mark.parametrize('name', ['place.npy', 'length.npy', 'tokens.npy'])
-def test_an_index_with_a_pickle_in_it_is_refused(name, cut_model, tmp_path, made):
-    ranker = Ranker.from_pretrained(cut_model)
-    ranker.index(['cook', 'baker']).save(tmp_path / 'index')
-    write_pickle(tmp_path / 'index' / name, made)
+def test_an_index_with_a_pickle_in_it_is_refused(name, ranker, index, tmp_path, made):
+    copy = shutil.copytree(index, tmp_path / 'index')
+    write_pickle(copy / name, made)
     with pytest.raises(ValueError, match=r'Python objects in dtype|allow_pickle=False'):
-        TargetIndex.load(tmp_path / 'index', ranker)
+        TargetIndex.load(copy, ranker)
 
 
 def test_weights_come_from_safetensors_alone(base_model, tmp_path):
@@ -77,16 +88,13 @@ def test_weights_come_from_safetensors_alone(base_model, tmp_path):
 
 
 WATCHED = """
-import os, sys
+import os, runpy, sys
 def watch(event, arguments):
     if event == 'pickle.find_class':
         os.write(2, repr(arguments).encode())
         os._exit(3)
 sys.addaudithook(watch)
-from absl import app
-from uwe_jax import main
-from uwe_jax.io import console
-app.run(main.main, flags_parser=console.parse_config_flags)
+runpy.run_module('uwe_jax.main', run_name='__main__')
 """
 SECRETS = {
     name: f'secret-of-{name}' for name in ('HF_TOKEN', 'OPENAI_API_KEY', 'WANDB_API_KEY', 'AWS_SECRET_ACCESS_KEY')
@@ -99,7 +107,7 @@ def test_a_run_unpickles_nothing_and_writes_no_secret(small_dataset_dir, narrow_
     command += [*overrides(config), '--verbosity=1']
     environment = os.environ | SECRETS | {'JAX_PLATFORMS': 'cpu'}
     written = []
-    for _ in range(2):  # the second time it restores what the first one saved
+    for _ in range(2):  # the second run restores what the first one saved
         run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
         written += [run.stdout, run.stderr]
@@ -108,11 +116,17 @@ def test_a_run_unpickles_nothing_and_writes_no_secret(small_dataset_dir, narrow_
     assert not [secret for secret in SECRETS.values() for text in written if secret in text]
 
 
-def test_a_model_that_cannot_be_had_tells_no_secret(tmp_path):
-    command = [sys.executable, '-m', 'uwe_jax.rank', '--model=nobody/nothing', f'--targets={tmp_path / "t"}', 'query']
-    (tmp_path / 't').write_text('cook\nbaker\n')
-    environment = os.environ | SECRETS | {'JAX_PLATFORMS': 'cpu', 'HF_HUB_OFFLINE': '1'}
-    run = subprocess.run([*command, '--verbosity=1'], cwd=ROOT, env=environment, capture_output=True, text=True)
+FETCH = """
+import sys
+from uwe_jax.io import console
+from uwe_jax.models import download
+sys.exit(console.run(lambda: download.fetch('nobody/nothing')))
+"""
+
+
+def test_a_model_that_cannot_be_fetched_tells_no_secret():
+    environment = os.environ | SECRETS | {'HF_HUB_OFFLINE': '1'}
+    run = subprocess.run([sys.executable, '-c', FETCH], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 1
-    assert 'nobody/nothing: not a directory' in run.stderr
+    assert 'error: nobody/nothing: not a directory' in run.stderr
     assert not [secret for secret in SECRETS.values() if secret in run.stdout + run.stderr]

@@ -3,42 +3,44 @@
 import dataclasses
 import logging
 import pathlib
+import sys
 
-from absl import app, flags
-
-from uwe_jax.data.graph import MAX_TOKENS, read_manifest
 from uwe_jax.io import console
-from uwe_jax.models import download, pretrained
-from uwe_jax.models.model_card import model_card
-from uwe_jax.training.checkpoint import load_params
-from uwe_jax.training.metrics import read_lines
-from uwe_jax.training.workdir import read_config
 
 logger = logging.getLogger(__name__)
 
 
-WORKDIR = flags.DEFINE_string('workdir', None, 'What `python -m uwe_jax.main --workdir` was given.', required=True)
-OUTPUT = flags.DEFINE_string('output', None, 'The directory to make, in Hugging Face format.', required=True)
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Writes the newest checkpoint of a training run as a Hugging Face directory."""
+
+    workdir: pathlib.Path
+    """The --workdir of `python -m uwe_jax.main`."""
+    output: pathlib.Path
+    """The directory to make. It appears when it is complete."""
 
 
-def export(workdir: pathlib.Path, output: pathlib.Path) -> int:
-    """Writes the newest checkpoint of a workdir as a Hugging Face directory.
-
-    Args:
-      workdir: of a training run.
-      output: must not exist yet; appears when it is complete.
-
-    Returns:
-      The step of the checkpoint.
+def export(options: Options) -> None:
+    """Writes the export.
 
     Raises:
-      ValueError, OSError: the workdir is none or has no checkpoint, its dataset is gone, or the output exists.
+      ValueError, OSError: the workdir is not that of a run or has no checkpoint, its dataset or base model is gone, or
+        the output exists or cannot be written.
     """
+    workdir, output = options.workdir, options.output
+    # Here, so that --help does not wait for JAX.
+    from uwe_jax.data.graph import MAX_TOKENS, read_manifest
+    from uwe_jax.models import download, pretrained
+    from uwe_jax.models.model_card import model_card
+    from uwe_jax.training.checkpoint import load_params
+    from uwe_jax.training.metrics import read_lines
+    from uwe_jax.training.workdir import read_config
+
     config = read_config(workdir)
     if output.exists():
         raise ValueError(f'{output}: already there; choose another --output or remove it')
     base = download.fetch(config.init)
-    if pathlib.Path(config.init).is_dir():  # a path of this machine tells others nothing
+    if pathlib.Path(config.init).is_dir():  # a path on this machine tells others nothing
         config = dataclasses.replace(config, init=base.name)
     manifest = read_manifest(pathlib.Path(str(config.data.dir)))
     params, step = load_params(workdir)
@@ -52,20 +54,8 @@ def export(workdir: pathlib.Path, output: pathlib.Path) -> int:
     }
     card = model_card(dataclasses.asdict(config), manifest, step, read_lines(workdir / 'evaluation.jsonl'))
     pretrained.save_pretrained(output, base=base, params=params, settings=settings, card=card)
-    return step
-
-
-def main(argv: list[str]) -> int:
-    """Runs the command; returns the exit status."""
-    del argv
-    return console.run(export_and_say)
-
-
-def export_and_say() -> None:
-    """Exports what the flags say."""
-    step = export(pathlib.Path(WORKDIR.value), pathlib.Path(OUTPUT.value))
-    logger.info('exported the model after step %d to %s', step, OUTPUT.value)
+    logger.info('exported the model after step %d to %s', step, output)
 
 
 if __name__ == '__main__':
-    app.run(main)
+    sys.exit(console.command(Options, export))

@@ -75,7 +75,7 @@ def _fill(directory: pathlib.Path, options: Options, command: str) -> None:
         logger.info('%s', line)
     report.refuse_leaks(leaks)
 
-    tokenizer = Tokenizer.from_pretrained(download.fetch(options.tokenizer))
+    tokenizer = Tokenizer.from_pretrained(download.fetch(options.tokenizer, [download.TOKENIZER]))
     shards, tokens = _write_graphs(directory, sources.skills, graphs, tokenizer)
     sides = {'skill': sources.skills} | {name: pairs.targets for name, pairs in graphs.items()}
     for side, nodes in sides.items():

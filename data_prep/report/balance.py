@@ -175,7 +175,7 @@ def tokens(dataset: Dataset) -> dict[str, dict[str, Any]]:
 
 def _tokenizer_of(dataset: Dataset) -> Tokenizer:
     named = dataset.manifest['tokenizer']
-    tokenizer = Tokenizer.from_pretrained(download.fetch(named['name']))
+    tokenizer = Tokenizer.from_pretrained(download.fetch(named['name'], [download.TOKENIZER]))
     if tokenizer.fingerprint != named['fingerprint']:
         raise DataError(f'{named["name"]}: not the tokenizer that {dataset.directory} was made with; build it again')
     return tokenizer

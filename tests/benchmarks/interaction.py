@@ -212,7 +212,7 @@ def esco_lengths() -> np.ndarray:
     """Tokens of ESCO's skill names, at most 16, in a random order."""
     with open(ESCO.value, newline='', encoding='utf-8') as file:
         names = [row['preferredLabel'] for row in csv.DictReader(file)]
-    ids = Tokenizer.from_pretrained(download.fetch('all-mpnet-base-v2')).encode(names, 16)
+    ids = Tokenizer.from_pretrained(download.fetch('all-mpnet-base-v2', [download.TOKENIZER])).encode(names, 16)
     length = pad(list(ids), 16).length
     print(f'{len(names)} names of {ESCO.value}: {length.mean():.1f} of 16 tokens')
     return np.random.default_rng(0).permutation(length)

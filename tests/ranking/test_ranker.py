@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import without_weights
 from uwe_jax.distributed.mesh import make_mesh
-from uwe_jax.export import export
+from uwe_jax.export import Options, export
 from uwe_jax.interaction import Score, late_interaction
 from uwe_jax.models import pretrained
 from uwe_jax.models.tokenizer import Tokenizer
@@ -135,7 +135,7 @@ def test_a_score_can_be_refused_before_the_weights_are_read(tmp_path, cut_model)
 
 
 def test_a_workdir_ranks_as_its_export_does(tmp_path, finished):
-    export(finished, tmp_path / 'model')
+    export(Options(finished, tmp_path / 'model'))
     of_workdir, of_export = (Ranker.from_pretrained(source) for source in (finished, tmp_path / 'model'))
     assert of_workdir.fingerprint == of_export.fingerprint
     np.testing.assert_allclose(of_workdir.score(QUERIES, SKILLS), of_export.score(QUERIES, SKILLS), atol=1e-6)

@@ -43,7 +43,7 @@ def compile_for_all() -> None:
     for topology in TOPOLOGY.value:
         device_mesh = pod_mesh(topology, config.mesh.data, config.mesh.fsdp)
         chip = device_mesh.devices.flat[0]
-        base = download.fetch_config(config.init)
+        base = download.fetch(config.init, [download.CONFIG])
         rehearsal = Rehearsal(config, base, lengths, device_mesh, usable_memory(chip))
         print(
             f'{topology}: {device_mesh.size} x {chip.device_kind}, mesh {dict(device_mesh.shape)}, padded to {lengths}'

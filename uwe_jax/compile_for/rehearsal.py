@@ -1,6 +1,7 @@
 """The training step compiled from shapes alone: nothing is allocated, and the devices need not exist.
 
-rehearsal = Rehearsal(config, download.fetch_config(config.init), lengths, device_mesh, usable_memory(device))
+base = download.fetch(config.init, [download.CONFIG])
+rehearsal = Rehearsal(config, base, lengths, device_mesh, usable_memory(device))
 rehearsal.trial(512).memory.peak
 """
 

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import grain
 import jax
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
@@ -235,6 +234,8 @@ def batches(
       steps: the steps to read.
       prefetch: how many steps to read ahead; 0 reads in the foreground.
     """
+    import grain  # it imports Orbax; who ranks texts needs `pad` of this module only
+
     read = StepReader(dataset, plan, lengths, local_rows(sharding, plan.batch_size))
     options = grain.ReadOptions(num_threads=min(prefetch, 2), prefetch_buffer_size=prefetch)
     for local in grain.MapDataset.range(steps.start, steps.stop).map(read).to_iter_dataset(options):

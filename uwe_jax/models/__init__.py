@@ -1,1 +1,1 @@
-"""The encoder, and everything between it and a Hugging Face directory: download, tokenizer, weights, export."""
+"""The encoder, and how a Hugging Face directory becomes one and is made from one."""

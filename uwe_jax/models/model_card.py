@@ -1,4 +1,4 @@
-"""The README of an exported model: what it is, how it scores, how well, and how to use it."""
+"""The model card of an export: what the model is, how it scores, how to use it, and its results."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,8 +6,11 @@ SCORE = {
     ('soft', 'tokens'): 'sim(q, y) = Σ_ij A_ij C_ij, with R = E_q E_yᵀ the products of the token embeddings, C their '
     'cosines, and A = softmax(R / τ_a) over the tokens of the {attend}',
     ('soft', 'mean'): "sim(q, y) = Σ_i cos(q_i, ȳ), with ȳ the mean of the target's token embeddings",
-    ('maxsim', 'tokens'): 'sim(q, y) = Σ_i max_j cos(q_i, y_j), each token of the other side than the {attend} taking '
-    'its best',
+    (
+        'maxsim',
+        'tokens',
+    ): 'sim(q, y) = Σ max cos(q_i, y_j), the maximum over the tokens of the {attend} and the sum '
+    'over those of the other text',
     ('maxsim', 'mean'): "sim(q, y) = Σ_i cos(q_i, ȳ), with ȳ the mean of the target's token embeddings",
     ('mean', 'tokens'): 'sim(q, y) = cos(q̄, ȳ), the cosine of the mean-pooled texts',
     ('mean', 'mean'): 'sim(q, y) = cos(q̄, ȳ), the cosine of the mean-pooled texts',
@@ -15,18 +18,18 @@ SCORE = {
 
 
 def model_card(config: Mapping, manifest: Mapping, step: int, evaluations: Sequence[Mapping]) -> str:
-    """Writes the card.
+    """Returns the card as Markdown.
 
     Args:
       config: the experiment, as in the workdir's config.json.
-      manifest: of the dataset it was trained on.
-      step: optimizer steps taken.
+      manifest: of the training data.
+      step: the number of optimizer steps.
       evaluations: lines of the workdir's evaluation.jsonl.
     """
     score, loss, optimizer = config['score'], config['loss'], config['optimizer']
     formula = SCORE[score['kind'], score['target']].format(attend=score['attend'])
     reduced = 'divided by the number of attending tokens' if score['reduce'] == 'mean' else 'summed, not averaged'
-    special = 'take part' if score['special_tokens'] else 'take no part'
+    special = 'take part' if score['special_tokens'] else 'do not take part'
     sources = '\n'.join(f'- {source["name"]}: {_described(source)}' for source in manifest['sources'])
     temperatures = ', '.join(f'{graph} {value}' for graph, value in loss['temperature'].items())
     weights = ', '.join(f'{graph} {value}' for graph, value in loss['weight'].items())
@@ -45,16 +48,16 @@ tags:
 
 # Unified Work Embeddings
 
-Ranks texts of the work domain for each other: skills for a job title, titles for a skill, skills for a vacancy's
-sentence, canonical names for messy ones. It follows the method of "Unified Work Embeddings" (arXiv 2511.07969) and was
-trained with uwe_jax from {config['init']}.
+Ranks short texts of the work domain: skills for a job title, job titles for a skill, skills for a sentence of a
+vacancy, canonical names for informal ones. The method is that of "Unified Work Embeddings" (arXiv 2511.07969). Trained
+with uwe_jax from {config['init']}.
 
 ## Score
 
-{formula}; {reduced}. τ_a = {score['temperature']}. `<s>` and `</s>` {special}. Texts have at most 64 tokens.
+{formula}; {reduced}. τ_a = {score['temperature']}. `<s>` and `</s>` {special}. Texts are cut to 64 tokens.
 
-The score is not symmetric: the query comes first. **It is not MaxSim:** ColBERT-style loaders accept this directory and
-score it wrongly without saying so. Use one of the two ways below; `uwe.json` holds the settings that they read.
+The score is not symmetric: the query comes first. **It is not MaxSim:** ColBERT-style libraries load this directory and
+compute wrong scores without a warning. Use one of the two ways below, which read the settings in `uwe.json`.
 
 ## Use
 
@@ -68,7 +71,7 @@ index = ranker.index(['SQL', 'bake bread', 'care for patients'])
 print(index.rank(['data engineer'], k=2))
 ```
 
-With PyTorch, by the file that lies beside this one:
+With PyTorch, by `uwe_scorer.py` in this directory:
 
 ```python
 from uwe_scorer import UWEScorer
@@ -76,12 +79,12 @@ from uwe_scorer import UWEScorer
 print(UWEScorer('DIRECTORY').score(['data engineer'], ['SQL', 'bake bread']))
 ```
 
-Token embeddings alone: `SentenceTransformer('DIRECTORY').encode(texts, output_value='token_embeddings',
-normalize_embeddings=False)`. A plain `encode` gives mean-pooled vectors, whose cosine is another score.
+For the token embeddings alone: `SentenceTransformer('DIRECTORY').encode(texts, output_value='token_embeddings',
+normalize_embeddings=False)`. A plain `encode` returns mean-pooled vectors; their cosine is a different score.
 
 ## Training
 
-{step} steps of {config['data']['batch_size']} skills, with as many job titles, vacancy sentences and alternative names;
+{step} steps of {config['data']['batch_size']} skills and as many job titles, vacancy sentences and alternative names;
 many-to-many InfoNCE in {'both directions' if loss['directions'] == 'both' else 'one direction'}, weights {weights},
 temperatures {temperatures}. AdamW, peak learning rate {optimizer['peak_lr']}, warm-up {optimizer['warmup']:.0%} of the
 steps, {optimizer['decay']} decay, weight decay {optimizer['weight_decay']}. Seed {config['seed']}.
@@ -96,13 +99,13 @@ Dataset fingerprint: `{manifest['fingerprint']}`.
 
 ## Results
 
-On texts of the same release that were held out of training; target spaces are those of the training data.
+On held-out texts of the same ESCO release, ranked within the target spaces of the training data.
 
 {results_table(evaluations)}
 
 ## Licence
 
-Apache-2.0, as the base model. ESCO's labels are the European Commission's.
+Apache-2.0, as the base model. ESCO's labels belong to the European Commission.
 """
 
 
@@ -111,7 +114,7 @@ def _described(source: Mapping) -> str:
 
 
 def results_table(evaluations: Sequence[Mapping]) -> str:
-    """A Markdown table: each task's first and last result."""
+    """A Markdown table with the first and the last result of each task."""
     lines = ['| task | queries | targets | step | MAP, % | RP@10, % |', '|---|---|---|---|---|---|']
     for task in dict.fromkeys(line['task'] for line in evaluations):
         of_task = [line for line in evaluations if line['task'] == task]

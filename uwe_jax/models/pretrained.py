@@ -1,13 +1,9 @@
-"""A Hugging Face directory, in and out: weights to parameters, and parameters to an export.
-
-No pickle is ever read: weights are safetensors.
-"""
+"""Reads the parameters of a Hugging Face directory, and writes an export. Weights are safetensors, never pickles."""
 
 import contextlib
 import dataclasses
 import json
 import pathlib
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,12 +16,12 @@ import safetensors.numpy
 from flax import nnx
 
 from uwe_jax.io.files import whole_directory
-from uwe_jax.models.download import OTHER_FILES
+from uwe_jax.models.download import CONFIG, OTHER_FILES, TOKENIZER, WEIGHTS
 from uwe_jax.models.mpnet import MPNet, MPNetConfig
 
-SETTINGS = 'uwe.json'  # in an export: what a score is
+SETTINGS = 'uwe.json'  # in an export: the definition of its score
 
-# Where a part of `MPNet` stands in a Hugging Face file; parts of a layer follow `encoder.layer.N`.
+# Hugging Face's name for each part of `MPNet`; `encoder.layer.N.` precedes the parts of a layer.
 _NAMES = {
     'word_embeddings': 'embeddings.word_embeddings',
     'position_embeddings': 'embeddings.position_embeddings',
@@ -51,23 +47,26 @@ def tensor_name(path: Sequence[str | int]) -> str:
 
 
 def _names_of(keys) -> list[Any]:
-    """A path of JAX's in a tree of dicts, as plain names."""
+    """The keys along one of JAX's paths through nested dicts."""
     return [key.key for key in keys]
 
 
 def abstract_encoder(
     directory: pathlib.Path, *, dtype: str, dropout: float = 0.0, remat: bool = False, layers: int | None = None
 ) -> MPNet:
-    """The encoder that a directory's config.json describes, with shapes in place of parameters.
+    """The encoder that config.json describes, with abstract parameters: shapes and shardings, no values.
 
     Args:
       directory: a Hugging Face directory.
-      dtype: of the encoder's products.
-      dropout: its probability.
+      dtype: as in `MPNet`, like dropout and remat.
+      dropout: probability.
       remat: recompute each layer in the backward pass.
-      layers: keep only the first so many.
+      layers: how many of the first layers to keep; all by default.
+
+    Raises:
+      ValueError: config.json does not describe an MPNet, or the model has fewer layers.
     """
-    config = MPNetConfig.read(directory / 'config.json')
+    config = MPNetConfig.read(directory / CONFIG)
     if layers is not None:
         if not 1 <= layers <= config.num_hidden_layers:
             raise ValueError(f'model.layers: {layers}, expected 1 to {config.num_hidden_layers}')
@@ -86,24 +85,24 @@ def load_params(directory: pathlib.Path, like: nnx.State) -> dict[str, Any]:
       Nested dicts of float32 numpy arrays.
 
     Raises:
-      ValueError: the file is damaged, or a tensor is missing or has another shape or dtype; the message names the file
-        and the tensor.
+      ValueError: the file is damaged, or a tensor is missing or has the wrong shape or dtype. The message names the
+        file and the tensor.
     """
-    path = directory / 'model.safetensors'
+    path = directory / WEIGHTS
     with _tensors(path) as file:
         names = set(file.keys())
 
-        def read(keys, shape) -> np.ndarray:
-            names_in_tree = _names_of(keys)
-            name = tensor_name(names_in_tree)
+        def read(keys, expected) -> np.ndarray:
+            parameter = _names_of(keys)
+            name = tensor_name(parameter)
             if name not in names:
-                raise ValueError(f'{path}: tensor {name} missing, expected float32 {shape.shape}')
+                raise ValueError(f'{path}: tensor {name} missing, expected float32 {expected.shape}')
             tensor = file.get_tensor(name)
-            if names_in_tree[-1] == 'kernel':
-                tensor = tensor.T  # torch keeps [out, in]
-            if tensor.shape != shape.shape or tensor.dtype != np.float32:
+            if parameter[-1] == 'kernel':
+                tensor = tensor.T  # torch stores [out, in]
+            if tensor.shape != expected.shape or tensor.dtype != np.float32:
                 raise ValueError(
-                    f'{path}: tensor {name} is {tensor.dtype} {tensor.shape}, expected float32 {shape.shape}'
+                    f'{path}: tensor {name} is {tensor.dtype} {tensor.shape}, expected float32 {expected.shape}'
                 )
             return np.ascontiguousarray(tensor)
 
@@ -115,20 +114,20 @@ def _tensors(path: pathlib.Path) -> Iterator[Any]:
     """Opens a safetensors file.
 
     Raises:
-      ValueError: it is damaged, which may be found only as it is read.
+      ValueError: the file is damaged. Some damage shows only when a tensor is read.
     """
     try:
         with safetensors.safe_open(path, framework='numpy') as file:
             yield file
     except safetensors.SafetensorError as error:
-        raise ValueError(f'{path}: damaged, or no safetensors file ({error})') from error
+        raise ValueError(f'{path}: damaged, or not a safetensors file ({error})') from error
 
 
 def load_encoder(directory: pathlib.Path, *, dtype: str) -> MPNet:
-    """The encoder with its parameters.
+    """The encoder that a directory contains, with its parameters.
 
     Raises:
-      ValueError: as `load_params`.
+      ValueError: as `abstract_encoder` and `load_params`.
     """
     graphdef, like = nnx.split(abstract_encoder(directory, dtype=dtype))
     return nnx.merge(graphdef, jax.tree.map(jnp.asarray, load_params(directory, like)))
@@ -137,41 +136,45 @@ def load_encoder(directory: pathlib.Path, *, dtype: str) -> MPNet:
 def save_pretrained(
     output: pathlib.Path, *, base: pathlib.Path, params: dict[str, Any], settings: dict[str, Any], card: str
 ) -> None:
-    """Writes a Hugging Face directory: the base model's, with other encoder weights, and what UWE adds to it.
+    """Writes an export: a copy of the base model's directory with new encoder weights, `uwe.json` and a scorer.
 
-    Tensors that the encoder does not have (the pooler, say) are the base's, so that other libraries find all of theirs.
+    Tensors that the encoder lacks, such as the pooler, are copied from the base: other libraries expect them.
 
     Args:
       output: the directory to make; appears when it is complete.
-      base: the Hugging Face directory that training began from.
+      base: the Hugging Face directory that training started from.
       params: the encoder's parameters, nested dicts of arrays.
-      settings: what goes into `uwe.json`.
+      settings: the content of `uwe.json`.
       card: the text of README.md.
+
+    Raises:
+      ValueError: the base model's weights are damaged.
+      OSError: the output cannot be written.
     """
-    own = {}
+    tensors = {}
     for keys, value in jax.tree_util.tree_leaves_with_path(params):
         path = _names_of(keys)
-        own[tensor_name(path)] = np.ascontiguousarray(np.asarray(value).T if path[-1] == 'kernel' else value)
-    layers = len(params['layers'])
-    with _tensors(base / 'model.safetensors') as file:
-        others = {name: file.get_tensor(name) for name in file.keys() if name not in own}  # noqa: SIM118 (no mapping)
-    beyond = [name for name in others if re.match(r'encoder\.layer\.(\d+)\.', name)]  # of layers that were cut off
+        tensors[tensor_name(path)] = np.ascontiguousarray(np.asarray(value).T if path[-1] == 'kernel' else value)
+    with _tensors(base / WEIGHTS) as file:
+        for name in file.keys():  # noqa: SIM118 (not a mapping)
+            cut_off = name.startswith('encoder.layer.')  # a layer that the encoder no longer has
+            if name not in tensors and not cut_off:
+                tensors[name] = file.get_tensor(name)
 
     with whole_directory(output) as partial:
         for name in OTHER_FILES:
             if (base / name).is_file():
                 (partial / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(base / name, partial / name)
-        shutil.copyfile(base / 'tokenizer.json', partial / 'tokenizer.json')
-        config = json.loads((base / 'config.json').read_text())
-        _write_json(partial / 'config.json', config | {'num_hidden_layers': layers})
+        shutil.copyfile(base / TOKENIZER, partial / TOKENIZER)
+        config = json.loads((base / CONFIG).read_text())
+        _write_json(partial / CONFIG, config | {'num_hidden_layers': len(params['layers'])})
         _write_json(partial / 'sentence_bert_config.json', {'max_seq_length': settings['max_tokens']})
         _write_json(partial / SETTINGS, settings)
-        (partial / 'README.md').write_text(card)
+        (partial / 'README.md').write_text(card, encoding='utf-8')
         shutil.copyfile(pathlib.Path(__file__).with_name('torch_scorer.py'), partial / 'uwe_scorer.py')
-        tensors = own | {name: tensor for name, tensor in others.items() if name not in beyond}
-        safetensors.numpy.save_file(tensors, partial / 'model.safetensors', metadata={'format': 'pt'})
-        (partial / 'model.safetensors').chmod(0o644)  # it is written readable by its owner alone
+        safetensors.numpy.save_file(tensors, partial / WEIGHTS, metadata={'format': 'pt'})
+        (partial / WEIGHTS).chmod(0o644)  # the library lets only the owner read it
 
 
 def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:

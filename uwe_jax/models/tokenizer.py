@@ -1,4 +1,8 @@
-"""Texts to token ids, with MPNet's word pieces. Needs no JAX."""
+"""Texts to token ids, with MPNet's word pieces. Needs no JAX.
+
+The tokenizers library is ready after 0.1 s of CPU time; transformers' AutoTokenizer takes 1.1 s (2.4 s where torch is
+installed), encodes more slowly and cannot be shared by threads.
+"""
 
 import hashlib
 import os
@@ -12,16 +16,16 @@ from uwe_jax.data.text import truncated
 
 
 class Tokenizer:
-    """Texts to token ids. Holds no state that encoding changes, so threads may share it.
+    """Texts to token ids. Encoding changes no state, so threads may share a tokenizer.
 
     Attributes:
       bos, eos, pad: the ids of <s>, </s> and <pad>.
-      fingerprint: sha256 of tokenizer.json, in hex: two tokenizers with one fingerprint make the same ids.
+      fingerprint: sha256 of tokenizer.json, in hex. Tokenizers with the same fingerprint make the same ids.
     """
 
     def __init__(self, tokenizer_json: bytes):
         self._tokenizer = tokenizers.Tokenizer.from_buffer(tokenizer_json)
-        # The file asks for 128 tokens, always: our batches have other shapes.
+        # The file pads and truncates every text to 128 tokens; our batches have other shapes.
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.fingerprint = hashlib.sha256(tokenizer_json).hexdigest()
@@ -29,23 +33,23 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike) -> 'Tokenizer':
-        """Reads `tokenizer.json` of a Hugging Face directory.
+        """Reads `tokenizer.json` from a Hugging Face directory.
 
         Raises:
-          ValueError: the file is not that of a tokenizer.
+          ValueError: the file is missing, or does not describe a tokenizer.
         """
         path = pathlib.Path(directory) / 'tokenizer.json'
         try:
             return cls(path.read_bytes())
         except Exception as error:  # the library raises no narrower type
-            raise ValueError(f'{path}: not a tokenizer that can be read ({error})') from error
+            raise ValueError(f'{path}: not a readable tokenizer ({error})') from error
 
     def encode(self, texts: Sequence[str], max_tokens: int | None = None) -> list[np.ndarray]:
-        """Token ids of each text, [L] int32, from <s> to </s>, not padded.
+        """Returns the token ids of each text, [L] int32, from <s> to </s>, not padded.
 
         Args:
-          texts: any strings; the empty one is <s> </s>.
-          max_tokens: longer texts lose what precedes </s>; None keeps them whole.
+          texts: any strings; the empty string becomes <s> </s>.
+          max_tokens: longer texts lose their last tokens before </s>; None keeps them whole.
 
         Raises:
           ValueError: `max_tokens` leaves no room for <s> and </s>.
@@ -58,5 +62,5 @@ class Tokenizer:
         return [truncated(ids, max_tokens) for ids in encoded]
 
     def tokens(self, ids: Sequence[int] | np.ndarray) -> list[str]:
-        """The token that each id stands for, to look at."""
+        """The token of each id, for display."""
         return [self._tokenizer.id_to_token(int(i)) or '' for i in ids]

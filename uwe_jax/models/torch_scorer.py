@@ -1,10 +1,10 @@
-"""Scores texts with a UWE model in PyTorch; an export carries a copy of this file.
+"""Scores texts with a UWE model in PyTorch. Every export contains a copy of this file.
 
     scorer = UWEScorer('DIRECTORY')
-    scorer.score(['data engineer'], ['SQL', 'bake bread'])      # [1, 2], higher is more relevant
+    scorer.score(['data engineer'], ['SQL', 'bake bread'])      # [1, 2]; higher is more relevant
 
-or `python uwe_scorer.py QUERY TARGET [TARGET ...]` within the export's directory. What a score is stands in uwe.json.
-It is soft late interaction, not MaxSim: libraries that load the directory as a MaxSim model would score it wrongly.
+Or in the directory of the export: `python uwe_scorer.py QUERY TARGET [TARGET ...]`. uwe.json defines the score. It is
+soft late interaction, not MaxSim: a library that loads the directory as a MaxSim model scores wrongly.
 """
 
 import json
@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoTokenizer
 
 
 class UWEScorer:
-    """Token embeddings of a UWE model, and sim(query, target) of all pairs. Small: all token pairs are held at once."""
+    """Token embeddings of a UWE model, and sim(query, target). For small inputs: all pairs of tokens are in memory."""
 
     def __init__(self, directory: str | pathlib.Path):
         settings = json.loads((pathlib.Path(directory) / 'uwe.json').read_text())
@@ -33,7 +33,7 @@ class UWEScorer:
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token embeddings [B, L, d], not normalised, and which tokens take part in scores, [B, L] bool."""
+        """Token embeddings [B, L, d], not normalised, and which tokens take part in the score, [B, L] bool."""
         inputs = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors='pt'
         )
