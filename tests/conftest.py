@@ -176,13 +176,13 @@ def two_environments():
     return [together | {'JAX_PROCESS_ID': str(i)} for i in range(2)]
 
 
-def run_two_processes(command):
-    """Runs two processes of four simulated devices each to their end, which must be a good one."""
+def run_two_processes(command, devices=4):
+    """Runs two processes, each with some simulated devices, to their end, which must be a good one."""
     processes = [
         subprocess.Popen(
             command,
             cwd=ROOT,
-            env=os.environ | environment | {'JAX_NUM_CPU_DEVICES': '4'},
+            env=os.environ | environment | {'JAX_NUM_CPU_DEVICES': str(devices)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,11 +1,11 @@
-"""Kills a run at random moments, and looks whether it ends as one that was left alone: the same numbers, bit for bit.
+"""Kills a run at random moments, and checks that it ends as one that was left alone: the same numbers, bit for bit.
 
     python -m tests.soak [--kills=20] [--seed=0] [--ways=one,eight,two]      or: make soak
 
-On the quickstart's data, with the encoder cut to two layers: here the subject is the loop. It is done on one device, on
-eight simulated devices, and by two processes, each of which is killed in turn. A moment is drawn anew for each kill,
-from the start of the program to some steps later; every fifth kill waits for a checkpoint's write instead. A run that
-ends before its kill is compared, and the next one begins in a new workdir. The last run of each way is left to end.
+The data is the quickstart's, and the encoder is cut to two layers. Three ways are tried: one device, eight simulated
+devices, and two processes, which are killed in turn. The moment of each kill is random, from the start of the program
+to some steps later; every fifth kill waits until a checkpoint is being written. A run that ends before its kill is
+compared, and the next one begins in a new workdir. The last run of each way is left to end.
 """
 
 import pathlib
@@ -20,15 +20,15 @@ from tests.conftest import SAMPLE, build_dataset, small_config
 from tests.runs import Run, assert_same, steps_logged, writing
 from uwe_jax.models import download
 
-KILLS = flags.DEFINE_integer('kills', 20, 'Of each way.', lower_bound=1)
-SEED = flags.DEFINE_integer('seed', 0, 'Of the moments.')
-WAYS = flags.DEFINE_list('ways', 'one,eight,two', 'Of one device, eight devices, two processes.')
+KILLS = flags.DEFINE_integer('kills', 20, 'Kills per way.', lower_bound=1)
+SEED = flags.DEFINE_integer('seed', 0, 'Of the random moments.')
+WAYS = flags.DEFINE_list('ways', 'one,eight,two', 'Which of one device, eight devices, two processes.')
 WAY = {'one': {}, 'eight': {'devices': 8}, 'two': {'processes': 2}}
 PEER_TIMEOUT = 10  # s
 
 
 def main(argv):
-    """Does all of it, and stops at the first difference."""
+    """Tries each way, and stops at the first difference."""
     if argv[1:]:
         raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
     with tempfile.TemporaryDirectory() as scratch:

@@ -73,6 +73,7 @@ def test_sigterm_saves_and_ends_with_a_status_that_asks_for_another_start(config
     assert load_state(tmp_path)[1] == steps_logged(tmp_path) < STEPS
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_one_stopped(config, unfinished, finished):
     statuses, printed = Run(config(), unfinished, processes=2, devices=4).end()
     assert statuses == [0, 0], '\n'.join(printed)

@@ -1,25 +1,21 @@
 """The whole of training, with a narrow encoder: here the subject is the loop."""
 
 import dataclasses
+import json
+import sys
 
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from configs.uwe import get_config
-from tests.conftest import small_config
+from tests.conftest import run_two_processes, small_config
+from tests.first_steps import first_steps
 from tests.runs import numbers
-from uwe_jax.data.loader import batches, choose_lengths
-from uwe_jax.data.plan import Plan
 from uwe_jax.distributed import mesh
-from uwe_jax.models import pretrained
 from uwe_jax.train import train
 from uwe_jax.training.checkpoint import load_params
 from uwe_jax.training.metrics import read_lines
-from uwe_jax.training.optimizer import make_optimizer
-from uwe_jax.training.state import abstract_state, first_state, shardings_of
-from uwe_jax.training.step import make_step
 
 
 def test_a_run_leaves_one_step_per_line_and_evaluations_and_checkpoints(finished):
@@ -54,52 +50,44 @@ def test_another_config_in_the_same_workdir_is_refused(finished, small_dataset_d
         train(small_config(small_dataset_dir, narrow_model, seed=1), finished)
 
 
-def first_steps(config, dataset, narrow_model, device_mesh, steps=1):
-    """Metrics and gradient of the first steps on a mesh, in float32 and without dropout."""
-    optimizer, schedule = make_optimizer(config.optimizer, config.steps)
-    graphdef, params = nnx.split(pretrained.abstract_encoder(narrow_model, **dataclasses.asdict(config.model)))
-    like = abstract_state(params, optimizer, device_mesh)
-    state = first_state(pretrained.load_params(narrow_model, params), optimizer, config.seed, like)
-    plan = Plan(dataset.graphs, batch_size=config.data.batch_size, seed=0, distractor_probability=0.8)
-    lengths = choose_lengths(dataset.manifest['lengths'], config.data.length)
-    take_step = make_step(graphdef, optimizer, schedule, config, device_mesh, shardings_of(like))
-    lines = []
-    for batch in batches(dataset, plan, lengths, mesh.rows(device_mesh), range(steps), 0):
-        state, metrics = take_step(state, batch)
-        lines.append({name: float(value) for name, value in metrics.items()})
-    # AdamW's first moment after one step is 0.1 times the gradient.
-    return lines, jax.tree.map(np.asarray, state.opt_state[1][0].mu)
+@pytest.fixture(scope='module')
+def config(small_dataset_dir, narrow_model):
+    return small_config(small_dataset_dir, narrow_model)
 
 
 @pytest.fixture(scope='module')
-def on_one_device(small_dataset, small_dataset_dir, narrow_model):
-    config = small_config(small_dataset_dir, narrow_model)
-    return first_steps(config, small_dataset, narrow_model, mesh.make_mesh(devices=jax.devices()[:1]))
+def on_one_device(config):
+    [metrics], gradient = first_steps(config, mesh.make_mesh(devices=jax.devices()[:1]))
+    return metrics, gradient
 
 
-@pytest.mark.parametrize(
-    ('data', 'fsdp'),
-    [(2, 1), (2, 2), (1, 8), *(pytest.param(*mesh, marks=pytest.mark.slow) for mesh in ((1, 2), (8, 1), (4, 2)))],
-)
-def test_the_number_of_devices_changes_neither_loss_nor_gradients(
-    data, fsdp, on_one_device, small_dataset, small_dataset_dir, narrow_model
-):
-    config = small_config(small_dataset_dir, narrow_model)
-    device_mesh = mesh.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
-    [ours], gradient = first_steps(config, small_dataset, narrow_model, device_mesh)
-    [expected], expected_gradient = on_one_device
-    assert ours['loss'] == pytest.approx(expected['loss'], rel=1e-6)
-    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected_gradient))
-    for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
+def assert_alike(metrics, gradient, expected):
+    """The same loss, and every gradient within 1e-5 of the largest one."""
+    assert metrics['loss'] == pytest.approx(expected[0]['loss'], rel=1e-6)
+    largest = max(np.abs(leaf).max() for leaf in expected[1])
+    for one, other in zip(gradient, expected[1], strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5 * largest)
 
 
+SLOW = [pytest.param(*axes, marks=pytest.mark.slow) for axes in ((2, 1), (1, 2), (8, 1), (4, 2))]
+
+
+@pytest.mark.parametrize(('data', 'fsdp'), [(2, 2), (1, 8), *SLOW])
+def test_the_number_of_devices_changes_neither_loss_nor_gradients(data, fsdp, on_one_device, config):
+    [metrics], gradient = first_steps(config, mesh.make_mesh(data, fsdp, jax.devices()[: data * fsdp]))
+    assert_alike(metrics, gradient, on_one_device)
+
+
+def test_the_number_of_processes_changes_neither_loss_nor_gradients(on_one_device, config, tmp_path):
+    (tmp_path / 'config.json').write_text(json.dumps(dataclasses.asdict(config)))
+    run_two_processes([sys.executable, '-m', 'tests.first_steps', str(tmp_path)], devices=1)
+    with np.load(tmp_path / 'gradient.npz') as gradient:
+        assert_alike(json.loads((tmp_path / 'metrics.json').read_text()), gradient.values(), on_one_device)
+
+
 @pytest.mark.slow
-def test_the_reference_and_the_blockwise_form_train_alike(
-    on_one_device, small_dataset, small_dataset_dir, narrow_model
-):
+def test_the_reference_and_the_blockwise_form_train_alike(on_one_device, small_dataset_dir, narrow_model):
     config = small_config(small_dataset_dir, narrow_model, **{'interaction.form': 'reference'})
-    [ours], _ = first_steps(config, small_dataset, narrow_model, mesh.make_mesh(devices=jax.devices()[:1]))
-    [expected], _ = on_one_device
-    assert ours['loss'] == pytest.approx(expected['loss'], rel=1e-6)
-    assert ours['gradient_norm'] == pytest.approx(expected['gradient_norm'], rel=1e-4)
+    [metrics], _ = first_steps(config, mesh.make_mesh(devices=jax.devices()[:1]))
+    assert metrics['loss'] == pytest.approx(on_one_device[0]['loss'], rel=1e-6)
+    assert metrics['gradient_norm'] == pytest.approx(on_one_device[0]['gradient_norm'], rel=1e-4)

@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 
 from tests.conftest import ROOT
 from uwe_jax.io.console import Progress
@@ -45,6 +46,7 @@ def test_a_pipe_gets_lines_with_details_and_warnings_of_libraries():
 
 def test_a_terminal_gets_a_bar_with_the_numbers_and_the_time_that_is_left():
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
     try:
         subprocess.run([sys.executable, '-c', WORK], cwd=ROOT, stderr=theirs, check=True)
         shown = os.read(ours, 100_000).decode()

@@ -66,7 +66,7 @@ def join_processes(folder: pathlib.Path, join_timeout: int = 300, peer_timeout: 
     """
     cluster = detect_cluster(join_timeout)
     if cluster is None or cluster.num_processes == 1:
-        logger.info('one process; there is nothing to join')
+        logger.debug('one process; there is nothing to join')
         return
     who = f'process {cluster.process_id} of {cluster.num_processes}'
     logger.info('%s, on %s: joining at %s', who, socket.gethostname(), cluster.coordinator_address)

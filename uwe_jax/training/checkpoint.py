@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
+from etils import epath  # Orbax's paths
 
 from uwe_jax.distributed.processes import broadcast
 from uwe_jax.io.files import damage, sha256, whole_file
@@ -38,12 +38,12 @@ class CheckpointError(ValueError):
 class Checkpoints:
     """The checkpoints of one workdir: the training state, and JSON that tells which experiment it belongs to.
 
-    Saving happens in the background; a checkpoint has its final name only when it is complete. One that was damaged
-    later is passed over and moved aside.
+    Saving happens in the background, and a checkpoint gets its final name when it is complete. One that was damaged
+    later is passed over and renamed.
 
     Args:
       workdir: an absolute directory.
-      keep: how many of the newest to keep.
+      keep: how many checkpoints to keep, the newest ones.
 
     Attributes:
       start: the step of the checkpoint that the run continues from, the same in all processes; None if there is none.
@@ -177,7 +177,7 @@ def _newest_whole(folder: pathlib.Path) -> int | None:
     if steps:
         raise CheckpointError(
             f'{folder}: no checkpoint is whole, of steps {", ".join(str(step) for step, _ in steps)}; the log says '
-            'what is wrong with each. Put a copy there, or begin anew in another --workdir'
+            'what is wrong with each. Restore a copy, or begin anew in another --workdir'
         )
     return None
 

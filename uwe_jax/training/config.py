@@ -141,7 +141,7 @@ class Config:
 
 def _typed(kind: Any, value: Any, name: str, expected: Expected | None = None) -> Any:
     """The value of a field as its type says; raises ValueError, with the field's full name, where it is not."""
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return kind(**_parts(get_type_hints(kind, include_extras=True), value, name))
     if get_origin(kind) is Annotated:
         kind, condition = get_args(kind)

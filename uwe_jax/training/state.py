@@ -1,4 +1,4 @@
-"""What training changes: parameters, optimizer state, step and random key, and how they lie on the mesh."""
+"""The training state: parameters, optimizer state, step and random key, and how they are sharded."""
 
 from typing import Any, NamedTuple
 
@@ -12,13 +12,13 @@ from uwe_jax.distributed import mesh
 
 
 class State(NamedTuple):
-    """All that training changes; what a checkpoint holds. Or, in its place, the shapes or shardings of all that.
+    """What training changes and a checkpoint holds: a tree of arrays, or of their shapes or shardings.
 
     Attributes:
       step: [] int32; optimizer steps taken.
       params: the encoder's parameters, float32, as nested dicts.
-      opt_state: the optimizer's.
-      key: [2] uint32; the random key from which dropout's keys are made.
+      opt_state: the state of the optimizer.
+      key: [2] uint32; the random key that dropout's keys are derived from.
     """
 
     step: Any
@@ -28,14 +28,14 @@ class State(NamedTuple):
 
 
 def abstract_state(params: nnx.State, optimizer: optax.GradientTransformation, device_mesh: Mesh) -> State:
-    """The state's shapes, dtypes and shardings; nothing is allocated.
+    """The shapes, dtypes and shardings of the state; nothing is allocated.
 
-    Parameters lie as their metadata says, and what the optimizer keeps for a parameter lies as that parameter does.
+    Parameters are sharded as their metadata says, and what the optimizer keeps for a parameter is sharded like it.
 
     Args:
-      params: the encoder's abstract parameters, with sharding metadata.
-      optimizer: tells what it keeps.
-      device_mesh: where the state will lie.
+      params: the abstract parameters of the encoder, with sharding metadata.
+      optimizer: whose state belongs to it.
+      device_mesh: where the state will be.
 
     Returns:
       A tree of `jax.ShapeDtypeStruct`.
@@ -61,8 +61,8 @@ def first_state(params: dict[str, Any], optimizer: optax.GradientTransformation,
     """The state before the first step; every array is born with its sharding.
 
     Args:
-      params: the encoder's parameters, as host arrays that are the same in every process.
-      optimizer: the optimizer.
+      params: the parameters of the encoder, as host arrays that are the same in every process.
+      optimizer: whose state belongs to it.
       seed: of dropout.
       like: from `abstract_state`.
     """

@@ -1,4 +1,4 @@
-"""Numbers of a run for TensorBoard."""
+"""Writes the numbers of a run for TensorBoard."""
 
 import pathlib
 import time
@@ -12,12 +12,12 @@ from tensorboardX.summary import scalar
 class TensorBoard:
     """Writes TensorBoard's files in the foreground.
 
-    The library's own writer does it in a thread; when the disk is full, that ends without a word, and whoever writes
-    after it waits for ever.
+    The writer of the library uses a thread. When the disk is full, the thread ends without an error, and the next write
+    waits for it forever.
 
     Args:
-      folder: where the files go; made if it is not there.
-      purge_step: what earlier files hold from this step on is hidden.
+      folder: where the files go; made if it does not exist.
+      purge_step: TensorBoard hides what earlier files hold from this step on.
     """
 
     def __init__(self, folder: pathlib.Path, purge_step: int):
@@ -33,5 +33,5 @@ class TensorBoard:
         self._writer.flush()
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the file."""
         self._writer.close()

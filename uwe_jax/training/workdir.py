@@ -31,10 +31,10 @@ LEASE = 120  # s; NFSv4 keeps the locks of a client that went silent for about 9
 def claimed(workdir: pathlib.Path, config: Config, data_fingerprint: str) -> Iterator[None]:
     """Claims a workdir, which is made if it does not exist, and keeps other runs out as long as this one lasts.
 
-    A new workdir gets the config and the dataset's fingerprint; those of one that is continued are compared with them.
+    A new workdir receives the config and the dataset's fingerprint; those of an old one are compared with them.
 
     Raises:
-      ValueError: the workdir was made by another config or with other data, and the message names the first field; or
+      ValueError: the workdir was made with another config or other data, and the message names the first field; or
         another run is at work in it.
     """
     wanted = {CONFIG: dataclasses.asdict(config), 'data.json': {'fingerprint': data_fingerprint}}
