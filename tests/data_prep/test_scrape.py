@@ -1,9 +1,10 @@
-"""Vacancies off the web: what is read out of pages, how pages are asked for, and what happens when all goes wrong."""
+"""Vacancies from the web: what is read from pages, how pages are requested, and what can go wrong."""
 
 import gzip
 import io
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -17,7 +18,6 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from data_prep import scrape as command
-from data_prep.scrape import crawl
 from data_prep.scrape.address import web_address
 from data_prep.scrape.network import Failure, is_public, read_body
 from data_prep.scrape.postings import Page, plain_text, vacancies
@@ -54,8 +54,8 @@ def scrape(directory, *flags, name='out.jsonl'):
 def fetching(site, *flags):
     """Flags for asking a site on this machine, fast."""
     defaults = {'contact': 'jobs@example.org', 'rate': 1000, 'max_seconds': 0.8, 'max_bytes': 100_000}
-    given = ''.join(flags)
-    used = [f'--{name}={value}' for name, value in defaults.items() if f'--{name}=' not in given]
+    names = ''.join(flags)
+    used = [f'--{name}={value}' for name, value in defaults.items() if f'--{name}=' not in names]
     return [*used, f'--allow_host=127.0.0.1:{site.port}', *flags]
 
 
@@ -440,8 +440,7 @@ MISBEHAVIOUR = {
 }
 
 
-def test_whatever_a_server_does_costs_one_page_and_is_counted(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(crawl, '_SILENT_PAGES', 100)
+def test_whatever_a_server_does_costs_one_page_and_is_counted(site, tmp_path):
     site.pages = {path.replace(' ', '%20'): answer for path, (answer, _) in MISBEHAVIOUR.items()}
     site.pages |= {f'/far/{n}': site.pages['/far/0'] for n in range(9)} | {'/fine': page(posting('Fine'))}
     found, counts = scrape_urls(tmp_path, site, *MISBEHAVIOUR)
@@ -503,22 +502,21 @@ def test_public_addresses_are_known(address):
     assert is_public(address)
 
 
-def test_a_host_that_stays_silent_is_given_up_and_one_that_cannot_be_reached_at_once(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(crawl, '_SILENT_PAGES', 2)
-    site.pages = {f'/{n}': web.silence for n in range(9)}
+def test_a_host_is_given_up_after_ten_pages_without_a_response(site, tmp_path):
+    site.pages = {f'/{n}': web.not_http for n in range(12)}
+    _, counts = scrape_urls(tmp_path, site, *site.pages)
+    assert counts['pages'] == {'broken answer': 10, 'host given up, it did not answer': 2}
+    assert len(site.times(*site.pages)) == 10
+
+
+def test_a_host_that_cannot_be_reached_is_counted(site, tmp_path):
     with socket.socket() as unused:
         unused.bind(('127.0.0.1', 0))
         port = unused.getsockname()[1]
-        gone = [f'http://127.0.0.1:{port}/{n}' for n in range(2)]
-        secure = f'https://127.0.0.1:{site.port}/'  # not what is spoken there
-        flags = [f'--allow_host=127.0.0.1:{port}']
-        assert scrape_urls(tmp_path, site, *gone)[1]['pages'] == {'private address': 2}
-        (tmp_path / 'out.jsonl').unlink()
-        assert scrape_urls(tmp_path, site, *gone[:1], secure, flags=flags)[1]['pages'] == {'cannot be reached': 2}
-    (tmp_path / 'out.jsonl').unlink()
-    _, counts = scrape_urls(tmp_path, site, *site.pages, flags=flags)
-    assert counts['pages'] == {'timed out': 2, 'host given up, it did not answer': 7}
-    assert len(site.times(*site.pages)) == 2
+        nobody_listens = f'http://127.0.0.1:{port}/'
+        no_tls = f'https://127.0.0.1:{site.port}/'
+        _, counts = scrape_urls(tmp_path, site, nobody_listens, no_tls, flags=[f'--allow_host=127.0.0.1:{port}'])
+    assert counts['pages'] == {'cannot be reached': 2}
 
 
 def test_several_hosts_are_asked_at_once_and_the_output_keeps_the_order_of_the_list(site, tmp_path):
@@ -617,11 +615,11 @@ def test_a_body_is_read_up_to_its_limit_however_it_is_cut_and_compressed(data, l
     else:
         with pytest.raises(Failure, match='too large'):
             read_body(chunks, 'gzip', limit)
-        assert whole.startswith(read_body(chunks, 'gzip', limit, cut=True))
+        assert whole.startswith(read_body(chunks, 'gzip', limit, truncate=True))
 
 
 @pytest.mark.parametrize(
-    ('given', 'asked'),
+    ('text', 'address'),
     [
         (' HTTP://Example.ORG ', 'http://example.org/'),
         ('https://a.example/ä b?q=1#part', 'https://a.example/%C3%A4%20b?q=1'),
@@ -633,8 +631,8 @@ def test_a_body_is_read_up_to_its_limit_however_it_is_cut_and_compressed(data, l
         ('javascript:alert(1)', None),
     ],
 )
-def test_web_addresses_have_one_form(given, asked):
-    assert web_address(given) == asked
+def test_web_addresses_have_one_form(text, address):
+    assert web_address(text) == address
 
 
 @settings(max_examples=200, deadline=None)
@@ -693,45 +691,40 @@ def test_killed_at_any_moment_it_goes_on_asks_for_nothing_again_and_ends_the_sam
     assert not journal.parent.exists()
 
 
-def killed(_):
-    raise KeyboardInterrupt
-
-
-def test_killed_between_the_output_and_its_end_it_only_tidies_up(tmp_path, monkeypatch):
+def test_killed_between_the_output_and_its_end_it_only_tidies_up(tmp_path):
     (tmp_path / 'a.html').write_text(page(posting('A')))
-    with monkeypatch.context() as patched:
-        patched.setattr('data_prep.scrape.recipe.shutil.rmtree', killed)
-        with pytest.raises(KeyboardInterrupt):
-            scrape(tmp_path, f'--html={tmp_path}/a.html')
-    assert titles(scrape(tmp_path, f'--html={tmp_path}/a.html')[0]) == ['A']
+    expected = scrape(tmp_path, f'--html={tmp_path}/a.html')
+    work = tmp_path / 'out.jsonl.partial'
+    work.mkdir()
+    (work / 'complete').touch()
+    assert scrape(tmp_path, f'--html={tmp_path}/a.html') == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ['a.html', 'out.jsonl', 'out.jsonl.summary.json']
 
 
-def test_a_page_that_did_not_answer_is_asked_for_again_when_the_run_goes_on(site, tmp_path, monkeypatch):
-    site.pages = {'/1': web.silence, '/2': page(posting('B'))}
-    with monkeypatch.context() as patched:
-        patched.setattr('data_prep.scrape.recipe.Assembly', killed)
-        with pytest.raises(KeyboardInterrupt):
-            scrape_urls(tmp_path, site, '/1', '/2')
+def test_a_page_that_did_not_answer_is_requested_again_when_the_run_goes_on(site, tmp_path):
+    in_the_way = tmp_path / 'out.jsonl.summary.json'
+    in_the_way.mkdir()
+    site.pages = {'/1': web.not_http, '/2': page(posting('B'))}
+    with pytest.raises(DataError, match=r'out\.jsonl: cannot be written'):
+        scrape_urls(tmp_path, site, '/1', '/2')
+    in_the_way.rmdir()
     site.pages = {'/1': page(posting('A')), '/2': page(posting('C'))}
     assert titles(scrape_urls(tmp_path, site, '/1', '/2')[0]) == ['A', 'B']
     assert [site.paths().count(path) for path in ('/robots.txt', '/1', '/2')] == [1, 2, 1]
 
 
-def test_a_full_disk_is_said_and_the_same_command_goes_on(site, tmp_path, monkeypatch):
+def test_after_a_full_disk_the_same_command_goes_on(site, tmp_path):
     site.pages = {f'/{n}': page(posting(f'Job {n}')) for n in range(4)}
-    synced = []
-
-    def full_later(file):
-        synced.append(file)
-        if len(synced) > 3:
-            raise OSError(28, 'No space left on device')
-
-    with monkeypatch.context() as patched:
-        patched.setattr('data_prep.journal.os.fsync', full_later)
-        with pytest.raises(DataError, match=r'journal\.jsonl: cannot be written \(No space left on device\)'):
-            scrape_urls(tmp_path, site, *(f'/{n}' for n in range(4)))
-    assert titles(scrape_urls(tmp_path, site, *(f'/{n}' for n in range(4)))[0]) == [f'Job {n}' for n in range(4)]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(DataError, match=r'journal\.jsonl: cannot be written \(File too large\)'):
+            scrape_urls(tmp_path, site, *site.pages)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert '/0' in site.paths()
+    assert titles(scrape_urls(tmp_path, site, *site.pages)[0]) == [f'Job {n}' for n in range(4)]
+    assert site.paths().count('/0') == 1
 
 
 # What is refused.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
-from uwe_jax.io.errors import DataError
+from uwe_jax.io.errors import DataError, writing
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +30,15 @@ def claim(output: pathlib.Path, flag: str = '--output') -> Iterator[None]:
       flag: the option by which a user chooses another output.
 
     Raises:
-      DataError: another process holds the claim; the message names its host and pid.
-      OSError: the lock file cannot be made.
+      DataError: another process holds the claim, and the message names its host and pid; or the output cannot be
+        written.
     """
     path = output / 'lock' if output.is_dir() else output.with_name(f'.{output.name}.lock')
-    with _locked(path, output, flag) as file:
+    with writing(output, f'choose another {flag}'):
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True)
+        locked = _locked(path, output, flag)
+    with locked as file:
         file.truncate(0)
         file.write(f'{socket.gethostname()}, pid {os.getpid()}\n')
         file.flush()
