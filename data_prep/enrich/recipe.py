@@ -1,4 +1,4 @@
-"""The recipe: real titles, then rounds of asking and merging, until all skills have enough or the rounds are used up."""
+"""The recipe: real titles, then rounds of asking and merging, until every skill has enough or no round is left."""
 
 import contextlib
 import hashlib
