@@ -190,8 +190,8 @@ def test_tables_of_other_kinds_with_other_columns_read_the_same(flags, ending):
     else:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), table)
     run(flags, vacancies=table, title_column='name', sentence_column='text', piece_rows=9)
-    found = [(line['vacancy'], line['title'], line['sentence']) for line in lines_of(flags['output'])]
-    assert found == [tuple(row.values()) for row in rows]
+    sentences = [(line['vacancy'], line['title'], line['sentence']) for line in lines_of(flags['output'])]
+    assert sentences == [tuple(row.values()) for row in rows]
 
 
 def test_a_finished_piece_is_not_made_again_and_a_lost_one_is(tagged):
