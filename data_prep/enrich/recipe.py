@@ -17,14 +17,15 @@ from data_prep.enrich.prompt import Prompt
 from data_prep.enrich.redact import Secrets
 from data_prep.enrich.skills import choose, real_titles, titles_of_vacancies
 from data_prep.enrich.state import ANSWER, MERGED, UNUSABLE, SkillTitles, count_titles, spent
-from data_prep.esco import ATTRIBUTION, read_esco
 from data_prep.journal import Record, open_journal, read_records
-from data_prep.tables import Repairs, files_of
 from data_prep.vacancies import check_tables
+from uwe_jax.data.text import normalise
 from uwe_jax.io.claims import claim
 from uwe_jax.io.console import Progress
 from uwe_jax.io.errors import writing
-from uwe_jax.io.files import checksums, sha256
+from uwe_jax.io.esco import ATTRIBUTION, read_esco
+from uwe_jax.io.files import checksums, files_of, sha256
+from uwe_jax.io.repairs import Repairs
 from uwe_jax.models import download
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,6 @@
 """Merges what was read and fetched into one file of vacancies: in the order of the sources, without duplicates."""
 
 import hashlib
-import itertools
 import json
 import os
 import pathlib
@@ -70,11 +69,7 @@ class Assembly:
         with open(path, encoding='utf-8', newline='\n') as file:
             for line in map(json.loads, file):
                 if 'counts' in line:
-                    for kind, repair in line['counts'].items():
-                        for example in itertools.islice(
-                            itertools.chain(repair['examples'], itertools.repeat('')), repair['count']
-                        ):
-                            self.pages.add(kind, example)
+                    self.pages.merge(line['counts'])
                 else:
                     self._add(line)
 

@@ -9,7 +9,6 @@ import re
 import shutil
 import urllib.parse
 from collections import Counter
-from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -22,7 +21,6 @@ from data_prep.scrape.network import Allowed, Network
 from data_prep.scrape.options import SOURCES, Options
 from data_prep.scrape.robots import PRODUCT
 from data_prep.scrape.sources import MEGABYTE, html_pages, parse_sitemap, read_addresses, warc_pages
-from data_prep.tables import Repairs, files_of
 from uwe_jax.io.claims import claim
 from uwe_jax.io.console import Progress
 from uwe_jax.io.errors import DataError, writing

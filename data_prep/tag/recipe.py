@@ -10,16 +10,18 @@ from collections.abc import Sequence
 
 import jax
 
-from data_prep.esco import read_esco
-from data_prep.tables import Repairs, files_of
 from data_prep.tag.options import Options
 from data_prep.tag.pieces import Input, Output, Piece
 from data_prep.tag.tagger import Tagger, model_fingerprint
 from data_prep.tag.vacancies import Vacancy, read_vacancies
 from data_prep.vacancies import clean
+from uwe_jax.data.text import normalise
 from uwe_jax.distributed.processes import join_processes
 from uwe_jax.io.console import Progress
 from uwe_jax.io.errors import DataError
+from uwe_jax.io.esco import read_esco
+from uwe_jax.io.files import files_of
+from uwe_jax.io.repairs import Repairs
 from uwe_jax.models import download
 
 logger = logging.getLogger(__name__)
@@ -68,7 +70,7 @@ class Job:
     def __init__(self, options: Options):
         self._options = options
         files = sorted(files_of(options.vacancies, '--vacancies'))
-        esco = read_esco(options.esco, Repairs())
+        esco = read_esco(options.esco, Repairs(), normalise)
         model = download.fetch(options.model)  # before all vacancies are read, which takes long
         self.input = Input(files, functools.partial(read_vacancies, columns=options.columns), options.piece_rows)
         if not self.input.pieces:

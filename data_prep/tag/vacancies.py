@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from data_prep.sentences import split_sentences
-from data_prep.tables import Repairs, names_in, read_rows
 from data_prep.vacancies import NOT_TEXT, Columns, clean, language_of, texts_of
-from uwe_jax.io.errors import DataError, EmptyFileError
+from uwe_jax.io.errors import EmptyFileError
+from uwe_jax.io.repairs import Repairs
+from uwe_jax.io.tables import read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +49,11 @@ def read_vacancies(path: pathlib.Path, columns: Columns) -> Iterator[Vacancy]:
     names = columns.names()
     required = [names[field] for field in names if getattr(columns, field)]
     try:
-        for where, row in read_rows(path, required, Repairs()):
-            if not any(names[field] in row for field in ('sentence', 'description')):
-                wanted = f'{names["sentence"]}, {names["description"]}'
-                raise DataError(f'{where}: none of the columns {wanted}; found {", ".join(row)[:300]}')
-            place = f'{path.name}{where[len(str(path)) :]}'
-            row_id = next((row[name] for name in ('id', 'url') if row.get(name) not in (None, '')), place)
-            skills = names_in(row.get(names['skills']), where, names['skills'])
-            yield Vacancy(str(row_id), *texts_of(row, where, names), language_of(row), skills)
+        for row in read_rows(path, required):
+            row.cell(names['sentence'], names['description'])
+            identifiers = (row.cells.get(name) for name in ('id', 'url'))
+            identifier = next((value for value in identifiers if value not in (None, '')), row.short_place)
+            skills = row.names(names['skills'])
+            yield Vacancy(str(identifier), *texts_of(row, names), language_of(row), skills)
     except EmptyFileError:
         logger.info('%s: no rows, passed over', path)

@@ -18,8 +18,6 @@ from data_prep.enrich.prompt import ANSWER, Prompt
 from data_prep.enrich.redact import Secrets
 from data_prep.enrich.skills import real_titles, titles_of_vacancies
 from data_prep.enrich.state import SkillTitles, spent
-from data_prep.esco import Concept, read_esco
-from data_prep.tables import Repairs
 from data_prep.vacancies import Columns
 from tests.conftest import ROOT, read_rows
 from tests.data_prep import soak_enrich
@@ -430,7 +428,7 @@ def test_a_dry_run_asks_nothing_needs_no_key_and_tells_the_cost_by_its_rule(esco
     once = {'limit': 1, 'rounds': 1, 'input_price': 1000, 'output_price': 10000}
     url = 'http://127.0.0.1:9/v1?token=hidden'
     enrich(esco, tmp_path / 'out', url, 'none', key_variable='NO_KEY', dry_run=True, **once)
-    release = read_esco(esco, Repairs())
+    release = read_esco(esco, Repairs(), normalise)
     real = real_titles(release, {})
     uri = next(uri for uri, known in real.items() if len(known) < 6)
     asked = max(5, -(-3 * (6 - len(real[uri])) // 2))
