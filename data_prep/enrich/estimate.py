@@ -40,8 +40,8 @@ def estimate(skills: Sequence[SkillTitles], prompt: Prompt, wanted: int, rounds:
     """What `rounds` rounds take if every answer is usable and no skill has enough titles before the last one.
 
     A token is counted as four bytes. A call sends the schema and its messages, which list all titles known so far; it
-    returns as many titles as it asks for, 40 bytes each. How many titles will be merged is unknown, so the real number is
-    a little higher in the first round and lower afterwards.
+    returns as many titles as it asks for, 40 bytes each. How many titles will be merged is unknown, so the real numbers
+    are a little higher in the first round and lower afterwards.
 
     Args:
       skills: those still open are counted.

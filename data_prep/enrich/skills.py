@@ -77,7 +77,7 @@ def choose(
     few = [skill for uri, skill in skills.items() if uri in wanted and len(skill.real) < titles]
     chosen = few[:limit]
     logger.info(
-        '%d of %d skills have fewer than %d distinct titles; %d of them are chosen',
+        '%d of %d skills have fewer than %d distinct titles; chosen: %d',
         sum(len(skill.real) < titles for skill in skills.values()),
         len(skills),
         titles,

@@ -24,7 +24,7 @@ from tests.data_prep import soak_enrich
 from tests.data_prep.chat_server import FAULTS, RETRY_AFTER, UNANSWERED, USELESS, ChatServer
 from tests.data_prep.conftest import write_jsonl
 from tests.data_prep.soak_enrich import KEY, VOCABULARY, few_skills, run_with_kills
-from uwe_jax.data.text import match_key
+from uwe_jax.data.text import match_key, normalise
 from uwe_jax.io.claims import claim
 from uwe_jax.io.errors import DataError
 from uwe_jax.io.esco import Concept, read_esco
