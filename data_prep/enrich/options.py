@@ -22,7 +22,7 @@ class Options:
     """Asks a language model for job titles that need the skills of which few titles are known.
 
     The key comes from an environment variable: as a flag, it would be in the shell's history and in the manifest.
-    A killed run goes on when the same command is started again; no answer is paid for twice.
+    A killed run goes on when the same command is started again; answers that were kept are not asked for again.
     """
 
     esco: pathlib.Path

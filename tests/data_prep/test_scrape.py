@@ -654,16 +654,13 @@ def test_a_web_address_is_ascii_and_stays_what_it_is(text):
 
 # Being killed, and going on.
 
-RUN = 'from data_prep import scrape; from uwe_jax.io import console;'
-RUN += 'scrape.run(console.parse(scrape.Options), "python -m data_prep scrape")'
-
 
 def entries(journal):
-    """What the whole lines of a journal say, behind the settings."""
+    """The entries on the whole lines of a journal, without the settings."""
     return [json.loads(line) for line in journal.read_bytes().split(b'\n')[1:-1]] if journal.exists() else []
 
 
-def test_killed_at_any_moment_it_goes_on_asks_for_nothing_again_and_ends_the_same(site, tmp_path):
+def test_killed_at_any_moment_it_goes_on_without_repeating_a_request_and_ends_the_same(site, tmp_path):
     site.pages = {f'/{n}': page(posting(f'Job {n % 50}', f'<p>Do {n}.</p>')) for n in range(60)}
     site.pages |= {'/7': redirect('/70'), '/70': page(posting('Moved')), '/8': (404, HTML, b''), '/9': page()}
     site.pages |= {'/map.xml': sitemap(*(f'{site.origin}/{n}' for n in range(40, 60)))}
@@ -678,7 +675,10 @@ def test_killed_at_any_moment_it_goes_on_asks_for_nothing_again_and_ends_the_sam
     environment = {name: value for name, value in os.environ.items() if name != 'PYTHONDONTWRITEBYTECODE'}
     for kill_after in (1, 2, 17, 35, 60):
         process = subprocess.Popen(
-            [sys.executable, '-c', RUN, f'--output={tmp_path}/out.jsonl', *flags], cwd=ROOT, env=environment
+            [sys.executable, '-m', 'data_prep', 'scrape', f'--output={tmp_path}/out.jsonl', *flags],
+            cwd=ROOT,
+            env=environment,
+            stderr=subprocess.DEVNULL,
         )
         before = len(site.asked)
         known = entries(journal)
@@ -686,14 +686,14 @@ def test_killed_at_any_moment_it_goes_on_asks_for_nothing_again_and_ends_the_sam
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        heard = [one for one in known if one.get('heard', True)]
-        answered = {one.get('page') or one.get('sitemap') or f'{one.get("robots")}/robots.txt' for one in heard}
+        heard = [entry for entry in known if entry.get('heard', True)]
+        answered = {e.get('page') or e.get('sitemap') or f'{e.get("robots")}/robots.txt' for e in heard}
         assert not answered & {site.origin + path for path in site.paths()[before:]}
         assert not (tmp_path / 'out.jsonl').exists()
         with open(journal, 'ab') as file:
             file.write(b'{"page": "http://cut')  # as if it had been killed within a line
     assert scrape(tmp_path, *flags) == expected
-    assert len(site.asked) <= 64 + 5  # what was asked for when it was killed may be asked for again
+    assert len(site.asked) <= 64 + 5  # a request in progress at a kill may be repeated
     assert not journal.parent.exists()
 
 
