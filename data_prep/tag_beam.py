@@ -1,12 +1,13 @@
 """Tags vacancies on Apache Beam: python -m data_prep.tag_beam FLAGS_OF_TAG [OPTIONS_OF_BEAM].
 
-The pieces are those of `python -m data_prep tag`, made by the same function, so that either goes on with what the other
-left. The option --runner says where. The workers must see the vacancies, ESCO and the output under the same paths, as
-on a mounted bucket.
+The pieces are those of `python -m data_prep tag`, made by the same function, so that each continues what the other
+left. Beam's option --runner says where they are made. The workers must see the vacancies, ESCO and the output under the
+same paths, for example on a mounted bucket.
 
-Wants an environment of its own, with the extra `beam`: pip install '.[beam]', without the constraints.
+Needs an environment with the extra `beam`: pip install '.[beam]', without the constraints.
 """
 
+import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,13 +17,16 @@ import tyro
 from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]
 from apache_beam.utils.shared import Shared  # pyright: ignore[reportMissingImports]
 
-from data_prep.pieces import Piece
-from data_prep.tag import Job, Options
+from data_prep.tag.options import Options
+from data_prep.tag.pieces import Piece
+from data_prep.tag.recipe import Job
 from uwe_jax.io import console
+
+logger = logging.getLogger('data_prep.tag_beam')
 
 
 class MakePiece(beam.DoFn):
-    """Makes the pieces that it is given; the threads of a worker share one tagger."""
+    """Makes pieces; the threads of a worker share one tagger."""
 
     def __init__(self, job: Job):
         self._job, self._shared = job, Shared()
@@ -34,7 +38,8 @@ class MakePiece(beam.DoFn):
     def process(self, piece: Piece):
         """Makes one piece."""
         for _, rows in self._job.input.rows_of([piece]):
-            self._job.do(piece, rows, self._tagger)
+            counts = self._job.make(piece, rows, self._tagger)
+            logger.info('%s: %d sentences, %d edges', piece.name, counts['sentences'], counts['edges'])
 
 
 def main() -> int:
@@ -55,11 +60,12 @@ def tag(options: Options, of_beam: Sequence[str]) -> None:
 
     Args:
       options: those of `tag`.
-      of_beam: Beam's own options, as typed.
+      of_beam: Beam's options, as typed.
 
     Raises:
       DataError, FetchError: as `data_prep.tag.run`.
     """
+    options.check()
     job = Job(options)
     with beam.Pipeline(options=PipelineOptions(list(of_beam))) as pipeline:
         _ = pipeline | beam.Create(job.missing()) | beam.Reshuffle() | beam.ParDo(MakePiece(job))

@@ -1,4 +1,4 @@
-"""From the text that a model answered to the job titles in it that can be used."""
+"""Reads the usable job titles in a model's answer."""
 
 import collections
 import dataclasses
@@ -11,20 +11,20 @@ from uwe_jax.io.esco import Concept
 
 MOST_CHARACTERS = 100  # of a title; the longest of ESCO 1.2.0 has 97
 MOST_WORDS = 15  # the most in a title of ESCO 1.2.0 are 13
-MOST_TITLES = 100  # of one answer
+MOST_TITLES = 100  # in one answer
 
 
 class UnusableError(ValueError):
-    """An answer came, whole, but holds nothing to keep. The message is a short reason, without the answer's text."""
+    """A whole answer has nothing worth keeping. The message is a short reason, without the answer's text."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Titles:
-    """What one answer brought.
+    """The titles of one answer.
 
     Attributes:
       usable: normalised, distinct, in the answer's order.
-      dropped: how many were not usable, by reason.
+      dropped: the number of unusable ones by reason.
     """
 
     usable: list[str]
@@ -36,11 +36,11 @@ def read_titles(content: str, skill: Concept, known: Collection[str]) -> Titles:
 
     Args:
       content: the text of the answer, expected to be JSON of the schema in prompt.py.
-      skill: whose own names are no job titles.
-      known: titles that the skill has, or that were proposed before.
+      skill: its names do not count as job titles.
+      known: titles that the skill has already, real or proposed.
 
     Raises:
-      UnusableError: it is empty, not JSON, of another schema, or without any usable title.
+      UnusableError: the answer is empty, not JSON, of another schema, or without any usable title.
     """
     if not content.strip():
         raise UnusableError('empty')
@@ -57,7 +57,7 @@ def read_titles(content: str, skill: Concept, known: Collection[str]) -> Titles:
     usable: list[str] = []
     dropped: collections.Counter[str] = collections.Counter()
     for raw in answer['titles']:
-        # Nothing is done with a text of any length but to measure it.
+        # Texts of unlimited length are measured and nothing else.
         title = normalise(raw) if len(raw) <= 4 * MOST_CHARACTERS else raw
         key = match_key(title) if len(title) <= MOST_CHARACTERS else ''
         if len(usable) == MOST_TITLES:
@@ -79,7 +79,7 @@ def read_titles(content: str, skill: Concept, known: Collection[str]) -> Titles:
 
 
 def _fault(title: str) -> str | None:
-    """Why a title cannot be used whatever the skill, or None."""
+    """Why a title cannot be used for any skill, or None."""
     if not title:
         return 'blank'
     if len(title) > MOST_CHARACTERS or len(title.split()) > MOST_WORDS:
@@ -90,12 +90,12 @@ def _fault(title: str) -> str | None:
 
 
 def in_latin_letters(text: str) -> bool:
-    """Whether a text has letters and all of them are Latin ones.
+    """Whether a text has letters, all of them Latin.
 
-    This is what can be told of a title's language without a model of languages. It sees Russian, Greek, Arabic, Hindi,
-    Chinese or Japanese, and single foreign letters among Latin ones. It cannot see German, French, Spanish, Vietnamese
-    or any other language in Latin letters: titles are too short for that to be told reliably, and English ones hold
-    words of them (chef de partie, maître d'hôtel).
+    This much can be said about a title's language without a language model. It detects Russian, Greek, Arabic, Hindi,
+    Chinese or Japanese, and single foreign letters among Latin ones. It does not detect German, French, Spanish,
+    Vietnamese or any other language with Latin letters: titles are too short to tell reliably, and English ones borrow
+    words (chef de partie, maître d'hôtel).
     """
     letters = [character for character in text if character.isalpha()]
     return bool(letters) and all('LATIN' in unicodedata.name(letter, '') for letter in letters)

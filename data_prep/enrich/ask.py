@@ -1,11 +1,9 @@
-"""Asks for the titles of many skills at once: bounded concurrency, retries, and every answer kept before the next."""
+"""Asks about many skills: bounded concurrency, retries, and every answer is kept before the next question."""
 
 import concurrent.futures
 import dataclasses
-import logging
 import random
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,13 +12,10 @@ from data_prep.enrich.endpoint import CallFailed, Completion, Endpoint
 from data_prep.enrich.prompt import ANSWER as SCHEMA
 from data_prep.enrich.prompt import Prompt
 from data_prep.enrich.state import ANSWER, FAILED, UNUSABLE, SkillTitles
+from uwe_jax.io.console import Progress
 from uwe_jax.io.errors import DataError
 
-logger = logging.getLogger(__name__)
-
-
-FIRST_WAIT = 0.5  # seconds before the first retry, doubled for each further one
-PROGRESS = 15  # seconds between lines of the log
+FIRST_WAIT = 0.5  # s before the first retry, doubled for each further one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +24,9 @@ class Limits:
 
     Attributes:
       wanted: titles that a skill should have.
-      concurrency: calls under way at once.
-      attempts: calls in a row without an answer, or answers to one request without a usable title, before giving up.
-      max_wait: seconds; no wait between calls is longer.
+      concurrency: calls in parallel.
+      attempts: the run ends after so many failed calls in a row, a skill is given up after so many unusable answers.
+      max_wait: the longest wait between calls, in seconds.
       seed: of the waits.
     """
 
@@ -43,17 +38,17 @@ class Limits:
 
 
 class Asker:
-    """Gets answers, and keeps them.
+    """Asks for titles, and keeps the answers.
 
-    A worker takes one skill, asks until an answer is usable or the attempts are spent, and takes the next skill only
-    when the answer is durable. So at most `concurrency` answers are not yet on disk at any moment.
+    A worker takes one skill, asks until an answer is usable or the attempts are used up, and takes the next skill when
+    the answer is durable. So at most `concurrency` answers are not on disk at any moment.
 
     Args:
       endpoint: whom to ask.
       prompt: what to ask.
-      limits: how much.
-      keep: makes a record durable, and counts it.
-      any_accepted: whether any answer was usable so far, those of earlier runs included.
+      limits: how much to ask.
+      keep: makes a record durable.
+      any_accepted: whether any answer has been usable so far, including those of earlier runs.
     """
 
     def __init__(
@@ -72,22 +67,19 @@ class Asker:
         self._stopped = threading.Event()
 
     def ask(self, skills: Sequence[SkillTitles]) -> None:
-        """Asks one round of each skill, and applies the answers to them.
+        """Asks one round about each skill, and applies the answers.
 
         Raises:
-          DataError: the endpoint does not answer, refuses everything, or an answer cannot be kept. Calls under way are
-            waited for and their answers kept.
+          DataError: the endpoint does not answer, refuses everything, or an answer cannot be kept. Calls in progress
+            are waited for and their answers kept.
         """
-        done, told = 0, time.monotonic()
         pool = concurrent.futures.ThreadPoolExecutor(self._limits.concurrency)
         try:
             futures = [pool.submit(self._ask, skill) for skill in skills]
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-                done += 1
-                if done == len(skills) or time.monotonic() - told > PROGRESS:
-                    told = time.monotonic()
-                    logger.info('asked for titles of %d of %d skills', done, len(skills))
+            with Progress('asking for titles', len(skills), 'skills') as progress:
+                for future in concurrent.futures.as_completed(futures):
+                    future.result()
+                    progress.advance()
         finally:
             self._stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -109,7 +101,7 @@ class Asker:
                     continue
                 self._keep({'kind': FAILED, **about, 'reason': failure.kind})
                 failures += 1
-                self._wait(failure, failures, f'{self._limits.seed} {about}')
+                self._wait(failure, failures, about)
                 continue
             failures = 0
             try:
@@ -126,37 +118,41 @@ class Asker:
             return
 
     def _unusable(self, skill: SkillTitles, about: Mapping[str, Any], completion: Completion, error: Exception) -> None:
-        """Keeps the record of an answer without a use; ends the run where nothing was ever of use."""
+        """Keeps the record of an unusable answer; ends the run if no answer was ever usable."""
         record = {'kind': UNUSABLE, **about, **_usage(completion)}
         self._keep(record)
         skill.apply(record)
         if skill.given_up(self._limits.attempts) and not self._any_accepted:
             raise DataError(
                 f'{self._endpoint.secrets.endpoint}: {self._limits.attempts} answers about {skill.skill.label!r} were '
-                f'unusable ({error}), and none before was of use; does the model obey response_format json_schema?'
+                f'unusable ({error}), and none before was usable; does the model support response_format json_schema?'
             )
 
-    def _wait(self, failure: CallFailed, failures: int, seed: str) -> None:
-        """Waits before the next call, or ends the run.
+    def _wait(self, failure: CallFailed, failures: int, about: Mapping[str, Any]) -> None:
+        """Waits before the next call.
 
-        As long as Retry-After says; else a time that doubles with each failure in a row, times a number between 1/2 and
-        1 that depends on the seed, the skill, the round and the failure.
+        Raises:
+          DataError: no further call is worth the wait.
         """
         where = f'{self._endpoint.secrets.endpoint}: {failure}'
         hint = 'what was answered is kept, and the same command goes on'
         if not failure.may_pass:
-            raise DataError(f'{where}; expected an answer. Mend the key, the model or --base_url: {hint}')
+            raise DataError(f'{where}; expected an answer. Correct the key, the model or --base_url: {hint}')
         if failures == self._limits.attempts:
             raise DataError(f'{where}; {failures} calls in a row failed: {hint}')
-        seconds = failure.wait
-        if seconds is None:
-            longest = min(self._limits.max_wait, FIRST_WAIT * 2 ** (failures - 1))
-            seconds = longest * (0.5 + 0.5 * random.Random(f'{seed} {failures}').random())
-        elif seconds > self._limits.max_wait:
+        max_wait = self._limits.max_wait
+        if failure.wait is not None and failure.wait > max_wait:
             raise DataError(
-                f'{where}; it asks to wait {seconds:.0f} s, longer than --max_wait={self._limits.max_wait:g}: {hint}'
+                f'{where}; it asks to wait {failure.wait:.0f} s, longer than --max_wait={max_wait:g}: {hint}'
             )
+        seconds = backoff(failures, max_wait, f'{self._limits.seed} {about}') if failure.wait is None else failure.wait
         self._stopped.wait(seconds)
+
+
+def backoff(failures: int, max_wait: float, seed: str) -> float:
+    """Seconds to wait after so many failures in a row: doubled for each, and shortened at random by up to half."""
+    longest = min(max_wait, FIRST_WAIT * 2 ** (failures - 1))
+    return longest * (0.5 + 0.5 * random.Random(f'{seed} {failures}').random())
 
 
 def _usage(completion: Completion) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One call of an OpenAI-compatible endpoint by the official client: what can go wrong, in the terms of this package."""
+"""Calls to an OpenAI-compatible endpoint by the official client, with everything that can go wrong."""
 
 import contextlib
 import dataclasses
@@ -15,16 +15,16 @@ from data_prep.enrich.redact import Secrets
 
 MOST_BYTES = 256 * 1024  # of an answer, decompressed: a hundred titles take 10 kB
 MOST_EXCERPT = 200  # characters of an endpoint's error that are shown
-REFUSED_CONTENT = (400, 413, 422)  # may be about one request only, such as a content filter's verdict
-PASSING = (408, 409, 425, 429)  # of the 4xx, those that may pass
+REFUSED_CONTENT = (400, 413, 422)  # may concern one request only, for example a content filter's verdict
+PASSING = (408, 409, 425, 429)  # the 4xx statuses that may pass
 
 
 class CallFailed(openai.OpenAIError):
-    """No whole answer came. The message is one line without secrets.
+    """There is no complete answer. The message is one line without secrets.
 
     Attributes:
-      status: the HTTP status; None where the connection failed or its answer is no chat completion.
-      wait: seconds for which the endpoint asks to wait; None if it does not.
+      status: the HTTP status; None if the connection failed or the response is not a chat completion.
+      wait: the seconds that the endpoint asks us to wait; None if it does not.
       kind: a short name, the same for all failures of one kind.
     """
 
@@ -34,7 +34,7 @@ class CallFailed(openai.OpenAIError):
 
     @property
     def about_content(self) -> bool:
-        """Whether the endpoint may refuse this request alone."""
+        """Whether the endpoint may refuse this request only."""
         return self.status in REFUSED_CONTENT
 
     @property
@@ -45,13 +45,13 @@ class CallFailed(openai.OpenAIError):
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """A whole answer.
+    """A complete answer.
 
     Attributes:
-      content: its text; empty where there is none.
-      problem: `refusal`, `cut off` or `too long` (then without content); None if the text is all there.
-      model: which model the endpoint says it was.
-      input_tokens, output_tokens: as the endpoint counts them; None if it does not say.
+      content: its text; empty if there is none.
+      problem: `refusal`, `cut off` or `too long` (then without content); None if the text is complete.
+      model: the model that the endpoint says answered.
+      input_tokens, output_tokens: as counted by the endpoint; None if it does not say.
     """
 
     content: str
@@ -65,20 +65,20 @@ class Endpoint:
     """Chat completions of one model; threads may share it.
 
     Args:
-      base_url: up to and without /chat/completions.
-      key: sent as the bearer's token.
+      base_url: everything before /chat/completions.
+      key: sent as the bearer token.
       model: the endpoint's name for it.
-      timeout: seconds for a call; one whose answer trickles in is ended after at most twice that.
+      timeout: seconds for a call; a trickling answer is ended after at most twice that.
 
     Attributes:
-      secrets: what to keep out of all that is written.
+      secrets: what must not be written or shown.
     """
 
     def __init__(self, base_url: str, key: str, model: str, timeout: float):
         self.secrets = Secrets(key, base_url)
         self._model = model
         self._timeout = timeout
-        # Retries are ours (ask.py): they are seeded, and cover what arrives damaged.
+        # The retries are in ask.py: they are seeded, and cover damaged answers too.
         self._client = openai.OpenAI(
             base_url=base_url,
             api_key=key,
@@ -91,7 +91,7 @@ class Endpoint:
         """Asks once.
 
         Raises:
-          CallFailed: no whole answer came.
+          CallFailed: there is no complete answer.
         """
         deadline = time.monotonic() + self._timeout
         body = bytearray()
@@ -104,9 +104,9 @@ class Endpoint:
                     if len(body) > MOST_BYTES:
                         return Completion('', 'too long', None, None, None)
                     if time.monotonic() > deadline:
-                        raise CallFailed(f'no whole answer within {self._timeout:g} s', 'timeout')
+                        raise CallFailed(f'no complete answer within {self._timeout:g} s', 'timeout')
         except (openai.APITimeoutError, httpx2.TimeoutException):
-            raise CallFailed(f'no whole answer within {self._timeout:g} s', 'timeout') from None
+            raise CallFailed(f'no complete answer within {self._timeout:g} s', 'timeout') from None
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
             raise CallFailed(self._one_line(f'{error.__cause__ or error}'), 'connection') from None
         try:
@@ -115,7 +115,7 @@ class Endpoint:
                 raise CallFailed('the answer holds the key', 'key in the answer')
             return self._read(json.loads(text))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-            raise CallFailed('the answer is no chat completion', 'no chat completion') from None
+            raise CallFailed('the answer is not a chat completion', 'no chat completion') from None
 
     def close(self) -> None:
         """Closes the connections."""
@@ -137,7 +137,7 @@ class Endpoint:
         return Completion(content or '', problem, str(model)[:100] if model else None, input_tokens, output_tokens)
 
     def _refuse_errors(self, response: Any) -> None:
-        """Is shown every response before its body is read: an error's body may be endless, so its beginning must do."""
+        """Raises errors before the client reads their bodies, which may be endless: the beginning is enough."""
         if response.status_code < 400:
             return
         try:
@@ -157,7 +157,7 @@ class Endpoint:
 
 
 def _retry_after(headers: Any) -> float | None:
-    """The seconds of a Retry-After header, whose value is seconds or a date; None if there is no such header."""
+    """The seconds to wait by a Retry-After header with seconds or a date; None without one."""
     value = headers.get('retry-after')
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""What enrichment leaves: titles, the skills that stayed below, and the manifest, each by a rename when it is whole."""
+"""The output files: titles, the skills that stayed below, and the manifest; each appears when it is complete."""
 
 import json
 import pathlib
@@ -22,12 +22,12 @@ def write_outputs(
 ) -> None:
     """Writes titles.jsonl and below.jsonl, then manifest.json with their checksums.
 
-    An older manifest goes first: where there is one, the files beside it are those that it describes.
+    An older manifest is removed first, so that a manifest always describes the files beside it.
 
     Raises:
-      DataError: something cannot be written.
+      DataError: a file cannot be written.
     """
-    with writing(directory, f'{JOURNAL} is whole'):
+    with writing(directory, f'{JOURNAL} is whole, and the same command goes on'):
         (directory / MANIFEST).unlink(missing_ok=True)
         for name, lines in ((TITLES, titles), (BELOW, below)):
             _replace(directory / name, ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines))

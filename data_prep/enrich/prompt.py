@@ -1,4 +1,4 @@
-"""What a model is asked: the prompt's file with its version, and the schema of the answer."""
+"""What a model is asked: the prompt, with its version, and the schema of the answer."""
 
 import dataclasses
 import hashlib
@@ -9,10 +9,10 @@ from collections.abc import Collection
 from uwe_jax.io.esco import Concept
 
 PROMPT = 'titles-v1'
-USER = '\n=== user ===\n'  # the line that parts the system's message from the user's
+USER = '\n=== user ===\n'  # separates the system message from the user message
 MOST_DESCRIPTION = 1500  # characters; the longest description of ESCO 1.2.0 has 692
 
-# OpenAI's strict mode knows neither minItems nor maxLength on every endpoint, so lengths are checked by answers.py.
+# Not every endpoint supports minItems and maxLength in strict mode, so answers.py checks lengths.
 ANSWER = {
     'type': 'json_schema',
     'json_schema': {
@@ -33,10 +33,10 @@ class Prompt:
     """A prompt of this package.
 
     Attributes:
-      name: of its file, without the ending.
-      sha256: of its file, in hex.
-      system: the system's message.
-      user: the user's message, with $name, $alternatives, $description, $titles and $count to be filled in.
+      name: the name of its file, without the ending.
+      sha256: the checksum of its file, in hexadecimal.
+      system: the system message.
+      user: the user message, with $name, $alternatives, $description, $titles and $count to be filled in.
     """
 
     name: str
@@ -53,16 +53,16 @@ class Prompt:
 
     @property
     def version(self) -> dict[str, str]:
-        """Name and checksum: what a manifest says of it."""
+        """Name and checksum, for manifests."""
         return {'name': self.name, 'sha256': self.sha256}
 
     def messages(self, skill: Concept, titles: Collection[str], count: int) -> list[dict[str, str]]:
-        """The messages of one request: a pure function of its arguments, whatever the order of the titles.
+        """The messages of one request: a pure function of the arguments that ignores the order of the titles.
 
         Args:
-          skill: name, alternatives and description ground the answer.
-          titles: those that the skill has, and those that were proposed before.
-          count: how many further ones are asked for.
+          skill: its name, alternatives and description ground the answer.
+          titles: those that the skill has already, real or proposed.
+          count: how many more to ask for.
         """
         user = self.user.substitute(
             name=skill.label,

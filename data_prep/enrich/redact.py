@@ -1,15 +1,11 @@
-"""Keeps the key, and tokens within a URL, out of all that is written or shown."""
+"""Keeps the key, and tokens in a URL, out of everything that is written or shown."""
 
 import re
 import urllib.parse
 
 
 class Secrets:
-    """What must not be shown: the key, and the values in the query of the endpoint's URL.
-
-    Args:
-      key: of the endpoint.
-      base_url: of the endpoint.
+    """What must not be shown: an endpoint's key, and the values in the query of its URL.
 
     Attributes:
       endpoint: the URL without query and fragment.
@@ -21,7 +17,7 @@ class Secrets:
         self._base_url = base_url
         self._key = key
         tokens = [value for _, value in urllib.parse.parse_qsl(parts.query)]
-        # Endpoints show a part of the key ("sk-abcd***"), and an excerpt may end within it: its beginning is enough.
+        # Endpoints show part of a key ("sk-abcd***"), and excerpts may cut it: its beginning is enough.
         patterns = [
             re.escape(secret[:8]) + r'[^\s\'"]*' if len(secret) >= 8 else rf'(?<!\w){re.escape(secret)}(?!\w)'
             for secret in (key, *tokens)
@@ -30,10 +26,10 @@ class Secrets:
         self._pattern = re.compile('|'.join(patterns)) if patterns else None
 
     def redact(self, text: str) -> str:
-        """The text with [secret] for every secret in it."""
+        """Replaces every secret in a text by [secret]."""
         text = text.replace(self._base_url, self.endpoint)
         return self._pattern.sub('[secret]', text) if self._pattern else text
 
     def gives_away(self, text: str) -> bool:
-        """Whether an answer holds the key; shorter ones than real keys may be words."""
+        """Whether an answer contains the key. Keys shorter than real ones are not looked for: they may be words."""
         return len(self._key) >= 16 and self._key in text

@@ -1,4 +1,4 @@
-"""Which titles skills have without a model, and which skills have too few."""
+"""The titles that skills have without a model, and the skills that have too few."""
 
 import logging
 import pathlib
@@ -19,39 +19,39 @@ logger = logging.getLogger(__name__)
 def titles_of_vacancies(
     files: Sequence[pathlib.Path], columns: Columns, esco: Esco, repairs: Repairs
 ) -> dict[str, list[str]]:
-    """The titles of the vacancies that need a skill, by its URI, with repetitions; errors as `vacancy_edges`."""
+    """By skill URI, the titles of the vacancies that need the skill, with repetitions; errors as in `vacancy_edges`."""
     skills = skill_nodes(esco)
     uris = list(skills.values())
-    found: dict[str, list[str]] = {}
+    titles: dict[str, list[str]] = {}
     for title, nodes in vacancy_titles(files, columns, SkillNames(esco.skills, numbers(skills)), repairs):
         for uri in (uri for node in nodes for uri in uris[node]):
-            found.setdefault(uri, []).append(title)
-    return found
+            titles.setdefault(uri, []).append(title)
+    return titles
 
 
 def real_titles(esco: Esco, also: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
-    """The titles of every skill that are no model's proposal.
+    """The titles of every skill that were not proposed by a model.
 
     Args:
-      esco: the preferred and alternative titles of an occupation are titles of each skill related to it.
-      also: by skill URI, titles of other sources, in any order and with repetitions.
+      esco: all titles of an occupation are titles of the skills related to it.
+      also: by skill URI, titles from other sources, in any order and with repetitions.
 
     Returns:
-      By skill URI: titles that differ in more than case, spaces and Unicode form, sorted; of those that do not, ESCO's,
-      and of several others the shortest and then the first by code points.
+      By skill URI, sorted titles that differ in more than case, spaces and Unicode form. Of those that do not, ESCO's
+      is taken, otherwise the shortest, and then the first by code points.
     """
-    found: dict[str, dict[str, str]] = {uri: {} for uri in esco.skills}
+    titles: dict[str, dict[str, str]] = {uri: {} for uri in esco.skills}
     for occupation, related in esco.relations.items():
         for title in esco.occupations[occupation].labels:
             for uri in related:
-                _add(found[uri], title)
+                _add(titles[uri], title)
     for uri, more in also.items():
         others: dict[str, str] = {}
         for title in more:
             if text := normalise(title):
                 _add(others, text)
-        found[uri] = others | found[uri]
-    return {uri: sorted(own.values()) for uri, own in found.items()}
+        titles[uri] = others | titles[uri]
+    return {uri: sorted(by_key.values()) for uri, by_key in titles.items()}
 
 
 def _add(titles: dict[str, str], title: str) -> None:
@@ -62,22 +62,22 @@ def _add(titles: dict[str, str], title: str) -> None:
 def choose(
     skills: Mapping[str, SkillTitles], titles: int, limit: int | None, named: pathlib.Path | None
 ) -> list[SkillTitles]:
-    """Skills with too few real titles, in ESCO's order.
+    """Chooses the skills with too few real titles, in ESCO's order.
 
     Args:
       skills: by URI.
       titles: how many are enough.
-      limit: so many skills at most.
-      named: a file with one URI or preferred label a line, to choose from those skills alone.
+      limit: the most skills to choose.
+      named: a file with one URI or preferred label per line; only these skills are chosen from.
 
     Raises:
-      DataError: the file cannot be read or names what is not one skill, or no skill is left.
+      DataError: the file cannot be read, a line does not name exactly one skill, or no skill is left.
     """
     wanted = set(skills) if named is None else _read_skills(named, skills)
     few = [skill for uri, skill in skills.items() if uri in wanted and len(skill.real) < titles]
     chosen = few[:limit]
     logger.info(
-        '%d of %d skills have fewer than %d distinct titles; %d of them are chosen',
+        '%d of %d skills have fewer than %d distinct titles; chosen: %d',
         sum(len(skill.real) < titles for skill in skills.values()),
         len(skills),
         titles,
@@ -91,8 +91,8 @@ def choose(
 def _read_skills(path: pathlib.Path, skills: Mapping[str, SkillTitles]) -> set[str]:
     """The URIs of a file with one URI or preferred label a line."""
     by_label: dict[str, list[str]] = {}
-    for uri, own in skills.items():
-        by_label.setdefault(own.skill.label, []).append(uri)
+    for uri, titles in skills.items():
+        by_label.setdefault(titles.skill.label, []).append(uri)
     wanted = set()
     try:
         lines = path.read_text(encoding='utf-8-sig').splitlines()
@@ -103,7 +103,7 @@ def _read_skills(path: pathlib.Path, skills: Mapping[str, SkillTitles]) -> set[s
             continue
         uris = [text] if text in skills else by_label.get(normalise(text), [])
         if len(uris) != 1:
-            found = f'the label of {len(uris)} skills' if uris else 'unknown'
-            raise DataError(f'{path}, line {line}: {text[:200]!r} is {found}; expected the URI or label of one skill')
+            meaning = f'the label of {len(uris)} skills' if uris else 'unknown'
+            raise DataError(f'{path}, line {line}: {text[:200]!r} is {meaning}; expected the URI or label of one skill')
         wanted.add(uris[0])
     return wanted

@@ -1,4 +1,4 @@
-"""What is known of each skill's titles, and what to do next about it; rebuilt from the journal at any time."""
+"""The state of each skill: its titles and what to do next. The journal's records rebuild it at any time."""
 
 import collections
 import dataclasses
@@ -8,14 +8,14 @@ from typing import Any
 
 from uwe_jax.io.esco import Concept
 
-SURPLUS = 1.5  # titles asked for, for each that is missing: some are merged
+SURPLUS = 1.5  # titles asked for per missing one, because some will be merged
 FEWEST_ASKED = 5
 
 # Kinds of records in the journal.
-ANSWER = 'answer'  # one that brought titles
-UNUSABLE = 'unusable'  # one that came, and was perhaps paid for, but brought nothing
+ANSWER = 'answer'  # with titles
+UNUSABLE = 'unusable'  # an answer without a usable title, which was perhaps paid for
 FAILED = 'failed'  # a call without an answer
-MERGED = 'merged'  # what remained of a skill's titles after a round
+MERGED = 'merged'  # the titles of a skill that remained after a round
 
 
 @dataclasses.dataclass
@@ -24,12 +24,12 @@ class SkillTitles:
 
     Attributes:
       skill: the skill.
-      real: distinct titles that are no model's proposal.
-      answers: by round, from 1: the titles that the accepted answer brought.
-      models: by round: which model answered.
-      kept: by round, from 0: what remained after merging those of that round and before.
-      unusable: by round: how many answers brought nothing.
-      reason: why the last unusable one brought nothing.
+      real: distinct titles that were not proposed by a model.
+      answers: by round, from 1: the titles of the accepted answer.
+      models: by round: the model that answered.
+      kept: by round, from 0: the titles that remained after merging.
+      unusable: by round: the number of unusable answers.
+      reason: why the last unusable answer was unusable.
     """
 
     skill: Concept
@@ -42,7 +42,7 @@ class SkillTitles:
 
     @property
     def round(self) -> int:
-        """The last round that brought titles; 0 before the first."""
+        """The last round with an accepted answer; 0 before the first."""
         return max(self.answers, default=0)
 
     @property
@@ -52,16 +52,16 @@ class SkillTitles:
 
     @property
     def to_merge(self) -> bool:
-        """Whether titles have come since the last merging."""
+        """Whether there are titles that have not been merged."""
         return self.round not in self.kept
 
     @property
     def remaining(self) -> list[str]:
-        """The titles that remain; before any merging all of the last round."""
+        """The titles that remain after merging; all of them if the last round has not been merged."""
         return self.kept.get(self.round, self.titles)
 
     def given_up(self, attempts: int) -> bool:
-        """Whether the next round has had its attempts."""
+        """Whether the attempts of the next round are used up."""
         return self.unusable[self.round + 1] >= attempts
 
     def open(self, wanted: int, rounds: int, attempts: int) -> bool:
@@ -73,7 +73,7 @@ class SkillTitles:
         return max(FEWEST_ASKED, math.ceil(SURPLUS * (wanted - len(self.remaining))))
 
     def apply(self, record: Mapping[str, Any]) -> None:
-        """Takes in a record of the journal about this skill."""
+        """Applies a record of the journal about this skill."""
         match record['kind']:
             case 'answer':
                 self.answers[record['round']] = record['titles']
@@ -85,27 +85,41 @@ class SkillTitles:
                 self.reason = record['reason']
 
     def lines(self) -> list[dict[str, Any]]:
-        """What remains, as lines of titles.jsonl."""
-        came = {title: number for number, titles in self.answers.items() for title in titles}
+        """The remaining titles, as lines of titles.jsonl."""
+        round_of = {title: number for number, titles in self.answers.items() for title in titles}
         return [
             {
                 'skill': self.skill.uri,
                 'title': title,
-                'source': 'synthetic' if title in came else 'real',
-                'round': came.get(title, 0),
-                'model': self.models[came[title]] if title in came else None,
+                'source': 'synthetic' if title in round_of else 'real',
+                'round': round_of.get(title, 0),
+                'model': self.models[round_of[title]] if title in round_of else None,
             }
             for title in self.remaining
         ]
 
 
-def count(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What was done in all, counted from the journal's records, those of earlier runs included.
+def count_titles(skills: Iterable[SkillTitles]) -> dict[str, dict[str, int]]:
+    """The numbers of real and synthetic titles that remain (`titles`), and that were merged into them (`merged`)."""
+    before: collections.Counter[str] = collections.Counter()
+    after: collections.Counter[str] = collections.Counter()
+    for skill in skills:
+        before.update(real=len(skill.real), synthetic=len(skill.titles) - len(skill.real))
+        after.update(line['source'] for line in skill.lines())
+    sources = ('real', 'synthetic')
+    return {
+        'titles': {source: after[source] for source in sources},
+        'merged': {source: before[source] - after[source] for source in sources},
+    }
+
+
+def spent(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Totals of all calls, counted from the journal's records, including those of earlier runs.
 
     Returns:
-      `calls`: answers that came; `accepted` and `unusable` (by reason) part them. `refusals`: of the unusable ones.
-      `retries`: calls without an answer, by kind. `tokens`: sums of what the endpoint says, and the number of answers
-      about which it says nothing. `titles_dropped`: from accepted answers, by reason.
+      `calls`: the number of answers, which are either `accepted` or `unusable` (by reason). `refusals`: those among the
+      unusable ones. `retries`: calls without an answer, by kind. `tokens`: sums of what the endpoint reports, and the
+      number of answers for which it reports nothing. `titles_dropped`: from accepted answers, by reason.
     """
     accepted, unknown = 0, 0
     unusable: collections.Counter[str] = collections.Counter()

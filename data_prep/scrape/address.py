@@ -1,4 +1,4 @@
-"""The one form of a web address in which it is asked for and compared, and the host that it counts against."""
+"""The one form in which a web address is requested and compared, and the host whose limits apply to it."""
 
 import ipaddress
 import re
@@ -10,9 +10,9 @@ _HOST = re.compile(r'[a-z0-9._-]+')
 
 
 def web_address(url: str) -> str | None:
-    """Returns an address in the form in which it is asked for: ASCII, escaped, no fragment; None if it is none.
+    """Normalises a web address: ASCII, escaped, without a fragment; None if the text is not one.
 
-    Only http and https are web addresses, and none that carries a password.
+    Only http and https addresses without a password count.
     """
     try:
         safe = safe_url_string(url.strip())
@@ -27,5 +27,5 @@ def web_address(url: str) -> str | None:
 
 
 def host_of(url: str) -> str:
-    """The host whose rate, and whose number of pages, an address counts against."""
+    """The host whose rate and number of pages are limited."""
     return urllib.parse.urlsplit(url).hostname or ''

@@ -1,14 +1,14 @@
-"""From what was read and fetched to the one file of vacancies, in the order of the sources, nothing twice."""
+"""Merges what was read and fetched into one file of vacancies: in the order of the sources, without duplicates."""
 
 import hashlib
-import itertools
 import json
 import os
 import pathlib
 from collections.abc import Iterable
 from typing import Any, TextIO
 
-from data_prep.scrape.fetch import ANSWERED
+from data_prep.scrape.client import ANSWERED
+from data_prep.scrape.journal import Entry
 from data_prep.scrape.postings import Page, Vacancy, vacancies
 from uwe_jax.data.text import match_key
 from uwe_jax.io.files import whole_file
@@ -22,36 +22,39 @@ SAME_CONTENT = 'same title and description as one before, dropped'
 
 
 def write_piece(path: pathlib.Path, pages: Iterable[Page], repairs: Repairs) -> None:
-    """Reads the vacancies of pages that need no fetching; the file appears by rename when all are read.
+    """Writes the vacancies of pages to a file, which appears when all pages are read.
 
     Args:
-      path: the file: a line for each page with vacancies or notes, and one that counts the others.
-      pages: to read.
-      repairs: what the reading of the pages themselves counts, filled while they are read.
+      path: the file: one line per page with vacancies or notes, and a last one with the counts.
+      pages: an iterator that may fill `repairs` as it goes.
+      repairs: counts the pages that are left out.
 
     Raises:
-      DataError: as the pages.
+      DataError: a page cannot be read.
       OSError: the file cannot be written.
     """
     with whole_file(path) as partial, open(partial, 'w', encoding='utf-8') as file:
         for page in pages:
-            found, notes = vacancies(page)
-            if not found:
+            postings, notes = vacancies(page)
+            if not postings:
                 repairs.add(NO_POSTING, page.name)
-            if found or notes:
-                line = {'page': page.name, 'url': page.url, 'vacancies': found, 'notes': notes}
+            if postings or notes:
+                line = {'page': page.name, 'url': page.url, 'vacancies': postings, 'notes': notes}
                 file.write(json.dumps(line, ensure_ascii=False) + '\n')
         file.write(json.dumps({'counts': repairs.summary()}, ensure_ascii=False) + '\n')
 
 
 class Assembly:
-    """Writes vacancies, each once, and counts what became of pages and postings.
+    """Writes each vacancy once, and counts the outcomes of pages and postings.
 
-    Of pages with the same address, and of vacancies with the same title and description (without regard to case and
-    spaces), the first is kept.
+    Of several pages with the same address, the first is kept. So is the first of several vacancies whose title and
+    description differ in case and spaces only.
 
     Args:
-      file: takes the vacancies, JSON, one a line.
+      file: gets one JSON line per vacancy.
+
+    Attributes:
+      pages, postings: the counts.
     """
 
     def __init__(self, file: TextIO):
@@ -62,20 +65,16 @@ class Assembly:
         self.postings = Repairs()
 
     def add_piece(self, path: pathlib.Path) -> None:
-        """Takes what `write_piece` wrote."""
+        """Adds what `write_piece` wrote."""
         with open(path, encoding='utf-8', newline='\n') as file:
             for line in map(json.loads, file):
                 if 'counts' in line:
-                    for kind, repair in line['counts'].items():
-                        for example in itertools.islice(
-                            itertools.chain(repair['examples'], itertools.repeat('')), repair['count']
-                        ):
-                            self.pages.add(kind, example)
+                    self.pages.merge(line['counts'])
                 else:
                     self._add(line)
 
-    def add_fetched(self, entry: dict[str, Any]) -> None:
-        """Takes what the journal has of a page."""
+    def add_fetched(self, entry: Entry) -> None:
+        """Adds a page from its entry in the journal."""
         if entry['outcome'] != ANSWERED:
             self.pages.add(entry['outcome'], entry['page'])
             return
@@ -83,7 +82,7 @@ class Assembly:
             self.pages.add(NO_POSTING, entry['page'])
         self._add(entry)
 
-    def _add(self, line: dict[str, Any]) -> None:
+    def _add(self, line: Entry) -> None:
         for note in line['notes']:
             self.postings.add(note, line['page'])
         if not line['vacancies']:
@@ -104,14 +103,14 @@ class Assembly:
             self._file.write(json.dumps(vacancy, ensure_ascii=False) + '\n')
 
     def finish(self) -> dict[str, Any]:
-        """Brings the file to the disk; returns the counts, with examples, by kind."""
+        """Makes the file durable; returns the counts by kind, with examples."""
         self._file.flush()
         os.fsync(self._file.fileno())
         return {'pages': self.pages.summary(), 'postings': self.postings.summary()}
 
 
 def _is_known(seen: set[bytes], text: str) -> bool:
-    """Whether a text was there before, and from now on it was; by digests of 16 bytes, for millions of texts."""
+    """Whether a text was seen before; remembers it by a digest of 16 bytes, so that millions of texts fit."""
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
     known = digest in seen
     seen.add(digest)

@@ -1,4 +1,4 @@
-"""One HTTP request that cannot be led to a private address, take longer than its time, or more than its bytes."""
+"""HTTP requests that never reach private addresses and are bounded in time and bytes."""
 
 import dataclasses
 import ipaddress
@@ -19,14 +19,14 @@ UNREACHABLE = 'cannot be reached'
 BROKEN = 'broken answer'
 
 _NAT64 = ipaddress.ip_network('64:ff9b::/96')  # an IPv4 address in its last 32 bits
-_GZIP = 31  # zlib's word for that format
-_CONNECT = 10.0  # s, for one of a host's addresses, so that a dead one leaves time for the next
+_GZIP = 31  # zlib's wbits for gzip
+_CONNECT = 10.0  # s, per address of a host, so that a dead one leaves time for the next
 
-Allowed = frozenset[tuple[str, int]]  # addresses and ports that may be asked though they are private
+Allowed = frozenset[tuple[str, int]]  # private addresses and ports that may be requested nevertheless
 
 
 class Failure(Exception):  # noqa: N818 (an outcome that is counted, not an error of the program)
-    """There is no usable answer; `kind` is one of the names above."""
+    """There is no usable response; `kind` says why."""
 
     def __init__(self, kind: str):
         super().__init__(kind)
@@ -35,12 +35,12 @@ class Failure(Exception):  # noqa: N818 (an outcome that is counted, not an erro
 
 @dataclasses.dataclass(frozen=True)
 class Response:
-    """An answer.
+    """A response.
 
     Attributes:
-      status: of HTTP.
-      headers: names in lower case; the first of several.
-      body: decoded; empty where it was not wanted.
+      status: the HTTP status.
+      headers: by lower-case name; the first one of each name.
+      body: decompressed; empty if it was not wanted.
     """
 
     status: int
@@ -51,11 +51,11 @@ class Response:
 class Network:
     """Sends GET requests.
 
-    Environment variables for proxies are not followed: behind a proxy nobody could check the address.
+    Proxies in environment variables are ignored: behind a proxy, addresses could not be checked.
 
     Args:
       agent: the User-Agent header.
-      allowed: addresses and ports that may be asked though they are private.
+      allowed: private addresses and ports that may be requested nevertheless.
     """
 
     def __init__(self, agent: str, allowed: Allowed = frozenset()):
@@ -70,24 +70,24 @@ class Network:
         *,
         seconds: float,
         max_bytes: int,
-        wanted: Callable[[int, dict[str, str]], bool],
-        cut: bool = False,
+        wants_body: Callable[[int, dict[str, str]], bool],
+        truncate: bool = False,
     ) -> Response:
-        """Asks for one address and follows nothing.
+        """Sends one request; redirects are not followed.
 
         Args:
           url: http or https, ASCII.
-          seconds: the time for all of it, from the look-up of the name to the last byte.
-          max_bytes: of the body, both as sent and as decompressed.
-          wanted: told status and headers, says whether the body is to be read.
-          cut: whether a larger body is cut there, not refused.
+          seconds: the time from the look-up of the name to the last byte.
+          max_bytes: of the body, both as sent and decompressed.
+          wants_body: says by status and headers whether the body is read.
+          truncate: whether a larger body is truncated rather than refused.
 
         Raises:
-          Failure: no answer in time, too large, a private address, no connection, or not HTTP.
+          Failure: no response in time, too large, a private address, no connection, or not HTTP.
         """
         backend = _Backend(time.monotonic() + seconds, self._allowed)
         try:
-            # A pool of its own for each request, so that its deadline is the connection's.
+            # One pool per request, because the deadline belongs to the connection.
             with (
                 httpcore2.ConnectionPool(self._tls, network_backend=backend) as pool,
                 pool.stream('GET', url, headers=self._headers) as response,
@@ -96,8 +96,10 @@ class Network:
                 for name, value in response.headers:
                     headers.setdefault(name.decode('latin-1').lower(), value.decode('latin-1'))
                 body = b''
-                if wanted(response.status, headers):
-                    body = read_body(response.iter_stream(), headers.get('content-encoding', ''), max_bytes, cut=cut)
+                if wants_body(response.status, headers):
+                    body = read_body(
+                        response.iter_stream(), headers.get('content-encoding', ''), max_bytes, truncate=truncate
+                    )
                 return Response(response.status, headers, body)
         except httpcore2.TimeoutException as error:
             raise Failure(TIMED_OUT) from error
@@ -107,23 +109,23 @@ class Network:
             raise Failure(BROKEN) from error
 
 
-def read_body(chunks: Iterable[bytes], encoding: str, max_bytes: int, *, cut: bool = False) -> bytes:
-    """Joins a body's chunks, and decompresses them no further than they may be large.
+def read_body(chunks: Iterable[bytes], encoding: str, max_bytes: int, *, truncate: bool = False) -> bytes:
+    """Joins and decompresses the chunks of a body, up to its largest size.
 
     Raises:
-      Failure: too large, or not in the encoding that it is said to be.
+      Failure: it is too large, or not encoded as stated.
     """
     encoding = encoding.strip().lower()
     if encoding in ('gzip', 'x-gzip'):
         chunks = inflated(_bounded(chunks, max_bytes), max_bytes + 1)
     elif encoding not in ('', 'identity'):
-        raise Failure(BROKEN)  # nothing else was asked for
+        raise Failure(BROKEN)  # we accept nothing else
     body = bytearray()
     try:
         for chunk in _bounded(chunks, max_bytes):
             body += chunk
     except Failure as failure:
-        if not (cut and failure.kind == TOO_LARGE):
+        if not (truncate and failure.kind == TOO_LARGE):
             raise
     return bytes(body)
 
@@ -138,10 +140,10 @@ def _bounded(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
 
 
 def inflated(chunks: Iterable[bytes], portion: int) -> Iterator[bytes]:
-    """Decompresses gzip, of one member or several, in portions of so many bytes.
+    """Decompresses gzip, with one or more members, in portions of at most so many bytes.
 
     Raises:
-      Failure: not gzip, or it ends early; all before that was given.
+      Failure: it is not gzip, or ends early; all before that has been yielded.
     """
     inflate = zlib.decompressobj(_GZIP)
     begun = False
@@ -162,7 +164,7 @@ def inflated(chunks: Iterable[bytes], portion: int) -> Iterator[bytes]:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public internet, also when it stands inside an IPv6 address."""
+    """Whether an IP address, or the IPv4 address inside an IPv6 address, belongs to the public internet."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour
@@ -176,15 +178,15 @@ def is_public(address: str) -> bool:
 
 
 class _Backend(httpcore2.NetworkBackend):
-    """Connects to the very addresses that were checked, so that a name that is looked up again changes nothing."""
+    """Connects to the very addresses that were checked, so that another look-up cannot change them (DNS rebinding)."""
 
     def __init__(self, deadline: float, allowed: Allowed):
         self._deadline = deadline
         self._allowed = allowed
 
     def connect_tcp(self, host, port, timeout=None, local_address=None, socket_options=None):
-        found = _addresses(host, port, self._deadline)
-        permitted = [a for a in found if is_public(a) or (a, port) in self._allowed]
+        addresses = _addresses(host, port, self._deadline)
+        permitted = [a for a in addresses if is_public(a) or (a, port) in self._allowed]
         if not permitted:
             raise Failure(PRIVATE)
         error: Exception = httpcore2.ConnectError(host)
@@ -199,7 +201,7 @@ class _Backend(httpcore2.NetworkBackend):
 
 
 class _Stream(httpcore2.NetworkStream):
-    """Gives each operation the time that is left of the whole, so that no drip of bytes outlasts it."""
+    """Limits each operation to the time that is left, so that a drip of bytes cannot outlast the deadline."""
 
     def __init__(self, stream: httpcore2.NetworkStream, deadline: float):
         self._stream = stream
@@ -222,31 +224,31 @@ class _Stream(httpcore2.NetworkStream):
 
 
 def _addresses(host: str, port: int, deadline: float) -> list[str]:
-    """Looks a name up; in a thread, because the look-up itself knows no time limit."""
+    """Looks a name up, in a thread because the look-up itself has no timeout."""
     answer: queue.SimpleQueue[list[str] | Exception] = queue.SimpleQueue()
 
     def look_up():
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            answer.put(list(dict.fromkeys(str(address[0]) for *_, address in found)))
+            results = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answer.put(list(dict.fromkeys(str(address[0]) for *_, address in results)))
         except (OSError, UnicodeError) as error:
             answer.put(error)
 
     threading.Thread(target=look_up, daemon=True).start()
     try:
-        found = answer.get(timeout=_left(deadline))
+        addresses = answer.get(timeout=_left(deadline))
     except queue.Empty as error:
         raise Failure(TIMED_OUT) from error
-    if isinstance(found, Exception):
-        raise Failure(UNREACHABLE) from found
-    return found
+    if isinstance(addresses, Exception):
+        raise Failure(UNREACHABLE) from addresses
+    return addresses
 
 
 def _left(deadline: float) -> float:
-    """The seconds until then.
+    """The seconds until the deadline.
 
     Raises:
-      httpcore2.ReadTimeout: there are none.
+      httpcore2.ReadTimeout: it has passed.
     """
     left = deadline - time.monotonic()
     if left <= 0:

@@ -15,21 +15,21 @@ from extruct.jsonld import JsonLdExtractor
 from extruct.w3cmicrodata import MicrodataExtractor
 from w3lib.encoding import html_to_unicode, read_bom
 
-Vacancy = dict[str, Any]  # title, description, skills, language, url, date: what `build` and `tag` read
+Vacancy = dict[str, Any]  # title, description, skills, language, url, date, as `build` and `tag` read them
 
-# A page that nowhere says JobPosting is not parsed. UTF-16 without its last byte serves both byte orders.
+# Pages without one of these are not parsed. UTF-16 without its last byte matches both byte orders.
 _MARKS = (b'JobPosting', 'JobPosting'.encode('utf-16-le')[:-1])
 _TYPE = re.compile(r'(?:^|[/:#])JobPosting$')
 _JSON_LD = 'application/ld+json'
 _TAG = re.compile(rf'</?(?:{"|".join(sorted(lxml.html.defs.tags))})(?:\s[^<>]*)?/?>', re.IGNORECASE)
 _ENTITY = re.compile(r'&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z]\w{1,30});')
 _LINE_ENDS = re.compile('\r\n?|[\x0b\x0c\x85\u2028\u2029]')
-_NOT_TEXT = re.compile('[\x00-\x08\x0e-\x1f\x7f\ufeff\ud800-\udfff]')  # no XML character, or no Unicode text
+_NOT_TEXT = re.compile('[\x00-\x08\x0e-\x1f\x7f\ufeff\ud800-\udfff]')  # not allowed in XML, or not Unicode text
 _DATE = re.compile(r'\s*([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})(?![0-9])')
 _LANGUAGE = re.compile(r'[A-Za-z]{2,3}(?:-[A-Za-z0-9]{2,8})*')
 
-# Of microdata: its properties, how often an itemref refers to one, and items and properties within one another. Reading
-# it takes time quadratic in them; within these limits, seconds. What is above was made to be slow.
+# Limits of microdata: properties, references to them by itemref, and the depth of nested items and properties. Reading
+# takes time quadratic in them: seconds within these limits. Pages beyond them were made to be slow.
 _PROPERTIES = 10_000
 _REFERENCES = 100_000
 _NESTING = 12
@@ -40,11 +40,11 @@ class Page:
     """A page as it was answered or saved.
 
     Attributes:
-      name: what to call it in messages: its address, or its file.
-      url: its address; None for a saved file that does not say it.
+      name: its name in messages: its address or its file.
+      url: its address; None for a saved file that does not state it.
       body: HTML, in any encoding.
-      content_type: the header; None where there was none.
-      language: the Content-Language header; None where there was none.
+      content_type: the header; None if there was none.
+      language: the Content-Language header; None if there was none.
     """
 
     name: str
@@ -55,15 +55,15 @@ class Page:
 
 
 def vacancies(page: Page) -> tuple[list[Vacancy], list[str]]:
-    """Reads the JobPostings of a page: those in JSON-LD, and where there is none, those in microdata.
+    """Reads the JobPostings of a page: those in JSON-LD or, if there is none, those in microdata.
 
-    Pages that carry both describe the same vacancy twice, and the JSON-LD is the fuller one.
+    Pages with both describe the same vacancy twice, and the JSON-LD is more complete.
 
     Returns:
-      The vacancies, in the page's order: title and description are plain text (a description's paragraphs and list
-      entries are lines), skills a list of texts, language a BCP 47 tag or None, url the page's, date YYYY-MM-DD or
-      None. And what was mended or dropped, one name an occurrence. A page that cannot be parsed has none; nothing is
-      raised.
+      The vacancies, in the page's order: title and description are plain text (paragraphs and list items are lines),
+      skills a list of texts, language a BCP 47 tag or None, url the page's, date YYYY-MM-DD or None.
+      And notes on what was repaired or dropped, one for each occurrence. A page that cannot be parsed has no vacancies;
+      nothing is raised.
     """
     if not any(mark in page.body for mark in _MARKS):
         return [], []
@@ -72,14 +72,14 @@ def vacancies(page: Page) -> tuple[list[Vacancy], list[str]]:
     if tree is None:
         return [], ['page that cannot be parsed']
     items = list(_json_ld_items(tree, notes)) or list(_microdata_items(tree, notes))
-    url = page.url or _own_address(tree)
+    url = page.url or _stated_address(tree)
     language = _language([tree.get('lang'), tree.get('xml:lang'), page.language])
-    found = [_vacancy(item, url, language, notes) for item in items]
-    return [vacancy for vacancy in found if vacancy is not None], notes
+    candidates = [_vacancy(item, url, language, notes) for item in items]
+    return [vacancy for vacancy in candidates if vacancy is not None], notes
 
 
 def _decode(page: Page) -> str:
-    """The page's text. Bytes beyond ASCII that are valid UTF-8 are that, whatever the page claims."""
+    """The page's text. Valid UTF-8 beyond ASCII is read as UTF-8, whatever the page claims."""
     if read_bom(page.body)[0] is None and not page.body.isascii():
         try:
             return page.body.decode()
@@ -89,7 +89,7 @@ def _decode(page: Page) -> str:
 
 
 def _parse(text: str) -> lxml.html.HtmlElement | None:
-    # As bytes, because lxml refuses text that declares an encoding of its own.
+    # As bytes, because lxml refuses text that declares an encoding.
     body = _NOT_TEXT.sub('', text).encode()
     try:
         return lxml.html.document_fromstring(body, parser=lxml.html.HTMLParser(encoding='utf-8'))
@@ -97,10 +97,10 @@ def _parse(text: str) -> lxml.html.HtmlElement | None:
         return None
 
 
-def _own_address(tree: lxml.html.HtmlElement) -> str | None:
-    """The address that a saved page gives itself."""
-    found = tree.xpath('//link[@rel="canonical"]/@href | //meta[@property="og:url"]/@content')
-    return next((str(url) for url in found if re.match(r'https?://\S+$', url)), None)
+def _stated_address(tree: lxml.html.HtmlElement) -> str | None:
+    """The address that a saved page states."""
+    addresses = tree.xpath('//link[@rel="canonical"]/@href | //meta[@property="og:url"]/@content')
+    return next((str(url) for url in addresses if re.match(r'https?://\S+$', url)), None)
 
 
 def _json_ld_items(tree: lxml.html.HtmlElement, notes: list[str]) -> Iterator[dict[str, Any]]:
@@ -133,9 +133,9 @@ def _microdata_items(tree: lxml.html.HtmlElement, notes: list[str]) -> Iterator[
         yield item.get('properties', {})
 
 
-def _job_postings(found: Any, key: str) -> Iterator[dict[str, Any]]:
-    """All objects of that type, at any depth, in order; with a stack, because pages nest as deep as they like."""
-    stack = [found]
+def _job_postings(tree: Any, key: str) -> Iterator[dict[str, Any]]:
+    """All objects of that type, at any depth, in order; with a stack, because the depth has no limit."""
+    stack = [tree]
     while stack:
         node = stack.pop()
         if isinstance(node, dict):
@@ -170,23 +170,23 @@ def _vacancy(item: dict[str, Any], url: str | None, language: str | None, notes:
 
 
 def _texts(value: Any, depth: int = 5) -> list[str]:
-    """The texts that a property holds: one, several, or objects that have a name or a value."""
+    """The texts of a property, which holds one, several, or objects with a name or a value."""
     if isinstance(value, str):
         text = plain_text(value)
         return [text] if text else []
     if isinstance(value, list) and depth:
         return [text for part in value for text in _texts(part, depth - 1)]
     if isinstance(value, dict) and depth:
-        value = value.get('properties', value)  # microdata has its properties one level down
+        value = value.get('properties', value)  # microdata has them one level down
         if isinstance(value, dict):
             return _texts(value.get('@value') or value.get('name') or value.get('value'), depth - 1)
     return []
 
 
 def plain_text(text: str) -> str:
-    """Strips HTML, also where its tags are escaped once more; paragraphs and list entries become lines.
+    """Strips HTML, even if its tags are escaped; paragraphs and list items become lines.
 
-    Text without any HTML tag keeps its own lines, and what only looks like a tag, such as List<String>.
+    Text without any HTML tag keeps its lines, and what only looks like a tag, such as List<String>.
     """
     text = _NOT_TEXT.sub('', _LINE_ENDS.sub('\n', text))
     if not _TAG.search(text):
@@ -201,7 +201,7 @@ def plain_text(text: str) -> str:
 
 
 def _unescape(text: str) -> str:
-    """Resolves entities, twice for those that were escaped twice; only with their semicolon, else &copy=1 is one."""
+    """Resolves entities, twice if they were escaped twice; the semicolon is required, so that &copy=1 is left alone."""
     for _ in range(2):
         text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
     return text
@@ -216,7 +216,7 @@ def _date(text: str) -> str | None:
 
 
 def _language(texts: Sequence[str | None]) -> str | None:
-    """The first that is a language tag, as xx or xx-YY."""
+    """The first text that is a language tag such as xx or xx-YY."""
     for text in texts:
         tag = (text or '').split(',')[0].strip().replace('_', '-')
         if _LANGUAGE.fullmatch(tag):

@@ -1,12 +1,10 @@
 """Where pages come from: WARC archives, saved HTML, lists of addresses, and sitemaps."""
 
 import dataclasses
-import logging
 import pathlib
 import re
-import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import lxml.etree
 from warcio.archiveiterator import ArchiveIterator
@@ -19,29 +17,29 @@ from data_prep.scrape.postings import Page
 from uwe_jax.io.errors import DataError
 from uwe_jax.io.repairs import Repairs
 
-logger = logging.getLogger(__name__)
-
-
-SITEMAP_BYTES = 50 * 1024 * 1024  # the protocol's own limit for a sitemap, decompressed
+SITEMAP_BYTES = 50 * 1024 * 1024  # the protocol's limit for a sitemap, decompressed
+MEGABYTE = 10**6
 
 _HTML_TYPES = re.compile(r'text/html|application/xhtml\+xml|$', re.IGNORECASE)
-_PROGRESS = 10.0  # s, between two lines of the log
 _CHUNK = 1 << 14
 _PORTION = 1 << 16
 
 
-def warc_pages(path: pathlib.Path, max_bytes: int, repairs: Repairs) -> Iterator[Page]:
-    """The HTML pages of an archive that were answered with status 200.
+def warc_pages(
+    path: pathlib.Path, max_bytes: int, repairs: Repairs, on_megabytes: Callable[[int], None]
+) -> Iterator[Page]:
+    """Yields the HTML pages of an archive that were answered with status 200.
 
     Args:
-      path: a WARC file, as it is or compressed with gzip (each record for itself, or all as one).
-      max_bytes: a larger page is left out.
-      repairs: counts what is left out, and an archive that is broken from some place on.
+      path: a WARC file, plain or compressed by gzip (each record by itself, or all as one).
+      max_bytes: larger pages are left out.
+      repairs: counts what is left out, and archives that are broken from some place on.
+      on_megabytes: is told how many further megabytes of the file have been read.
 
     Raises:
-      DataError: it cannot be read, or its beginning is not WARC.
+      DataError: it cannot be read, or does not begin as WARC.
     """
-    start = time.monotonic()
+    reported = 0
     with _Archive(path) as archive:
         records = ArchiveIterator(archive)
         begun = False
@@ -55,9 +53,9 @@ def warc_pages(path: pathlib.Path, max_bytes: int, repairs: Repairs) -> Iterator
             except (ArchiveLoadFailed, StatusAndHeadersParserException, ValueError, zlib.error) as error:
                 archive.broken = str(error).strip().split('\n')[0]
                 break
-            if time.monotonic() - start > _PROGRESS:
-                start = time.monotonic()
-                logger.info('%s: %.0f %%', path, 100 * archive.share())
+            if megabytes := archive.bytes_read() // MEGABYTE - reported:
+                reported += megabytes
+                on_megabytes(megabytes)
         if not begun:
             raise DataError(f'{path}: {archive.broken or "no record in it"}; expected WARC, or WARC compressed by gzip')
         if archive.broken:
@@ -65,9 +63,9 @@ def warc_pages(path: pathlib.Path, max_bytes: int, repairs: Repairs) -> Iterator
 
 
 def _record_pages(record, path: pathlib.Path, max_bytes: int, repairs: Repairs) -> Iterator[Page]:
-    """The page of a record, if it has one."""
+    """Yields the page of a record, if it has one."""
     headers = record.http_headers
-    if record.rec_type == 'resource':  # a page without the headers that it came with
+    if record.rec_type == 'resource':  # a page without its HTTP headers
         status, content_type = '200', record.rec_headers.get_header('Content-Type') or ''
     elif record.rec_type == 'response' and headers is not None:
         status, content_type = headers.get_statuscode(), headers.get_header('Content-Type') or ''
@@ -91,13 +89,12 @@ def _record_pages(record, path: pathlib.Path, max_bytes: int, repairs: Repairs) 
 
 
 class _Archive:
-    """A file, decompressed if it is gzip; one that is cut short just ends there, and `broken` says why."""
+    """A file, decompressed if it is gzip. One that is cut short just ends there, and `broken` says why."""
 
     def __init__(self, path: pathlib.Path):
         self.broken = ''
         try:
             self._raw = open(path, 'rb')  # noqa: SIM115 (closed by __exit__)
-            self._size = path.stat().st_size
             compressed = self._raw.read(2) == b'\x1f\x8b'
             self._raw.seek(0)
         except OSError as error:
@@ -113,7 +110,7 @@ class _Archive:
         self._raw.close()
 
     def read(self, size: int) -> bytes:
-        """At most so many bytes; none at the end."""
+        """Returns at most so many bytes; none at the end."""
         try:
             while not self._rest:
                 self._rest = next(self._chunks)
@@ -125,13 +122,13 @@ class _Archive:
         part, self._rest = self._rest[:size], self._rest[size:]
         return part
 
-    def share(self) -> float:
-        """How much of the file was read."""
-        return self._raw.tell() / max(1, self._size)
+    def bytes_read(self) -> int:
+        """How much of the file was read, as it is on the disk."""
+        return self._raw.tell()
 
 
 def html_pages(paths: list[pathlib.Path], max_bytes: int, repairs: Repairs) -> Iterator[Page]:
-    """Saved pages; their address is the canonical one that they name.
+    """Yields saved pages; their address is the canonical one that they state.
 
     Raises:
       DataError: a file cannot be read.
@@ -149,10 +146,10 @@ def html_pages(paths: list[pathlib.Path], max_bytes: int, repairs: Repairs) -> I
 
 
 def read_addresses(path: pathlib.Path) -> list[str]:
-    """A list of web addresses, one a line; blank lines, and what begins with #, are left out.
+    """Reads a list of web addresses, one per line; blank lines and lines that begin with # are left out.
 
     Raises:
-      DataError: the file cannot be read, is not UTF-8, has no address, or has a line that is none.
+      DataError: the file cannot be read, is not UTF-8, has no address, or has a line that is not an address.
     """
     try:
         text = path.read_bytes().decode('utf-8-sig')
@@ -160,21 +157,21 @@ def read_addresses(path: pathlib.Path) -> list[str]:
         raise DataError(f'{path}: cannot be read ({error.strerror})') from error
     except UnicodeDecodeError as error:
         raise DataError(f'{path}: byte 0x{error.object[error.start]:02x} is not UTF-8; save it as UTF-8') from error
-    found = []
+    addresses = []
     for number, line in enumerate(text.split('\n'), start=1):
         if (line := line.strip()) and not line.startswith('#'):
             url = web_address(line)
             if url is None:
                 raise DataError(f'{path}, line {number}: {line[:80]!r}, expected an address with http:// or https://')
-            found.append(url)
-    if not found:
+            addresses.append(url)
+    if not addresses:
         raise DataError(f'{path}: empty, it has no address')
-    return found
+    return addresses
 
 
 @dataclasses.dataclass(frozen=True)
 class Sitemap:
-    """What a sitemap lists: pages, further sitemaps, and how many entries are no web address."""
+    """What a sitemap lists: pages, further sitemaps, and the number of entries that are not web addresses."""
 
     pages: list[str]
     sitemaps: list[str]
@@ -182,12 +179,12 @@ class Sitemap:
 
 
 def parse_sitemap(data: bytes) -> Sitemap:
-    """Reads a sitemap or a sitemap index, XML or plain text, as it is or compressed with gzip.
+    """Reads a sitemap or a sitemap index: XML or plain text, possibly compressed by gzip.
 
-    XML that is broken from some place on is read up to there.
+    Broken XML is read up to where it breaks.
 
     Raises:
-      ValueError: it is no sitemap, or larger than a sitemap may be.
+      ValueError: it is not a sitemap, or larger than a sitemap may be.
     """
     if data.startswith(b'\x1f\x8b'):
         try:
@@ -200,18 +197,18 @@ def parse_sitemap(data: bytes) -> Sitemap:
         if not pages:
             raise ValueError('neither XML nor a list of addresses')
         return Sitemap(pages, [], len(lines) - len(pages))
-    # Nothing outside the file is read, and no entity is resolved.
+    # Reads nothing outside the file and resolves no entity.
     parser = lxml.etree.XMLParser(resolve_entities=False, no_network=True, recover=True, load_dtd=False)
     try:
         root = lxml.etree.fromstring(data, parser)
     except lxml.etree.LxmlError as error:
         raise ValueError(str(error)) from error
-    if root is None:  # what the parser recovers of no XML at all
+    if root is None:  # there was nothing to recover
         raise ValueError('not XML')
     name = lxml.etree.QName(root).localname
     if name not in ('urlset', 'sitemapindex'):
         raise ValueError(f'its root is {name!r}, expected urlset or sitemapindex')
     entries = [(entry.text or '').strip() for entry in root.iterfind('{*}*/{*}loc')]
-    found = [url for url in map(web_address, entries) if url]
-    invalid = len(entries) - len(found)
-    return Sitemap(found, [], invalid) if name == 'urlset' else Sitemap([], found, invalid)
+    urls = [url for url in map(web_address, entries) if url]
+    invalid = len(entries) - len(urls)
+    return Sitemap(urls, [], invalid) if name == 'urlset' else Sitemap([], urls, invalid)

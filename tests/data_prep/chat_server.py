@@ -1,8 +1,7 @@
 """A local HTTP server that speaks the chat-completions protocol, and misbehaves on purpose by a seeded schedule.
 
-The answer that it gives in the end is a pure function of the request, so that a client which bears every fault ends
-with what a client of a faultless server has. How often, and with which faults, a request is spoiled before depends on
-the seed, the request and how often it has come.
+Its final answer is a pure function of the request, so that a client that survives every fault gets the same answers as
+from a faultless server. The faults before it depend on the seed, the request and how often the request has come.
 """
 
 import contextlib
@@ -18,11 +17,11 @@ import time
 
 GOOD = 'good'
 DUPLICATES = (
-    'duplicates'  # the good titles again in other case, and ones that the skill has: as useful as a good answer
+    'duplicates'  # the good titles, repeated in upper case, and those that the skill has: as usable as a good answer
 )
-# Nothing whole arrives, or nothing that is a chat completion.
+# No complete chat completion arrives.
 UNANSWERED = ('429', '429 with Retry-After', '429 until a date', '500', 'slow', 'cut', 'no JSON')
-# A whole chat completion arrives that is of no use.
+# A complete chat completion arrives, but it is unusable.
 USELESS = ('malformed JSON', 'wrong schema', 'empty', 'refusal', 'another language', '10 MB', 'cut off', 'null content')
 FAULTS = (*UNANSWERED, *USELESS)
 RETRY_AFTER = 0.05  # s
@@ -34,10 +33,10 @@ class Asked:
 
     Attributes:
       skill: the name in it.
-      request: a checksum of its body.
-      kind: what it was answered with.
-      time: when it came, s.
-      answered: whether a useful answer was handed to the network whole.
+      request: the checksum of its body.
+      kind: the kind of the answer.
+      time: when it came, in seconds.
+      answered: whether a usable answer was sent completely.
       authorization: the header.
     """
 
@@ -54,15 +53,15 @@ class ChatServer:
 
     Args:
       vocabulary: the titles that it proposes.
-      seed: of titles and faults.
-      most_faults: in a row for one request.
-      faults: of which kinds.
-      spoil: overrides the schedule: is given a skill's name and how often this request has come, returns a kind.
-      delay: s; good answers take up to so long.
+      seed: seed of titles and faults.
+      most_faults: the most faults in a row for one request.
+      faults: their kinds.
+      spoil: overrides the schedule: takes the name of a skill and how often this request has come, returns a kind.
+      delay: good answers take up to this many seconds.
 
     Attributes:
       url: the base URL.
-      log: every request, in the order of arrival.
+      log: all requests, in the order of arrival.
     """
 
     def __init__(self, vocabulary, seed=0, most_faults=0, faults=FAULTS, spoil=None, delay=0.0):
@@ -89,7 +88,7 @@ class ChatServer:
         self._http.server_close()
 
     def receive(self, body: bytes, authorization: str) -> Asked:
-        """Logs a request and decides what it is answered with."""
+        """Logs a request and decides on the kind of its answer."""
         request = hashlib.sha256(body).hexdigest()
         [skill] = re.findall(r'^Skill: (.*)$', json.loads(body)['messages'][1]['content'], re.MULTILINE)
         with self._lock:
@@ -105,13 +104,13 @@ class ChatServer:
         return kinds[before] if before < len(kinds) else rng.choice((GOOD, DUPLICATES)) if self._most_faults else GOOD
 
     def titles(self, user: str) -> list[str]:
-        """The titles that answer a request, fewer than asked for."""
+        """The titles that answer a request, at most as many as it asks for."""
         rng = random.Random(f'{self._seed} {user}')
         [count] = re.findall(r'Propose (\d+) further', user)
         return rng.sample(self._vocabulary, rng.randint(1, int(count)))
 
     def pause(self, request: str) -> None:
-        """A good answer takes its time."""
+        """Delays a good answer."""
         time.sleep(random.Random(request).random() * self._delay)
 
 
@@ -120,7 +119,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server_of: ChatServer
 
     def handle(self):
-        with contextlib.suppress(ConnectionResetError):  # a killed client's
+        with contextlib.suppress(ConnectionResetError):  # by a killed client
             super().handle()
 
     def do_POST(self):
@@ -228,4 +227,4 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format, *args):
-        """The log is kept by the server."""
+        """Prints nothing; `ChatServer` keeps the log."""

@@ -2,12 +2,11 @@
 
     python -m tests.data_prep.soak_enrich --kills=20 --seed=0
 
-An answer is kept when it stands in the journal. One that the server has sent, but that was still under way or not yet
-on disk when the process was killed, cannot be known to the next process: it is asked for again. There is at most one
-such answer for each of the `--concurrency` workers and each kill; both numbers are printed.
+An answer is kept when it is in the journal. One that was sent, but not yet on disk when the process was killed, cannot
+be known to the next process, which asks again. There is at most one such answer per worker (`--concurrency`) and kill;
+both numbers are printed.
 """
 
-import argparse
 import csv
 import dataclasses
 import json
@@ -21,6 +20,7 @@ import time
 
 from tests.conftest import ROOT, SAMPLE, read_rows
 from tests.data_prep.chat_server import FAULTS, Asked, ChatServer
+from uwe_jax.io import console
 from uwe_jax.models import download
 
 COMMAND = [sys.executable, '-m', 'data_prep', 'enrich']
@@ -32,14 +32,14 @@ VOCABULARY = sorted({row['preferredLabel'] for row in read_rows(SAMPLE / 'occupa
 
 @dataclasses.dataclass
 class Report:
-    """What a run with kills did.
+    """What happened in a run with kills.
 
     Attributes:
       kills: how many processes were killed.
-      log: the server's, of every request.
-      asked_again: requests that came again after they had been answered with something of use.
-      asked_again_though_kept: requests that came although their answer stood in the journal after a kill before.
-      most_per_kill: of those asked again, the most that one kill caused.
+      log: every request that the server got.
+      asked_again: how many requests came again after a usable answer.
+      asked_again_though_kept: how many requests came although an earlier kill had left their answer in the journal.
+      most_per_kill: the largest number of requests asked again because of one kill.
       output: what all processes printed.
     """
 
@@ -59,8 +59,8 @@ def few_skills(directory: pathlib.Path, skills: int = SKILLS) -> pathlib.Path:
         degree[row['skillUri']] = degree.get(row['skillUri'], 0) + 1
     chosen = [row for row in read_rows(SAMPLE / 'skills_en.csv') if degree.get(row['conceptUri']) == 1][:skills]
     uris = {row['conceptUri'] for row in chosen}
-    own = [row for row in relations if row['skillUri'] in uris]
-    jobs = {row['occupationUri'] for row in own}
+    kept = [row for row in relations if row['skillUri'] in uris]
+    jobs = {row['occupationUri'] for row in kept}
     occupations = [row for row in read_rows(SAMPLE / 'occupations_en.csv') if row['conceptUri'] in jobs]
     for row in occupations:
         row['altLabels'] = '\n'.join(row['altLabels'].splitlines()[:2])
@@ -69,7 +69,7 @@ def few_skills(directory: pathlib.Path, skills: int = SKILLS) -> pathlib.Path:
     for name, rows in (
         ('skills_en.csv', chosen),
         ('occupations_en.csv', occupations),
-        ('occupationSkillRelations_en.csv', own),
+        ('occupationSkillRelations_en.csv', kept),
     ):
         with open(esco / name, 'w', newline='', encoding='utf-8') as file:
             writer = csv.DictWriter(file, list(rows[0]))
@@ -79,7 +79,7 @@ def few_skills(directory: pathlib.Path, skills: int = SKILLS) -> pathlib.Path:
 
 
 def flags(esco: pathlib.Path, output: pathlib.Path, url: str, encoder: pathlib.Path | str) -> list[str]:
-    """The flags, for the server's faults and for little patience."""
+    """The flags, with little patience for the server's faults."""
     return [
         *(f'--esco={esco}', f'--output={output}', f'--base_url={url}', f'--encoder={encoder}', '--model=tiny'),
         *('--titles=6', f'--concurrency={CONCURRENCY}', '--max_wait=0.05', '--timeout=1.5'),
@@ -98,8 +98,8 @@ def stored(output: pathlib.Path) -> set[tuple[str, int]]:
 def run_with_kills(esco: pathlib.Path, output: pathlib.Path, encoder: pathlib.Path, kills: int, seed: int) -> Report:
     """Runs the command, kills it `kills` times, and lets it end.
 
-    Half of the kills come some requests after the first one, so that they hit asking; the others at any time from the
-    start of the process on.
+    Half of the kills come some requests after the first one, while skills are asked about; the others come at any time
+    after the start of the process.
     """
     rng = random.Random(seed)
     uris = {row['preferredLabel']: row['conceptUri'] for row in read_rows(esco / 'skills_en.csv')}
@@ -140,10 +140,10 @@ def _report(kills, log, kept, uris, output) -> Report:
     answered: set[str] = set()
     again, though_kept = [], 0
     for place, asked in enumerate(log):
-        own = rounds.setdefault(asked.skill, [])
-        if asked.request not in own:
-            own.append(asked.request)
-        key = uris[asked.skill], own.index(asked.request) + 1
+        requests = rounds.setdefault(asked.skill, [])
+        if asked.request not in requests:
+            requests.append(asked.request)
+        key = uris[asked.skill], requests.index(asked.request) + 1
         before = [(number, keys) for number, (length, keys) in enumerate(kept) if length <= place]
         if asked.request in answered:
             again.append(before[-1][0] if before else None)  # the kill before
@@ -154,22 +154,29 @@ def _report(kills, log, kept, uris, output) -> Report:
     return Report(kills, log, len(again), though_kept, max(per_kill, default=0), output)
 
 
-def main() -> None:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Kills `python -m data_prep enrich` at random moments, and counts what was asked twice."""
+
+    kills: int = 20
+    """How often to kill."""
+    seed: int = 0
+    """Seed of the moments."""
+    skills: int = 40
+    """How many skills to ask about."""
+
+
+def soak(options: Options) -> None:
     """Prints the report, and compares with a run without faults."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--kills', type=int, default=20)
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--skills', type=int, default=40)
-    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         directory = pathlib.Path(scratch)
-        esco = few_skills(directory, arguments.skills)
+        esco = few_skills(directory, options.skills)
         encoder = download.fetch(download.BASE_MODEL)
         with ChatServer(VOCABULARY) as server:
             line = [*COMMAND, *flags(esco, directory / 'faultless', server.url, encoder)]
             subprocess.run(line, cwd=ROOT, env=os.environ | {'OPENAI_API_KEY': KEY}, check=True, capture_output=True)
             faultless = len(server.log)
-        report = run_with_kills(esco, directory / 'faults', encoder, arguments.kills, arguments.seed)
+        report = run_with_kills(esco, directory / 'faults', encoder, options.kills, options.seed)
         same = all(
             (directory / 'faults' / name).read_bytes() == (directory / 'faultless' / name).read_bytes()
             for name in ('titles.jsonl', 'below.jsonl')
@@ -177,8 +184,8 @@ def main() -> None:
         written = ''.join(path.read_text() for path in (directory / 'faults').rglob('*') if path.is_file())
         spent = json.loads((directory / 'faults' / 'manifest.json').read_text())['spent']
     kinds = sorted({asked.kind for asked in report.log})
-    print(f'skills {arguments.skills}, calls without faults {faultless}, kills {report.kills}')
-    print('requests by what they were answered with:')
+    print(f'skills {options.skills}, calls without faults {faultless}, kills {report.kills}')
+    print('requests by kind of answer:')
     for kind in kinds:
         print(f'  {kind:22} {sum(asked.kind == kind for asked in report.log):5}')
     print(f'the same titles as without faults: {same}')
@@ -190,4 +197,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(console.command(Options, soak))

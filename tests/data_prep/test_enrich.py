@@ -8,26 +8,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import enrich as command
-from data_prep.enrich import ask
+from data_prep.enrich import Options, run
 from data_prep.enrich.answers import MOST_CHARACTERS, UnusableError, read_titles
-from data_prep.enrich.ask import Asker, Limits
+from data_prep.enrich.ask import FIRST_WAIT, Asker, Limits, backoff
 from data_prep.enrich.endpoint import Endpoint
-from data_prep.enrich.estimate import Prices, estimate
+from data_prep.enrich.estimate import estimate
 from data_prep.enrich.merge import TOO_SIMILAR, Vectors, merge
 from data_prep.enrich.prompt import ANSWER, Prompt
-from data_prep.enrich.recipe import Options, enrich
 from data_prep.enrich.redact import Secrets
 from data_prep.enrich.skills import real_titles, titles_of_vacancies
-from data_prep.enrich.state import SkillTitles, count
+from data_prep.enrich.state import SkillTitles, spent
 from data_prep.vacancies import Columns
 from tests.conftest import ROOT, read_rows
 from tests.data_prep import soak_enrich
 from tests.data_prep.chat_server import FAULTS, RETRY_AFTER, UNANSWERED, USELESS, ChatServer
 from tests.data_prep.conftest import write_jsonl
-from tests.data_prep.soak_enrich import KEY, VOCABULARY, few_skills, flags, run_with_kills
+from tests.data_prep.soak_enrich import KEY, VOCABULARY, few_skills, run_with_kills
 from uwe_jax.data.text import match_key, normalise
-from uwe_jax.io import console
+from uwe_jax.io.claims import claim
 from uwe_jax.io.errors import DataError
 from uwe_jax.io.esco import Concept, read_esco
 from uwe_jax.io.files import sha256
@@ -42,42 +40,44 @@ def esco(tmp_path_factory):
     return few_skills(tmp_path_factory.mktemp('few'))
 
 
-def options(esco, output, url, encoder, **changes):
-    given = {
-        'esco': esco,
-        'output': output,
-        'vacancies': [],
-        'columns': Columns(),
+@pytest.fixture(scope='module', autouse=True)
+def key():
+    """The key, in the environment."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv('OPENAI_API_KEY', KEY)
+        yield
+
+
+def enrich(esco, output, url, encoder, **changes):
+    """Runs the command with little patience."""
+    options = {
+        'vacancies': (),
         'titles': 6,
-        'rounds': 3,
         'base_url': url,
         'model': 'tiny',
-        'key': KEY,
         'concurrency': 3,
-        'attempts': 6,
         'max_wait': 0.02,
-        'seed': 0,
         'timeout': 5.0,
-        'limit': None,
-        'skills': None,
-        'dry_run': False,
-        'prices': None,
         'encoder': str(encoder),
-        'command': f'python -m data_prep enrich --base_url={url}',
     }
-    return Options(**(given | changes))
+    run(Options(esco, output, **(options | changes)), f'python -m data_prep enrich --base_url={url}')
 
 
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def asker(server, attempts=6, max_wait=0.06, timeout=5.0, any_accepted=True, wanted=6, seed=0):
-    """An asker of its own, with the records that it keeps."""
+def asker(server, attempts=6, max_wait=0.06, timeout=5.0, any_accepted=True, on_keep=lambda: None):
+    """An asker, and the list of the records that it keeps."""
     records = []
-    limits = Limits(wanted, concurrency=2, attempts=attempts, max_wait=max_wait, seed=seed)
+    limits = Limits(wanted=6, concurrency=2, attempts=attempts, max_wait=max_wait, seed=0)
     endpoint = Endpoint(server.url, KEY, 'tiny', timeout)
-    return Asker(endpoint, Prompt.load(), limits, lambda *new: records.extend(new), any_accepted), records
+
+    def keep(record):
+        on_keep()
+        records.append(record)
+
+    return Asker(endpoint, Prompt.load(), limits, keep, any_accepted), records
 
 
 def spoiled(*kinds):
@@ -204,24 +204,24 @@ def test_any_answer_is_either_unusable_or_new_short_titles(value):
 
 
 @pytest.mark.parametrize('kind', FAULTS)
-def test_every_fault_is_borne_and_counted(kind):
+def test_after_any_fault_the_same_titles_come_and_the_fault_is_counted(kind):
     with ChatServer(VOCABULARY) as faultless, ChatServer(VOCABULARY, spoil=spoiled(kind, kind)) as server:
         expected, skill = SkillTitles(BREAD, ['baker']), SkillTitles(BREAD, ['baker'])
         asker(faultless)[0].ask([expected])
-        own, records = asker(server, timeout=0.15 if kind == 'slow' else 5.0)
-        own.ask([skill])
+        client, records = asker(server, timeout=0.15 if kind == 'slow' else 5.0)
+        client.ask([skill])
     assert skill.answers == expected.answers
     assert len(skill.answers[1]) == len(set(skill.answers[1])) >= 5
     assert [asked.kind for asked in server.log] == [kind, kind, 'good']
     assert len({asked.request for asked in server.log}) == 1
-    spent = count(records)
-    assert spent['accepted'] == 1
-    assert sum(spent['retries'].values()) == 2 * (kind in UNANSWERED)
-    assert sum(spent['unusable'].values()) == 2 * (kind in USELESS)
-    assert spent['refusals'] == 2 * (kind == 'refusal')
+    totals = spent(records)
+    assert totals['accepted'] == 1
+    assert sum(totals['retries'].values()) == 2 * (kind in UNANSWERED)
+    assert sum(totals['unusable'].values()) == 2 * (kind in USELESS)
+    assert totals['refusals'] == 2 * (kind == 'refusal')
     without_usage = 2 * (kind == '10 MB')
-    answers = spent['calls'] - without_usage
-    assert spent['tokens'] == {'input': 100 * answers, 'output': 10 * answers, 'answers_without_usage': without_usage}
+    answers = totals['calls'] - without_usage
+    assert totals['tokens'] == {'input': 100 * answers, 'output': 10 * answers, 'answers_without_usage': without_usage}
     assert len(json.dumps(records)) < 3000
 
 
@@ -234,33 +234,22 @@ def test_repeated_and_known_titles_of_an_answer_change_nothing():
     assert skills[0].answers == skills[1].answers
 
 
-def waits_of(own, monkeypatch):
-    """The seconds for which an asker waits between calls, which it then does."""
-    waits, wait = [], own._stopped.wait
-    monkeypatch.setattr(own._stopped, 'wait', lambda seconds: wait(waits.append(seconds) or seconds))
-    return waits
-
-
-def test_waits_are_those_that_the_server_asks_for(monkeypatch):
+def test_waits_are_those_that_the_server_asks_for():
     with ChatServer(VOCABULARY, spoil=spoiled(*['429 with Retry-After'] * 3)) as server:
-        own, _ = asker(server, max_wait=60)
-        waits = waits_of(own, monkeypatch)
-        own.ask([SkillTitles(BREAD, [])])
-    assert waits == [RETRY_AFTER] * 3
-    assert (np.diff([asked.time for asked in server.log]) >= RETRY_AFTER).all()
+        asker(server, max_wait=60)[0].ask([SkillTitles(BREAD, [])])
+    waits = np.diff([asked.time for asked in server.log])
+    assert (waits >= RETRY_AFTER).all()
+    assert (waits < FIRST_WAIT / 2).all()
 
 
-def test_own_waits_double_up_to_the_cap_and_depend_on_the_seed_alone(monkeypatch):
-    monkeypatch.setattr(ask, 'FIRST_WAIT', 0.01)
-    found = []
-    for seed in (0, 0, 1):
-        with ChatServer(VOCABULARY, spoil=spoiled(*['500'] * 4)) as server:
-            own, _ = asker(server, max_wait=0.03, seed=seed)
-            found.append(waits_of(own, monkeypatch))
-            own.ask([SkillTitles(BREAD, [])])
-    assert found[0] == found[1] != found[2]
-    for waits in found:
-        assert all(longest / 2 <= own <= longest for own, longest in zip(waits, (0.01, 0.02, 0.03, 0.03), strict=True))
+def test_other_waits_double_up_to_the_longest():
+    waits = [backoff(failures, max_wait=3, seed='0') for failures in range(1, 6)]
+    assert all(longest / 2 <= wait <= longest for wait, longest in zip(waits, (0.5, 1, 2, 3, 3), strict=True))
+
+
+def test_other_waits_depend_on_the_seed_only():
+    first, again, other = ([backoff(n, 60, seed) for n in range(1, 5)] for seed in ('0', '0', '1'))
+    assert first == again != other
 
 
 @pytest.mark.parametrize(
@@ -277,9 +266,9 @@ def test_own_waits_double_up_to_the_cap_and_depend_on_the_seed_alone(monkeypatch
 )
 def test_an_endpoint_that_fails_for_good_ends_the_run_and_never_shows_the_key(kind, message, calls):
     with ChatServer(VOCABULARY, spoil=lambda *_: kind) as server:
-        own, records = asker(server, attempts=4)
+        client, records = asker(server, attempts=4)
         with pytest.raises(DataError, match=message) as caught:
-            own.ask([SkillTitles(BREAD, [])])
+            client.ask([SkillTitles(BREAD, [])])
     assert len(server.log) == calls
     assert server.log[0].authorization == f'Bearer {KEY}'
     assert KEY not in f'{caught.value!r} {records}'
@@ -293,39 +282,44 @@ def test_where_nobody_listens_the_error_says_so():
         asker(server, attempts=2)[0].ask([SkillTitles(BREAD, [])])
 
 
-def test_a_skill_about_which_the_model_says_nothing_is_given_up_but_a_model_that_never_does_ends_the_run():
+def test_a_skill_about_which_the_model_says_nothing_is_given_up():
     refused = SkillTitles(BREAD, ['baker'])
     with ChatServer(VOCABULARY, spoil=lambda *_: 'refusal') as server:
-        own, records = asker(server, attempts=3)
-        own.ask([refused])
-        assert len(server.log) == count(records)['refusals'] == 3
-        assert refused.given_up(3)
-        assert not refused.open(wanted=6, rounds=3, attempts=3)
+        client, records = asker(server, attempts=3)
+        client.ask([refused])
+    assert len(server.log) == spent(records)['refusals'] == 3
+    assert refused.given_up(3)
+    assert not refused.open(wanted=6, rounds=3, attempts=3)
+
+
+def test_a_model_that_never_says_anything_usable_ends_the_run():
+    with ChatServer(VOCABULARY, spoil=lambda *_: 'refusal') as server:
+        client, _ = asker(server, attempts=3, any_accepted=False)
         with pytest.raises(DataError, match=r"3 answers about 'bake bread' were unusable \(refusal\), and none before"):
-            asker(server, attempts=3, any_accepted=False)[0].ask([SkillTitles(BREAD, ['baker'])])
+            client.ask([SkillTitles(BREAD, ['baker'])])
+
+
+def test_a_refused_request_counts_as_an_unusable_answer():
     with ChatServer(VOCABULARY, spoil=lambda *_: '400') as server:
-        own, records = asker(server, attempts=2)
-        own.ask([SkillTitles(BREAD, ['baker'])])
-    assert count(records)['unusable'] == {'status 400': 2}
+        client, records = asker(server, attempts=2)
+        client.ask([SkillTitles(BREAD, ['baker'])])
+    assert spent(records)['unusable'] == {'status 400': 2}
 
 
-def test_no_more_calls_are_under_way_than_allowed_and_none_is_asked_before_an_answer_is_kept():
+def test_a_worker_asks_nothing_further_before_its_answer_is_kept():
     skills = [SkillTitles(Concept(f'u{n}', f'skill {n}', (), ''), []) for n in range(8)]
-    kept = []
+    asked = []
+
+    def on_keep():
+        asked.append(len(server.log))
+        time.sleep(0.01)
+
     with ChatServer(VOCABULARY, delay=0.05) as server:
-        own, _ = asker(server)
-
-        def keep(record):
-            kept.append(len(server.log))
-            time.sleep(0.01)
-            records.append(record)
-
-        records = []
-        own._keep = keep
-        own.ask(skills)
+        client, records = asker(server, on_keep=on_keep)
+        client.ask(skills)
     assert len(records) == len(server.log) == 8
-    # When the n-th answer is being kept, its worker has asked nothing further: at most one call a worker is ahead.
-    assert all(asked <= n + 2 for n, asked in enumerate(kept))
+    # When the n-th answer is being kept, each of the two workers is at most one call ahead.
+    assert all(count <= n + 2 for n, count in enumerate(asked))
 
 
 # The whole command.
@@ -336,7 +330,7 @@ def faultless(tmp_path_factory, esco, cut_model):
     """What a server without faults leads to."""
     output = tmp_path_factory.mktemp('faultless') / 'out'
     with ChatServer(VOCABULARY) as server:
-        enrich(options(esco, output, server.url, cut_model, prices=Prices(0.5, 2)))
+        enrich(esco, output, server.url, cut_model, input_price=0.5, output_price=2)
     return output, server.log
 
 
@@ -348,12 +342,12 @@ def test_every_skill_gets_its_titles_and_what_stayed_below_is_listed(faultless, 
     for line in lines(output / 'titles.jsonl'):
         titles.setdefault(line['skill'], []).append(line)
     below = {line['skill']: line for line in lines(output / 'below.jsonl')}
-    assert set(titles) == {uri for uri, own in real.items() if len(own) < 6}
+    assert set(titles) == {uri for uri, known in real.items() if len(known) < 6}
     assert 0 < manifest['counts']['skills_below'] == len(below) < len(titles)
-    for uri, own in titles.items():
-        assert len({match_key(line['title']) for line in own}) == len(own)
-        assert (len(own) < 6) == (uri in below)
-        for line in own:
+    for uri, of_skill in titles.items():
+        assert len({match_key(line['title']) for line in of_skill}) == len(of_skill)
+        assert (len(of_skill) < 6) == (uri in below)
+        for line in of_skill:
             assert (line['source'] == 'real') == (line['title'] in real[uri])
             assert (line['round'], line['model']) == (0, None) if line['source'] == 'real' else line['round'] > 0
             assert line['model'] in (None, 'tiny-2026')
@@ -368,10 +362,10 @@ def test_the_manifest_says_what_was_asked_and_what_it_cost(faultless):
     assert manifest['prompt'] == Prompt.load().version
     assert manifest['model'] == 'tiny'
     assert manifest['endpoint'].startswith('http://127.0.0.1:')
-    spent = manifest['spent']
-    assert spent['calls'] == spent['accepted'] == len(log)
-    assert spent['tokens'] == {'input': 100 * len(log), 'output': 10 * len(log), 'answers_without_usage': 0}
-    assert spent['dollars'] == pytest.approx((100 * 0.5 + 10 * 2) * len(log) / 1e6, abs=1e-5)
+    totals = manifest['spent']
+    assert totals['calls'] == totals['accepted'] == len(log)
+    assert totals['tokens'] == {'input': 100 * len(log), 'output': 10 * len(log), 'answers_without_usage': 0}
+    assert totals['dollars'] == pytest.approx((100 * 0.5 + 10 * 2) * len(log) / 1e6, abs=1e-5)
     counts = manifest['counts']
     assert sum(counts['titles'].values()) == len(lines(output / 'titles.jsonl'))
     for name, file in manifest['files'].items():
@@ -388,28 +382,28 @@ def test_a_first_look_at_a_few_skills_is_part_of_the_whole_and_no_answer_is_aske
     named = tmp_path / 'skills.txt'
     rows = read_rows(esco / 'skills_en.csv')
     named.write_text(f'{rows[3]["preferredLabel"]}\n\n{rows[1]["conceptUri"]}\n')
-    own = tmp_path / 'out'
+    again = tmp_path / 'out'
     with ChatServer(VOCABULARY) as server:
-        enrich(options(esco, own, server.url, cut_model, skills=named))
-        assert {line['skill'] for line in lines(own / 'titles.jsonl')} == {rows[n]['conceptUri'] for n in (1, 3)}
-        enrich(options(esco, own, server.url, cut_model))
+        enrich(esco, again, server.url, cut_model, skills=named)
+        assert {line['skill'] for line in lines(again / 'titles.jsonl')} == {rows[n]['conceptUri'] for n in (1, 3)}
+        enrich(esco, again, server.url, cut_model)
         asked = [asked.request for asked in server.log]
-        enrich(options(esco, own, server.url, cut_model))
+        enrich(esco, again, server.url, cut_model)
     assert len(set(asked)) == len(asked) == len(server.log)
     assert sorted(asked) == sorted(asked.request for asked in log)
     for name in ('titles.jsonl', 'below.jsonl'):
-        assert (own / name).read_bytes() == (output / name).read_bytes()
+        assert (again / name).read_bytes() == (output / name).read_bytes()
 
 
 def test_skills_about_which_an_endpoint_said_nothing_of_use_are_asked_about_again_once_it_does(
     faultless, esco, cut_model, tmp_path
 ):
-    output, own = faultless[0], tmp_path / 'out'
+    output, again = faultless[0], tmp_path / 'out'
     with ChatServer(VOCABULARY, spoil=lambda *_: '400') as server, pytest.raises(DataError, match='none before'):
-        enrich(options(esco, own, server.url, cut_model))
+        enrich(esco, again, server.url, cut_model)
     with ChatServer(VOCABULARY) as server:
-        enrich(options(esco, own, server.url, cut_model))
-    assert (own / 'titles.jsonl').read_bytes() == (output / 'titles.jsonl').read_bytes()
+        enrich(esco, again, server.url, cut_model)
+    assert (again / 'titles.jsonl').read_bytes() == (output / 'titles.jsonl').read_bytes()
 
 
 def test_the_titles_of_vacancies_count_as_real(esco, tmp_path):
@@ -429,19 +423,14 @@ def test_the_titles_of_vacancies_count_as_real(esco, tmp_path):
     assert real_titles(release, also) == real_titles(release, {}) | {uri: sorted([*without, 'Quality inspector'])}
 
 
-def run_command(*given):
-    """The command as typed, in this process."""
-    command.run(console.parse(command.Options, given), 'test')
-
-
-def test_a_dry_run_asks_nothing_needs_no_key_and_tells_the_cost_by_its_rule(esco, tmp_path, monkeypatch, caplog):
-    monkeypatch.delenv('OPENAI_API_KEY', raising=False)
+def test_a_dry_run_asks_nothing_needs_no_key_and_tells_the_cost_by_its_rule(esco, tmp_path, caplog):
     caplog.set_level('INFO', 'data_prep')
-    own = flags(esco, tmp_path / 'out', 'http://127.0.0.1:9/v1?token=hidden', 'none')
-    run_command(*own, '--dry_run', '--limit=1', '--rounds=1', '--input_price=1000', '--output_price=10000')
+    once = {'limit': 1, 'rounds': 1, 'input_price': 1000, 'output_price': 10000}
+    url = 'http://127.0.0.1:9/v1?token=hidden'
+    enrich(esco, tmp_path / 'out', url, 'none', key_variable='NO_KEY', dry_run=True, **once)
     release = read_esco(esco, Repairs(), normalise)
     real = real_titles(release, {})
-    uri = next(uri for uri, own in real.items() if len(own) < 6)
+    uri = next(uri for uri, known in real.items() if len(known) < 6)
     asked = max(5, -(-3 * (6 - len(real[uri])) // 2))
     messages = Prompt.load().messages(release.skills[uri], real[uri], asked)
     sent = -(-(sum(len(m['content'].encode()) for m in messages) + len(str(ANSWER))) // 4)
@@ -460,46 +449,44 @@ def test_an_estimate_counts_later_rounds_with_the_answers_before_them():
     assert estimate([skill], Prompt.load(), wanted=5, rounds=2, attempts=3).calls == 0
 
 
+NAMED = 'named.txt'
 REFUSED = {
     'no skill with few titles': ({'titles': 1}, 'fewer than 1 titles: nothing to do'),
     'a number below one': ({'limit': 0}, r'--limit=0: expected at least 1'),
     'no time': ({'timeout': 0.0}, r'--timeout=0\.0: expected seconds'),
+    'one price of two': ({'input_price': 1}, '--input_price and --output_price: expected both or neither'),
     'a user in the URL': ({'base_url': 'http://me:secret@host/v1'}, '--base_url: a user or password in it'),
     'a URL without a host': ({'base_url': 'user:secret@host'}, r'--base_url: not the URL of an endpoint'),
-    'a key with a line break': ({'key': 'sk-1\nsecret'}, 'the key: expected visible ASCII'),
-    'vacancies that are not there': ({'vacancies': ['no/*.csv']}, r'--vacancies=no/\*\.csv: matches no file'),
-    'an output below a file': ({'output': 'skills_en.csv/out'}, 'cannot be written'),
-    'a skill that is unknown': ({'skills': 'juggle\n'}, r"named\.txt, line 1: 'juggle' is unknown"),
-    'a file of skills that is missing': ({'skills': None}, r'named\.txt: cannot be read'),
+    'no key': ({'key_variable': 'NO_KEY'}, 'no key: the environment variable NO_KEY is empty'),
+    'a key with a line break': ({'key_variable': 'BAD_KEY'}, 'the key in BAD_KEY: expected visible ASCII'),
+    'the key itself': ({'key_variable': 'sk-secret'}, 'expected the name of an environment variable$'),
+    'vacancies that are not there': ({'vacancies': ('no/*.csv',)}, r'--vacancies=no/\*\.csv: matches no file'),
+    'an output below a file': ({'output': 'a file/out'}, 'cannot be written'),
+    'a skill that is unknown': ({'skills': NAMED}, r"named\.txt, line 1: 'juggle' is unknown"),
+    'a file of skills that is missing': ({'skills': 'none.txt'}, r'none\.txt: cannot be read'),
 }
 
 
 @pytest.mark.parametrize('name', REFUSED)
-def test_refused_before_anything_is_asked(name, esco, cut_model, tmp_path):
+def test_refused_before_anything_is_asked(name, esco, cut_model, tmp_path, monkeypatch):
     changes, message = REFUSED[name]
-    if 'skills' in changes:
-        named = tmp_path / 'named.txt'
-        if changes['skills']:
-            named.write_text(changes['skills'])
-        changes = {'skills': named}
-    if 'output' in changes:
-        changes = {'output': esco / changes['output']}
+    monkeypatch.setenv('BAD_KEY', 'sk-1\nsecret')
+    (tmp_path / 'a file').touch()
+    (tmp_path / NAMED).write_text('juggle\n')
+    changes = {k: tmp_path / v if k in ('output', 'skills') else v for k, v in changes.items()}
     with ChatServer(VOCABULARY) as server:
-        given = {'output': tmp_path / 'out', 'base_url': server.url} | changes
+        arguments = {'output': tmp_path / 'out', 'url': changes.pop('base_url', server.url)} | changes
         with pytest.raises(DataError, match=message) as caught:
-            enrich(options(esco, given.pop('output'), given.pop('base_url'), cut_model, **given))
+            enrich(esco, encoder=cut_model, **arguments)
     assert server.log == []
     assert 'secret' not in str(caught.value)
 
 
-def test_without_a_key_the_command_says_where_it_is_looked_for(esco, tmp_path):
-    own = flags(esco, tmp_path / 'out', 'http://127.0.0.1:9/v1', 'none')
-    with pytest.raises(DataError, match='no key: the environment variable MY_KEY is empty'):
-        run_command(*own, '--key_variable=MY_KEY')
-    with pytest.raises(DataError, match=r'expected the name of an environment variable$'):
-        run_command(*own, f'--key_variable={KEY}')
-    with pytest.raises(DataError, match='--input_price and --output_price: expected both or neither'):
-        run_command(*own, '--input_price=1')
+def test_a_second_process_is_refused(esco, cut_model, tmp_path):
+    output = tmp_path / 'out'
+    output.mkdir()
+    with claim(output), pytest.raises(DataError, match='out: another process is at work on it'):
+        enrich(esco, output, 'http://127.0.0.1:9/v1', cut_model)
 
 
 def test_tokens_in_a_url_and_beginnings_of_the_key_are_not_shown():
@@ -509,6 +496,7 @@ def test_tokens_in_a_url_and_beginnings_of_the_key_are_not_shown():
     assert shown == '--base_url=https://host:8/v1 [secret] [secret] [secret]'
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_ends_as_without_faults_and_repeats_no_answer_that_was_kept(
     faultless, esco, cut_model, tmp_path
 ):
@@ -520,8 +508,8 @@ def test_killed_again_and_again_it_ends_as_without_faults_and_repeats_no_answer_
     assert sum(asked.kind in FAULTS for asked in report.log) > 5
     for name in ('titles.jsonl', 'below.jsonl'):
         assert (tmp_path / 'out' / name).read_bytes() == (faultless[0] / name).read_bytes()
-    spent = json.loads((tmp_path / 'out' / 'manifest.json').read_text())['spent']
-    assert spent['accepted'] == len(faultless[1])
+    totals = json.loads((tmp_path / 'out' / 'manifest.json').read_text())['spent']
+    assert totals['accepted'] == len(faultless[1])
     # The key went to the server, and nowhere else.
     assert {asked.authorization for asked in report.log} == {f'Bearer {KEY}'}
     written = [path.read_text() for path in tmp_path.rglob('*') if path.is_file()]

@@ -1,94 +1,61 @@
-"""A journal loses nothing that was written, and has nothing half."""
-
-import resource
+"""A journal goes on under the settings with which it was begun, and under no others."""
 
 import pytest
 
-from data_prep.journal import Journal, read_records
+from data_prep.journal import open_journal, read_records
 from uwe_jax.io.errors import DataError
 
 SETTINGS = {'model': 'a', 'titles': 5}
 
 
-def opened(path, settings=SETTINGS):
-    """A journal, and the numbers in the records that it took in."""
-    numbers = []
-    return Journal(path, settings, lambda record, _: numbers.append(record['n'])), numbers
+@pytest.fixture
+def path(tmp_path):
+    """A journal with one record."""
+    path = tmp_path / 'journal.jsonl'
+    with open_journal(path, SETTINGS) as journal:
+        journal.append(numbered(1))
+    return path
 
 
-def one(number):
+def numbered(number):
     return {'kind': 'x', 'n': number}
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / 'journal.jsonl'
+def records_of(path, settings=SETTINGS):
+    return [record for record, _ in read_records(path, settings)]
 
 
-def test_what_it_was_given_it_holds_after_a_crash_in_the_middle_of_a_line(path):
-    journal, _ = opened(path)
-    journal.append(one(1), one(2))
-    journal.close()
-    whole = path.read_bytes()
-    path.write_bytes(whole + b'{"kind": "x", "n"')
-    assert read_records(path, SETTINGS) == [one(1), one(2)]
-    again, numbers = opened(path)
-    again.append(one(3))
-    again.close()
-    assert numbers == [1, 2, 3]
-    assert path.read_bytes() == whole + b'{"kind": "x", "n": 3}\n'
+def test_without_a_file_there_are_no_records(tmp_path):
+    assert records_of(tmp_path / 'none') == []
+
+
+def test_it_goes_on_behind_its_records(path):
+    with open_journal(path, SETTINGS) as journal:
+        [place] = journal.append(numbered(2))
+        assert journal.read(place) == numbered(2)
+    assert records_of(path) == [numbered(1), numbered(2)]
+
+
+def test_a_crash_in_the_middle_of_a_record_costs_this_record(path):
+    path.write_bytes(path.read_bytes() + b'{"kind": "x", "n"')
+    assert records_of(path) == [numbered(1)]
 
 
 def test_a_crash_in_the_middle_of_the_settings_leaves_nothing_to_go_on_from(path):
     path.write_bytes(b'{"kind": "settings", "mod')
-    assert read_records(path, SETTINGS) == []
-    journal, numbers = opened(path)
-    journal.append(one(1))
-    journal.close()
-    assert read_records(path, SETTINGS) == [one(numbers[0])]
+    assert records_of(path) == []
+    with open_journal(path, SETTINGS) as journal:
+        journal.append(numbered(1))
+    assert records_of(path) == [numbered(1)]
 
 
-def test_a_record_can_be_read_from_its_place(path):
-    places = []
-    journal = Journal(path, SETTINGS, lambda _, place: places.append(place))
-    journal.append({'kind': 'x', 'text': 'é'}, one(2))
-    journal.append(one(3))
-    assert [journal.read(place) for place in places] == [{'kind': 'x', 'text': 'é'}, one(2), one(3)]
-    journal.close()
-    known = list(places)
-    Journal(path, SETTINGS, lambda _, place: places.append(place)).close()
-    assert places == known * 2
+def test_other_settings_are_refused_by_the_name_of_the_first_that_differs(path):
+    with pytest.raises(DataError, match=r"journal\.jsonl: begun with model 'a', now 'b'; use the same to go on"):
+        records_of(path, SETTINGS | {'model': 'b'})
 
 
-def test_a_full_disk_is_said_and_leaves_whole_lines(path):
-    journal, numbers = opened(path)
-    journal.append(one(1))
-    whole = path.read_bytes()
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, before[1]))
-    try:
-        with pytest.raises(DataError, match=r'journal\.jsonl: cannot be written \(File too large\); what it holds is'):
-            journal.append(one(2))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert path.read_bytes() == whole
-    journal.append(one(3))
-    journal.close()
-    assert numbers == [1, 3]
-    assert read_records(path, SETTINGS) == [one(1), one(3)]
-
-
-def test_one_in_use_one_of_other_settings_and_a_damaged_one_are_refused(path):
-    journal, _ = opened(path)
-    with pytest.raises(DataError, match=r'journal\.jsonl: another process is at work on it; wait for its end'):
-        opened(path)
-    journal.append(one(1))
-    journal.close()
-    with pytest.raises(DataError, match=r"journal\.jsonl: begun with model 'a', now 'b'; give the same to go on"):
-        opened(path, SETTINGS | {'model': 'b'})
-    for line in ('{"kind":', '5', '{"n": 1}'):
-        whole = path.read_bytes()
-        path.write_bytes(whole + f'{line}\n{{"kind": "x", "n": 2}}\n'.encode())
-        with pytest.raises(DataError, match=r'journal\.jsonl, line 3: damaged, expected a JSON object with a kind'):
-            opened(path)
-        path.write_bytes(whole)
+@pytest.mark.parametrize('line', ['{"kind":', '5', '{"n": 1}'])
+def test_a_damaged_record_is_refused_by_its_line(path, line):
+    path.write_bytes(path.read_bytes() + f'{line}\n{{"kind": "x", "n": 2}}\n'.encode())
+    with pytest.raises(DataError, match=r'journal\.jsonl, line 3: damaged, expected .*; restore the file'):
+        records_of(path)

@@ -1,9 +1,10 @@
-"""Vacancies off the web: what is read out of pages, how pages are asked for, and what happens when all goes wrong."""
+"""Vacancies from the web: what is read from pages, how pages are requested, and what can go wrong."""
 
 import gzip
 import io
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -17,7 +18,6 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from data_prep import scrape as command
-from data_prep.scrape import crawl
 from data_prep.scrape.address import web_address
 from data_prep.scrape.network import Failure, is_public, read_body
 from data_prep.scrape.postings import Page, plain_text, vacancies
@@ -54,8 +54,8 @@ def scrape(directory, *flags, name='out.jsonl'):
 def fetching(site, *flags):
     """Flags for asking a site on this machine, fast."""
     defaults = {'contact': 'jobs@example.org', 'rate': 1000, 'max_seconds': 0.8, 'max_bytes': 100_000}
-    given = ''.join(flags)
-    used = [f'--{name}={value}' for name, value in defaults.items() if f'--{name}=' not in given]
+    names = ''.join(flags)
+    used = [f'--{name}={value}' for name, value in defaults.items() if f'--{name}=' not in names]
     return [*used, f'--allow_host=127.0.0.1:{site.port}', *flags]
 
 
@@ -70,8 +70,8 @@ def read(text, **more):
     return vacancies(Page('page', 'https://example.org/1', text.encode() if isinstance(text, str) else text, **more))
 
 
-def titles(found):
-    return [vacancy['title'] for vacancy in found]
+def titles(postings):
+    return [vacancy['title'] for vacancy in postings]
 
 
 # What a page says.
@@ -79,7 +79,7 @@ def titles(found):
 
 def test_a_posting_in_json_ld_becomes_a_vacancy():
     description = '<p>You bake &amp; sell.</p><ul><li>Knead dough</li><li>Fire the oven</li></ul>Apply&nbsp;now'
-    found, notes = read(
+    postings, notes = read(
         page(
             posting('Baker &amp; seller', description, skills=['Kneading', {'@type': 'DefinedTerm', 'name': 'Ovens'}])
             | {'datePosted': '2026-03-09T10:00:00+01:00', 'inLanguage': 'en_GB'},
@@ -87,7 +87,7 @@ def test_a_posting_in_json_ld_becomes_a_vacancy():
         )
     )
     assert notes == []
-    assert found == [
+    assert postings == [
         {
             'title': 'Baker & seller',
             'description': 'You bake & sell.\n\nKnead dough\nFire the oven\n\nApply now',
@@ -108,9 +108,9 @@ MICRODATA = """<html lang="fr"><div itemscope itemtype="https://schema.org/JobPo
 
 
 def test_a_posting_in_microdata_becomes_a_vacancy():
-    found, notes = read(MICRODATA)
+    postings, notes = read(MICRODATA)
     assert notes == []
-    assert found == [
+    assert postings == [
         {
             'title': 'Baker',
             'description': 'Bake bread.\n\nKnead\nFire',
@@ -123,8 +123,8 @@ def test_a_posting_in_microdata_becomes_a_vacancy():
 
 
 def test_a_page_with_both_is_read_once():
-    found, _ = read(page(posting('Cook'), body=MICRODATA))
-    assert titles(found) == ['Cook']
+    postings, _ = read(page(posting('Cook'), body=MICRODATA))
+    assert titles(postings) == ['Cook']
 
 
 @pytest.mark.parametrize(
@@ -146,20 +146,20 @@ def test_broken_json_ld_is_counted_and_costs_only_itself():
     broken = '<script type="application/ld+json">{"@type": "JobPosting", "title": </script>'
     deep = f'<script type="application/ld+json">{"[" * 100_000}</script>'
     whole = f'<script type="application/ld+json">{json.dumps(posting("B"))}</script>'
-    found, notes = read(page(posting('A'), body=broken + deep + whole))
-    assert titles(found) == ['A', 'B']
+    postings, notes = read(page(posting('A'), body=broken + deep + whole))
+    assert titles(postings) == ['A', 'B']
     assert notes == ['broken JSON-LD, left out'] * 2
 
 
 def test_json_ld_with_comments_line_breaks_in_texts_and_another_type_attribute_is_read():
     text = '<!-- data -->\n{"@type": "JobPosting", "title": "A", "description": "one\ntwo"}'
-    found, notes = read(f'<script type="Application/LD+JSON; charset=utf-8">{text}</script>')
-    assert (titles(found), found[0]['description'], notes) == (['A'], 'one\ntwo', [])
+    postings, notes = read(f'<script type="Application/LD+JSON; charset=utf-8">{text}</script>')
+    assert (titles(postings), postings[0]['description'], notes) == (['A'], 'one\ntwo', [])
 
 
 def test_a_posting_without_a_title_is_dropped_and_one_without_a_description_kept():
-    found, notes = read(page(posting(' '), posting(None), posting('A', ''), posting(None) | {'name': 'B'}))
-    assert titles(found) == ['A', 'B']
+    postings, notes = read(page(posting(' '), posting(None), posting('A', ''), posting(None) | {'name': 'B'}))
+    assert titles(postings) == ['A', 'B']
     assert sorted(notes) == ['posting without a description, kept', *['posting without a title, dropped'] * 2]
 
 
@@ -168,8 +168,8 @@ def test_a_posting_without_a_title_is_dropped_and_one_without_a_description_kept
     [('2026-3-9', '2026-03-09'), ('2026-02-30', None), ('03/04/2026', None), ('1767225600', None), (['x'], None)],
 )
 def test_dates_are_read_where_they_are_unambiguous(stated, date):
-    found, notes = read(page(posting(datePosted=stated)))
-    assert found[0]['date'] == date
+    postings, notes = read(page(posting(datePosted=stated)))
+    assert postings[0]['date'] == date
     assert notes == ([] if date else ['date that is not year-month-day, left out'])
 
 
@@ -239,9 +239,9 @@ fields = st.sampled_from(['title', 'description', 'skills', 'datePosted', 'inLan
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(fields, values))
 def test_whatever_json_ld_says_a_vacancy_is_what_build_expects(fields):
-    found, _ = read(page({'x': posting()} | fields))
-    found += read(page(posting() | fields))[0]
-    for vacancy in found:
+    postings, _ = read(page({'x': posting()} | fields))
+    postings += read(page(posting() | fields))[0]
+    for vacancy in postings:
         assert vacancy['title'].strip()
         assert isinstance(vacancy['description'], str)
         assert all(isinstance(skill, str) for skill in vacancy['skills'])
@@ -302,10 +302,10 @@ def test_archives_are_read(tmp_path, kind):
     write_warc(path, RESPONSES, compress=kind == 'a gzip member for each record')
     if kind == 'one gzip for all':
         path.write_bytes(gzip.compress(path.read_bytes()))
-    found, counts = scrape(tmp_path, f'--warc={tmp_path}/*.warc.gz', '--max_bytes=1000000')
-    assert titles(found) == ['A', 'C', 'D']
-    assert [vacancy['url'] for vacancy in found] == [f'https://a.example/{n}' for n in (1, 5, 7)]
-    assert [vacancy['language'] for vacancy in found] == ['en', 'en', 'nl']
+    postings, counts = scrape(tmp_path, f'--warc={tmp_path}/*.warc.gz', '--max_bytes=1000000')
+    assert titles(postings) == ['A', 'C', 'D']
+    assert [vacancy['url'] for vacancy in postings] == [f'https://a.example/{n}' for n in (1, 5, 7)]
+    assert [vacancy['language'] for vacancy in postings] == ['en', 'en', 'nl']
     assert counts['pages'] == {'no posting': 1, 'status 404': 1, 'too large': 1, 'with postings': 3}
 
 
@@ -315,9 +315,9 @@ def test_an_archive_that_ends_early_gives_what_it_has(tmp_path, compress):
     write_warc(path, [(f'https://a.example/{n}', 200, HTML, page(posting(f'Job {n}'))) for n in range(9)], compress)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    found, counts = scrape(tmp_path, f'--warc={path}')
-    assert titles(found) == [f'Job {n}' for n in range(len(found))]
-    assert 1 < len(found) < 9
+    postings, counts = scrape(tmp_path, f'--warc={path}')
+    assert titles(postings) == [f'Job {n}' for n in range(len(postings))]
+    assert 1 < len(postings) < 9
     if compress:
         assert counts['pages']['archive that is broken from some place on'] == 1
 
@@ -326,8 +326,8 @@ def test_saved_pages_tell_their_own_address(tmp_path):
     (tmp_path / 'a.html').write_text('<link rel="canonical" href="https://a.example/1">' + page(posting('A')))
     (tmp_path / 'b.html').write_text(page(posting('B')))
     (tmp_path / 'c.html').write_text('x' * 2000)
-    found, counts = scrape(tmp_path, f'--html={tmp_path}/*.html', '--max_bytes=1000')
-    assert [(v['title'], v['url']) for v in found] == [('A', 'https://a.example/1'), ('B', None)]
+    postings, counts = scrape(tmp_path, f'--html={tmp_path}/*.html', '--max_bytes=1000')
+    assert [(v['title'], v['url']) for v in postings] == [('A', 'https://a.example/1'), ('B', None)]
     assert counts['pages'] == {'too large': 1, 'with postings': 2}
 
 
@@ -337,8 +337,8 @@ def test_the_same_address_and_the_same_content_are_written_once(tmp_path):
     again = posting('a', '<p>Do  THIS.</p>')
     later = [('https://a.example/1', 200, HTML, page(b)), ('https://b.example/', 200, HTML, page(again, b))]
     write_warc(tmp_path / '2.warc', later)
-    found, counts = scrape(tmp_path, f'--warc={tmp_path}/*.warc')
-    assert titles(found) == ['A', 'B']
+    postings, counts = scrape(tmp_path, f'--warc={tmp_path}/*.warc')
+    assert titles(postings) == ['A', 'B']
     assert counts['pages'] == {'same address as a page before, dropped': 1, 'with postings': 2}
     assert counts['postings'] == {'same title and description as one before, dropped': 1, 'written': 2}
 
@@ -346,14 +346,20 @@ def test_the_same_address_and_the_same_content_are_written_once(tmp_path):
 # Asking for pages.
 
 
-def test_pages_are_asked_for_by_name_and_contact_and_only_where_robots_txt_allows(site, tmp_path):
+def test_only_what_robots_txt_allows_is_requested(site, tmp_path):
     rules = 'User-agent: *\nDisallow: /\n\nUser-agent: uwe_jax\nDisallow: /private\n'
     site.pages = {'/robots.txt': (200, TEXT, rules), '/1': page(posting('A')), '/private/2': page(posting('B'))}
     site.pages['/3'] = redirect('/private/2')
-    found, counts = scrape_urls(tmp_path, site, '/1', '/private/2', '/3')
-    assert [(vacancy['title'], vacancy['url']) for vacancy in found] == [('A', f'{site.origin}/1')]
+    postings, counts = scrape_urls(tmp_path, site, '/1', '/private/2', '/3')
+    assert [(vacancy['title'], vacancy['url']) for vacancy in postings] == [('A', f'{site.origin}/1')]
     assert counts['pages'] == {'refused by robots.txt': 2, 'with postings': 1}
     assert site.paths() == ['/robots.txt', '/1', '/3']
+
+
+def test_every_request_states_our_name_and_the_contact(site, tmp_path):
+    site.pages = {'/1': page(posting())}
+    scrape_urls(tmp_path, site, '/1')
+    assert site.paths() == ['/robots.txt', '/1']
     for _, _, agent in site.asked:
         assert agent.startswith('uwe_jax/')
         assert agent.endswith('(+jobs@example.org)')
@@ -440,13 +446,12 @@ MISBEHAVIOUR = {
 }
 
 
-def test_whatever_a_server_does_costs_one_page_and_is_counted(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(crawl, '_SILENT_PAGES', 100)
+def test_whatever_a_server_does_costs_one_page_and_is_counted(site, tmp_path):
     site.pages = {path.replace(' ', '%20'): answer for path, (answer, _) in MISBEHAVIOUR.items()}
     site.pages |= {f'/far/{n}': site.pages['/far/0'] for n in range(9)} | {'/fine': page(posting('Fine'))}
-    found, counts = scrape_urls(tmp_path, site, *MISBEHAVIOUR)
-    assert titles(found) == ['Gzip', 'Fine']
-    assert found[1]['url'] == f'{site.origin}/fine'
+    postings, counts = scrape_urls(tmp_path, site, *MISBEHAVIOUR)
+    assert titles(postings) == ['Gzip', 'Fine']
+    assert postings[1]['url'] == f'{site.origin}/fine'
     outcomes = [outcome for _, outcome in MISBEHAVIOUR.values()]
     assert counts['pages'] == {outcome: outcomes.count(outcome) for outcome in outcomes}
     assert '/far/5' in site.paths()  # five redirects are followed
@@ -503,22 +508,21 @@ def test_public_addresses_are_known(address):
     assert is_public(address)
 
 
-def test_a_host_that_stays_silent_is_given_up_and_one_that_cannot_be_reached_at_once(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(crawl, '_SILENT_PAGES', 2)
-    site.pages = {f'/{n}': web.silence for n in range(9)}
+def test_a_host_is_given_up_after_ten_pages_without_a_response(site, tmp_path):
+    site.pages = {f'/{n}': web.not_http for n in range(12)}
+    _, counts = scrape_urls(tmp_path, site, *site.pages)
+    assert counts['pages'] == {'broken answer': 10, 'host given up, it did not answer': 2}
+    assert len(site.times(*site.pages)) == 10
+
+
+def test_a_host_that_cannot_be_reached_is_counted(site, tmp_path):
     with socket.socket() as unused:
         unused.bind(('127.0.0.1', 0))
         port = unused.getsockname()[1]
-        gone = [f'http://127.0.0.1:{port}/{n}' for n in range(2)]
-        secure = f'https://127.0.0.1:{site.port}/'  # not what is spoken there
-        flags = [f'--allow_host=127.0.0.1:{port}']
-        assert scrape_urls(tmp_path, site, *gone)[1]['pages'] == {'private address': 2}
-        (tmp_path / 'out.jsonl').unlink()
-        assert scrape_urls(tmp_path, site, *gone[:1], secure, flags=flags)[1]['pages'] == {'cannot be reached': 2}
-    (tmp_path / 'out.jsonl').unlink()
-    _, counts = scrape_urls(tmp_path, site, *site.pages, flags=flags)
-    assert counts['pages'] == {'timed out': 2, 'host given up, it did not answer': 7}
-    assert len(site.times(*site.pages)) == 2
+        nobody_listens = f'http://127.0.0.1:{port}/'
+        no_tls = f'https://127.0.0.1:{site.port}/'
+        _, counts = scrape_urls(tmp_path, site, nobody_listens, no_tls, flags=[f'--allow_host=127.0.0.1:{port}'])
+    assert counts['pages'] == {'cannot be reached': 2}
 
 
 def test_several_hosts_are_asked_at_once_and_the_output_keeps_the_order_of_the_list(site, tmp_path):
@@ -532,16 +536,16 @@ def test_several_hosts_are_asked_at_once_and_the_output_keeps_the_order_of_the_l
         name = f'http://localhost:{other.port}/b'  # another host by name
         (tmp_path / 'more.txt').write_text(f'# another list\n\n{name}\n{name}#part\n')
         flags = [f'--urls={tmp_path}/urls.txt', f'--urls={tmp_path}/more.txt', f'--allow_host=127.0.0.1:{other.port}']
-        found, counts = scrape(tmp_path, *fetching(site, *flags))
-        assert titles(found) == ['A', 'B']
+        postings, counts = scrape(tmp_path, *fetching(site, *flags))
+        assert titles(postings) == ['A', 'B']
         assert counts['addresses'] == {'repeated, asked once': 1}
         assert other.times('/b')[0] < site.times('/a')[0]
 
 
 def test_of_each_host_at_most_so_many_pages_are_asked(site, tmp_path):
     site.pages = {f'/{n}': page(posting(f'Job {n}')) for n in range(5)}
-    found, counts = scrape_urls(tmp_path, site, *site.pages, flags=['--max_pages=3'])
-    assert titles(found) == ['Job 0', 'Job 1', 'Job 2']
+    postings, counts = scrape_urls(tmp_path, site, *site.pages, flags=['--max_pages=3'])
+    assert titles(postings) == ['Job 0', 'Job 1', 'Job 2']
     assert counts['addresses'] == {'above --max_pages of its host, not asked': 2}
     assert len(site.times('/3', '/4')) == 0
 
@@ -569,8 +573,8 @@ def test_a_sitemap_index_leads_to_pages(site, tmp_path):
         '/d.xml': (200, xml, '<html>no sitemap</html>'),
         '/e.xml': (200, xml, sitemap(f'{site.origin}/3')),
     }
-    found, counts = scrape(tmp_path, *fetching(site, f'--sitemap={site.origin}/index.xml'))
-    assert titles(found) == ['Job 0', 'Job 1', 'Job 2', 'Job 3']
+    postings, counts = scrape(tmp_path, *fetching(site, f'--sitemap={site.origin}/index.xml'))
+    assert titles(postings) == ['Job 0', 'Job 1', 'Job 2', 'Job 3']
     assert counts['addresses'] == {
         'no web address, left out': 1,
         'repeated, asked once': 1,
@@ -600,10 +604,10 @@ def test_a_sitemap_reads_nothing_from_elsewhere_and_does_not_grow(tmp_path):
 def test_what_is_no_sitemap_is_a_value_error(data):
     for variant in (data, gzip.compress(data), gzip.compress(data)[:-1]):
         try:
-            found = parse_sitemap(variant)
+            sitemap_of = parse_sitemap(variant)
         except ValueError:
             continue
-        assert all(url.startswith('http') for url in found.pages + found.sitemaps)
+        assert all(url.startswith('http') for url in sitemap_of.pages + sitemap_of.sitemaps)
 
 
 @settings(max_examples=100, deadline=None)
@@ -617,11 +621,11 @@ def test_a_body_is_read_up_to_its_limit_however_it_is_cut_and_compressed(data, l
     else:
         with pytest.raises(Failure, match='too large'):
             read_body(chunks, 'gzip', limit)
-        assert whole.startswith(read_body(chunks, 'gzip', limit, cut=True))
+        assert whole.startswith(read_body(chunks, 'gzip', limit, truncate=True))
 
 
 @pytest.mark.parametrize(
-    ('given', 'asked'),
+    ('text', 'address'),
     [
         (' HTTP://Example.ORG ', 'http://example.org/'),
         ('https://a.example/ä b?q=1#part', 'https://a.example/%C3%A4%20b?q=1'),
@@ -633,8 +637,8 @@ def test_a_body_is_read_up_to_its_limit_however_it_is_cut_and_compressed(data, l
         ('javascript:alert(1)', None),
     ],
 )
-def test_web_addresses_have_one_form(given, asked):
-    assert web_address(given) == asked
+def test_web_addresses_have_one_form(text, address):
+    assert web_address(text) == address
 
 
 @settings(max_examples=200, deadline=None)
@@ -650,16 +654,13 @@ def test_a_web_address_is_ascii_and_stays_what_it_is(text):
 
 # Being killed, and going on.
 
-RUN = 'from data_prep import scrape; from uwe_jax.io import console;'
-RUN += 'scrape.run(console.parse(scrape.Options), "python -m data_prep scrape")'
-
 
 def entries(journal):
-    """What the whole lines of a journal say, behind the settings."""
+    """The entries on the whole lines of a journal, without the settings."""
     return [json.loads(line) for line in journal.read_bytes().split(b'\n')[1:-1]] if journal.exists() else []
 
 
-def test_killed_at_any_moment_it_goes_on_asks_for_nothing_again_and_ends_the_same(site, tmp_path):
+def test_killed_at_any_moment_it_goes_on_without_repeating_a_request_and_ends_the_same(site, tmp_path):
     site.pages = {f'/{n}': page(posting(f'Job {n % 50}', f'<p>Do {n}.</p>')) for n in range(60)}
     site.pages |= {'/7': redirect('/70'), '/70': page(posting('Moved')), '/8': (404, HTML, b''), '/9': page()}
     site.pages |= {'/map.xml': sitemap(*(f'{site.origin}/{n}' for n in range(40, 60)))}
@@ -674,7 +675,10 @@ def test_killed_at_any_moment_it_goes_on_asks_for_nothing_again_and_ends_the_sam
     environment = {name: value for name, value in os.environ.items() if name != 'PYTHONDONTWRITEBYTECODE'}
     for kill_after in (1, 2, 17, 35, 60):
         process = subprocess.Popen(
-            [sys.executable, '-c', RUN, f'--output={tmp_path}/out.jsonl', *flags], cwd=ROOT, env=environment
+            [sys.executable, '-m', 'data_prep', 'scrape', f'--output={tmp_path}/out.jsonl', *flags],
+            cwd=ROOT,
+            env=environment,
+            stderr=subprocess.DEVNULL,
         )
         before = len(site.asked)
         known = entries(journal)
@@ -682,56 +686,51 @@ def test_killed_at_any_moment_it_goes_on_asks_for_nothing_again_and_ends_the_sam
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        heard = [one for one in known if one.get('heard', True)]
-        answered = {one.get('page') or one.get('sitemap') or f'{one.get("robots")}/robots.txt' for one in heard}
+        heard = [entry for entry in known if entry.get('heard', True)]
+        answered = {e.get('page') or e.get('sitemap') or f'{e.get("robots")}/robots.txt' for e in heard}
         assert not answered & {site.origin + path for path in site.paths()[before:]}
         assert not (tmp_path / 'out.jsonl').exists()
         with open(journal, 'ab') as file:
             file.write(b'{"page": "http://cut')  # as if it had been killed within a line
     assert scrape(tmp_path, *flags) == expected
-    assert len(site.asked) <= 64 + 5  # what was asked for when it was killed may be asked for again
+    assert len(site.asked) <= 64 + 5  # a request in progress at a kill may be repeated
     assert not journal.parent.exists()
 
 
-def killed(_):
-    raise KeyboardInterrupt
-
-
-def test_killed_between_the_output_and_its_end_it_only_tidies_up(tmp_path, monkeypatch):
+def test_killed_between_the_output_and_its_end_it_only_tidies_up(tmp_path):
     (tmp_path / 'a.html').write_text(page(posting('A')))
-    with monkeypatch.context() as patched:
-        patched.setattr('data_prep.scrape.recipe.shutil.rmtree', killed)
-        with pytest.raises(KeyboardInterrupt):
-            scrape(tmp_path, f'--html={tmp_path}/a.html')
-    assert titles(scrape(tmp_path, f'--html={tmp_path}/a.html')[0]) == ['A']
+    expected = scrape(tmp_path, f'--html={tmp_path}/a.html')
+    work = tmp_path / 'out.jsonl.partial'
+    work.mkdir()
+    (work / 'complete').touch()
+    assert scrape(tmp_path, f'--html={tmp_path}/a.html') == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ['a.html', 'out.jsonl', 'out.jsonl.summary.json']
 
 
-def test_a_page_that_did_not_answer_is_asked_for_again_when_the_run_goes_on(site, tmp_path, monkeypatch):
-    site.pages = {'/1': web.silence, '/2': page(posting('B'))}
-    with monkeypatch.context() as patched:
-        patched.setattr('data_prep.scrape.recipe.Assembly', killed)
-        with pytest.raises(KeyboardInterrupt):
-            scrape_urls(tmp_path, site, '/1', '/2')
+def test_a_page_that_did_not_answer_is_requested_again_when_the_run_goes_on(site, tmp_path):
+    in_the_way = tmp_path / 'out.jsonl.summary.json'
+    in_the_way.mkdir()
+    site.pages = {'/1': web.not_http, '/2': page(posting('B'))}
+    with pytest.raises(DataError, match=r'out\.jsonl: cannot be written'):
+        scrape_urls(tmp_path, site, '/1', '/2')
+    in_the_way.rmdir()
     site.pages = {'/1': page(posting('A')), '/2': page(posting('C'))}
     assert titles(scrape_urls(tmp_path, site, '/1', '/2')[0]) == ['A', 'B']
     assert [site.paths().count(path) for path in ('/robots.txt', '/1', '/2')] == [1, 2, 1]
 
 
-def test_a_full_disk_is_said_and_the_same_command_goes_on(site, tmp_path, monkeypatch):
+def test_after_a_full_disk_the_same_command_goes_on(site, tmp_path):
     site.pages = {f'/{n}': page(posting(f'Job {n}')) for n in range(4)}
-    synced = []
-
-    def full_later(file):
-        synced.append(file)
-        if len(synced) > 3:
-            raise OSError(28, 'No space left on device')
-
-    with monkeypatch.context() as patched:
-        patched.setattr('data_prep.journal.os.fsync', full_later)
-        with pytest.raises(DataError, match=r'journal\.jsonl: cannot be written \(No space left on device\)'):
-            scrape_urls(tmp_path, site, *(f'/{n}' for n in range(4)))
-    assert titles(scrape_urls(tmp_path, site, *(f'/{n}' for n in range(4)))[0]) == [f'Job {n}' for n in range(4)]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(DataError, match=r'journal\.jsonl: cannot be written \(File too large\)'):
+            scrape_urls(tmp_path, site, *site.pages)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert '/0' in site.paths()
+    assert titles(scrape_urls(tmp_path, site, *site.pages)[0]) == [f'Job {n}' for n in range(4)]
+    assert site.paths().count('/0') == 1
 
 
 # What is refused.

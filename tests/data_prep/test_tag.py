@@ -5,10 +5,12 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 
 import numpy as np
 import pyarrow
@@ -18,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import tag
-from data_prep.pieces import Input, Piece
-from tests.conftest import ROOT, two_environments
+from data_prep.tag.pieces import Input, Piece
+from tests.conftest import ROOT, two_environments, without_weights
+from uwe_jax.interaction import Score
 from uwe_jax.io import console
 from uwe_jax.io.errors import DataError
 from uwe_jax.ranking import Ranker
@@ -187,8 +190,8 @@ def test_tables_of_other_kinds_with_other_columns_read_the_same(flags, ending):
     else:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), table)
     run(flags, vacancies=table, title_column='name', sentence_column='text', piece_rows=9)
-    found = [(line['vacancy'], line['title'], line['sentence']) for line in lines_of(flags['output'])]
-    assert found == [tuple(row.values()) for row in rows]
+    sentences = [(line['vacancy'], line['title'], line['sentence']) for line in lines_of(flags['output'])]
+    assert sentences == [tuple(row.values()) for row in rows]
 
 
 def test_a_finished_piece_is_not_made_again_and_a_lost_one_is(tagged):
@@ -232,9 +235,8 @@ def lose_the_description(flags):
         (lose_the_description, {}, r'piece-00000\.json: cannot be read .*; remove piece-00000\.jsonl too'),
     ],
 )
-def test_a_piece_of_another_run_is_an_error_that_says_what_differs(tagged, damage, changes, message, monkeypatch):
+def test_a_piece_of_another_run_is_an_error_that_says_what_differs(tagged, damage, changes, message):
     flags = tagged
-    monkeypatch.setattr(tag, 'Tagger', None)  # found before the model is read
     if damage:
         damage(flags)
     before = by_name(flags['output'])
@@ -262,36 +264,24 @@ REFUSED = {
     ),
     'a table of another kind': ({'vacancies': __file__}, None, r'test_tag\.py: expected a file that ends in \.csv'),
     'no ESCO': ({'esco': 'nowhere'}, None, r'nowhere: no such directory, expected the folder of an ESCO release'),
+    'k of none': ({'k': 0}, None, r'--k=0: expected 1 or more'),
+    'a threshold that is not a number': ({'threshold': 'nan'}, None, r'--threshold=nan: expected a finite number'),
+    'pieces of nothing': ({'piece_rows': 0}, None, r'--piece_rows=0: expected 1 or more'),
     'an output below a file': ({'output': f'{__file__}/out'}, None, r'out: cannot be written \(Not a directory\)'),
     'an output that is a file': ({'output': __file__}, None, r'test_tag\.py: is a file, expected a directory'),
 }
 
 
 @pytest.mark.parametrize('name', REFUSED)
-def test_bad_input_is_refused_by_name_before_the_model_is_read(name, flags, monkeypatch):
+def test_bad_input_is_refused_by_name_before_the_model_is_read(name, flags, cut_model, tmp_path):
     changes, content, message = REFUSED[name]
+    flags['model'] = without_weights(cut_model, tmp_path / 'unreadable', Score())
     if content is not None:
         flags['vacancies'].write_text(content)
-    monkeypatch.setattr(tag, 'Tagger', None)
     with pytest.raises(DataError, match=message) as caught:
         run(flags, **changes)
     assert '\n' not in str(caught.value)
     assert not flags['output'].exists()
-
-
-@pytest.mark.parametrize(
-    ('changes', 'message'),
-    [
-        ({'k': 0}, '--k=0: expected 1 or more'),
-        ({'threshold': float('nan')}, '--threshold=nan: expected a number'),
-        ({'piece_rows': 0}, '--piece_rows=0: expected 1 or more'),
-        ({'vacancies': ()}, '--vacancies: expected at least one'),
-    ],
-)
-def test_a_flag_out_of_its_range_is_refused(changes, message, tmp_path):
-    flags = {'vacancies': ('v.csv',), 'esco': tmp_path, 'output': tmp_path, 'threshold': 0.5}
-    with pytest.raises(DataError, match=message):
-        tag.Options(**(flags | changes))
 
 
 def test_a_model_that_does_not_fit_is_refused_by_name(flags, cut_model, tmp_path):
@@ -312,10 +302,10 @@ def test_pieces_are_the_rows_of_all_files_in_order_wherever_files_end(counts, si
         whole = Input(paths, lambda path: iter(path.read_text().splitlines()), size)
         rows = [str(n) for n in range(sum(counts))]
         expected = [rows[first : first + size] for first in range(0, len(rows), size)]
-        assert [piece.rows for piece in whole.pieces] == [len(own) for own in expected]
+        assert [piece.rows for piece in whole.pieces] == [len(chunk) for chunk in expected]
         wanted = data.draw(st.sets(st.sampled_from(whole.pieces))) if whole.pieces else set()
-        found = {piece.number: own for piece, own in whole.rows_of(wanted)}
-        assert found == {piece.number: expected[piece.number] for piece in wanted}
+        read = {piece.number: rows for piece, rows in whole.rows_of(wanted)}
+        assert read == {piece.number: expected[piece.number] for piece in wanted}
 
 
 def test_an_input_that_changes_under_way_is_refused(tmp_path):
@@ -357,39 +347,42 @@ def start_two(flags):
     return [start(flags, **environment) for environment in two_environments()]
 
 
-def kill_after(text, process):
-    """Kills a process when it has logged the text."""
-    assert any(text in line for line in process.stderr or ())
-    process.kill()
-    process.wait()
-
-
 def finished(processes):
-    """Which pieces each process made before it came to a good end."""
+    """The logs of processes that come to a good end."""
     logs = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(logs), '\n'.join(logs)
-    return [{n for n in range(7) if f'piece-{n:05d} of 7' in log} for log in logs]
+    return logs
 
 
+def made_in(directory):
+    """When each piece was made, by its number."""
+    return {int(path.stem[-5:]): path.stat().st_mtime_ns for path in directory.glob('piece-*.jsonl')}
+
+
+@pytest.mark.slow
 def test_two_processes_share_the_pieces_and_what_a_killed_one_left_is_made_later(many, tmp_path):
     flags, alone = many
     first, second = start_two(flags | {'output': tmp_path})
-    kill_after('piece-00001 of 7', second)
-    assert finished([first]) == [{0, 2, 4, 6}]
+    assert any('7 pieces, of which 3 are for this process to make' in line for line in second.stderr or ())
+    second.kill()  # before it has embedded the skills
+    second.wait()
+    [log] = finished([first])
+    assert '7 pieces, of which 4 are for this process to make' in log
+    assert f'{tmp_path}: 3 pieces are still missing' in log
     assert not (tmp_path / 'manifest.json').exists()
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob('piece-*.jsonl')}
-    left = {n for n in range(7) if tmp_path / f'piece-{n:05d}.jsonl' not in kept}
-    assert left <= {3, 5}
-    assert left
-    assert finished(start_two(flags | {'output': tmp_path})) == [set(), left]
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    kept = made_in(tmp_path)
+    assert kept.keys() == {0, 2, 4, 6}
+    logs = finished(start_two(flags | {'output': tmp_path}))
+    assert [re.findall(r'of which (\d) are', log) for log in logs] == [['0'], ['3']]
+    assert made_in(tmp_path) == made_in(tmp_path) | kept
     assert by_name(tmp_path) == alone
     counts = json.loads((tmp_path / 'manifest.json').read_text())['counts']
     assert (counts['pieces'], counts['rows']) == (7, 7)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec('apache_beam') is None, reason='needs an environment with the extra beam')
 def test_beam_makes_what_one_process_makes(many, tmp_path):
-    pytest.importorskip('apache_beam', reason='needs the extra beam, in an environment of its own')
     flags, alone = many
     command = [sys.executable, '-m', 'data_prep.tag_beam', *as_text(flags | {'output': tmp_path})]
     done = subprocess.run([*command, '--runner=DirectRunner'], cwd=ROOT, capture_output=True, text=True)

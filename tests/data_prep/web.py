@@ -1,4 +1,4 @@
-"""A web server on this machine that behaves as a test tells it to, and remembers what it was asked."""
+"""A local web server that behaves as a test tells it to, and remembers the requests."""
 
 import contextlib
 import gzip
@@ -16,16 +16,16 @@ def posting(title: str | None = 'Baker', description='<p>Bake bread.</p>', **mor
 
 
 def page(*postings, lang='en', body=''):
-    """A page that says its postings in JSON-LD."""
+    """A page with postings in JSON-LD."""
     scripts = ''.join(f'<script type="application/ld+json">{json.dumps(one)}</script>' for one in postings)
     return f'<!doctype html><html lang="{lang}"><head>{scripts}</head><body>{body}</body></html>'
 
 
 class Site:
-    """What the server says.
+    """What the server answers.
 
-    `pages` maps a path to what it answers: text or bytes (status 200, HTML), (status, headers, body), or a function
-    that is given the request handler. A path without one is answered with status 404.
+    `pages` maps a path to its answer: text or bytes (status 200, HTML), (status, headers, body), or a function of the
+    request handler. Other paths are answered with status 404.
     """
 
     def __init__(self, port):
@@ -55,7 +55,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             else:
                 status, headers, body = answer if isinstance(answer, tuple) else (200, HTML, answer)
                 self.answer(status, headers, body.encode() if isinstance(body, str) else body)
-        except OSError:  # the client had enough
+        except OSError:  # the client hung up
             self.close_connection = True
 
     def answer(self, status, headers, body):
@@ -78,7 +78,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.site = Site(self.server_port)
 
     def handle_error(self, *_):
-        """Says nothing of clients that had enough."""
+        """Ignores clients that hang up."""
 
 
 @contextlib.contextmanager
@@ -95,7 +95,7 @@ def serving():
         server.server_close()
 
 
-# What goes wrong.
+# Misbehaviour.
 
 
 def redirect(to, status=302):
@@ -103,7 +103,7 @@ def redirect(to, status=302):
 
 
 def endless_drip(handler):
-    """A byte of the body now and then, for ever."""
+    """Sends a byte of the body now and then, for ever."""
     handler.send_response(200)
     handler.send_header('Content-Type', 'text/html')
     handler.end_headers()
@@ -113,7 +113,7 @@ def endless_drip(handler):
 
 
 def drip_of_headers(handler):
-    """A header now and then, for ever."""
+    """Sends a header now and then, for ever."""
     handler.wfile.write(b'HTTP/1.1 200 OK\r\n')
     while True:
         handler.wfile.write(b'X-More: x\r\n')
@@ -126,7 +126,7 @@ def silence(handler):
 
 
 def flood(handler):
-    """More and more of a body whose size was not said."""
+    """Sends a body of unknown size without end."""
     handler.send_response(200)
     handler.send_header('Content-Type', 'text/html')
     handler.end_headers()
@@ -135,7 +135,7 @@ def flood(handler):
 
 
 def cut_off(handler):
-    """Less of a body than was promised."""
+    """Sends less of the body than announced."""
     handler.send_response(200)
     handler.send_header('Content-Type', 'text/html')
     handler.send_header('Content-Length', '1000')
@@ -155,11 +155,11 @@ def compressed(body, encoding='gzip', repeat=1):
 
 
 def bomb(megabytes):
-    """Zeros, a thousandth of their size when compressed."""
+    """Zeros, which compress to a thousandth of their size."""
     return compressed(bytes(megabytes * 1_000_000))
 
 
 def busy_once(retry_after, then):
-    """A server that is busy the first time."""
+    """An answer that is busy the first time."""
     answers = [(429, {'Retry-After': retry_after} if retry_after else {}, b''), (200, HTML, then.encode())]
     return lambda handler: handler.answer(*answers.pop(0))

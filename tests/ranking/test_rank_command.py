@@ -96,7 +96,7 @@ def test_what_an_interrupted_run_with_other_settings_left_is_not_used(index, tmp
 
 def test_a_second_run_with_the_same_output_is_refused_and_so_is_another_number_of_queries(index, tmp_path):
     def meanwhile():
-        with pytest.raises(ValueError, match=r'out\.jsonl: another process is at it'):
+        with pytest.raises(ValueError, match=r'out\.jsonl: another process is at work on it'):
             rank_into(tmp_path / 'out.jsonl', index, TITLES, 2, ['settings'], len(TITLES))
         yield from TITLES
 

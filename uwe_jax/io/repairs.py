@@ -1,6 +1,7 @@
 """Counting what a reader repaired or dropped, so that a user can look at it."""
 
 import collections
+from collections.abc import Mapping
 from typing import Any
 
 EXAMPLES = 3  # of each kind
@@ -18,6 +19,12 @@ class Repairs:
         self._counts[kind] += 1
         if len(self._examples[kind]) < EXAMPLES:
             self._examples[kind].append(example)
+
+    def merge(self, summary: Mapping[str, Mapping[str, Any]]) -> None:
+        """Adds the repairs of another reader, as its `summary` returns them."""
+        for kind, repair in summary.items():
+            self._counts[kind] += repair['count']
+            self._examples[kind] = [*self._examples[kind], *repair['examples']][:EXAMPLES]
 
     def __getitem__(self, kind: str) -> int:
         return self._counts[kind]

@@ -1,14 +1,14 @@
 """Ranking many queries into a file, some at a time, so that an interrupted run goes on where it was."""
 
-import fcntl
 import hashlib
 import itertools
 import json
 import logging
-import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
+from uwe_jax.io.claims import claim
+from uwe_jax.io.jsonl import ResumableJsonl, read_whole_lines
 from uwe_jax.ranking.index import TargetIndex
 
 logger = logging.getLogger(__name__)
@@ -39,37 +39,16 @@ def rank_into(
     key = hashlib.sha256(json.dumps([*settings, k]).encode()).hexdigest()[:16]
     partial = output.with_name(f'.{output.name}.{key}.partial')
     output.parent.mkdir(parents=True, exist_ok=True)
-    with open(partial, 'a', encoding='utf-8') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f'{output}: another process is at it; wait for its end or choose another --output'
-            ) from error
-        done = _cut_to_whole_lines(partial)
+    with claim(output), ResumableJsonl(partial) as file:
+        done = sum(1 for _ in read_whole_lines(partial))
         if done:
             logger.info('going on behind the %d queries that %s holds', done, partial)
         remaining = itertools.islice(queries, done, None)
         while block := list(itertools.islice(remaining, QUERIES_AT_A_TIME)):
-            for query, hits in zip(block, index.rank(block, k), strict=True):
-                line = {'query': query, 'targets': [hit._asdict() for hit in hits]}
-                file.write(json.dumps(line, ensure_ascii=False) + '\n')
-            file.flush()
-            os.fsync(file.fileno())
+            ranked = zip(block, index.rank(block, k), strict=True)
+            file.append(*({'query': query, 'targets': [hit._asdict() for hit in hits]} for query, hits in ranked))
             done += len(block)
             logger.info('ranked %d of %d queries', done, total)
         if done != total:
             raise ValueError(f'{partial}: {done} queries in it, expected {total}; remove it')
         partial.rename(output)
-
-
-def _cut_to_whole_lines(partial: pathlib.Path) -> int:
-    """Cuts off the line that an interrupted run left unfinished, and says how many whole ones there are."""
-    lines, end = 0, 0
-    with open(partial, 'r+b') as file:
-        for line in file:
-            if not line.endswith(b'\n'):
-                break
-            lines, end = lines + 1, end + len(line)
-        file.truncate(end)
-    return lines

@@ -2,29 +2,20 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import logging
-import os
 import pathlib
-import socket
-import time
 from collections.abc import Iterator
-from typing import TextIO
 
 import jax
 
+from uwe_jax.io.claims import claim
 from uwe_jax.io.files import whole_file
 from uwe_jax.training.config import Config
-
-logger = logging.getLogger(__name__)
-
 
 # How and where a run computes, as opposed to what: these may change when it is continued.
 FREE = ('mesh', 'interaction.form', 'interaction.exchange', 'interaction.block_entries', 'run', 'data.dir')
 
 CONFIG = 'config.json'
-LEASE = 120  # s; NFSv4 keeps the locks of a client that went silent for about 90
 
 
 @contextlib.contextmanager
@@ -39,10 +30,10 @@ def claimed(workdir: pathlib.Path, config: Config, data_fingerprint: str) -> Ite
     """
     wanted = {CONFIG: dataclasses.asdict(config), 'data.json': {'fingerprint': data_fingerprint}}
     workdir.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as claim:
+    with contextlib.ExitStack() as stack:
         first = jax.process_index() == 0  # its lock stands for all processes, as none of them can run without it
         if first:
-            claim.enter_context(_locked(workdir / 'lock'))
+            stack.enter_context(claim(workdir, '--workdir'))
         for name, content in wanted.items():
             path = workdir / name
             if path.exists():
@@ -66,48 +57,6 @@ def read_config(workdir: pathlib.Path) -> Config:
         return Config.of(json.loads(path.read_text()))
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-    """Holds a lock that ends with the process, however that ends."""
-    with open(path, 'a+') as file:
-        try:
-            _lock(file)
-        except BlockingIOError as error:
-            raise ValueError(
-                f'{path.parent}: another run is at work there ({_holder(file)}); wait for its end, or choose another '
-                f'--workdir. If its machine is gone and its lock is not, delete {path}'
-            ) from error
-        except OSError as error:  # some network file systems know no locks
-            logger.warning('%s: cannot be locked (%s); take care that no second run is started there', path, error)
-        file.truncate(0)
-        file.write(f'{socket.gethostname()}, pid {os.getpid()}\n')
-        file.flush()
-        yield
-
-
-def _lock(file: TextIO) -> None:
-    """Takes the lock; where a machine that is gone holds it, once the server of the files has noticed that.
-
-    Raises:
-      OSError: it cannot be had.
-    """
-    patience = 0 if _holder(file).startswith(f'{socket.gethostname()},') else LEASE
-    end = time.monotonic() + patience
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise
-            logger.info('waiting up to %d s for the lock that %s holds', end - time.monotonic(), _holder(file))
-            time.sleep(5)
-
-
-def _holder(file: TextIO) -> str:
-    file.seek(0)
-    return file.read().strip()
 
 
 def _compare(path: pathlib.Path, before: dict, now: dict) -> None:

@@ -1,4 +1,4 @@
-"""Long work over many rows, cut into pieces: each appears whole, says what made it, and is not done twice."""
+"""Long work over many rows, cut into pieces: each appears when it is complete, says what made it, and is made once."""
 
 import hashlib
 import itertools
@@ -13,13 +13,13 @@ from uwe_jax.io.files import whole_file
 
 
 class Piece(NamedTuple):
-    """Rows that follow one another in the input.
+    """Consecutive rows of the input.
 
     Attributes:
-      number: its place among the pieces, from 0.
-      file, row: where it begins: which of the files, and which of that file's rows, both from 0.
+      number: its index among the pieces.
+      file, row: where it begins: the index of the file, and of the row in it.
       rows: how many.
-      sha256: of the rows.
+      sha256: the checksum of the rows.
     """
 
     number: int
@@ -30,23 +30,23 @@ class Piece(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What its files are called, but for their suffix."""
+        """The name of its files, without their suffix."""
         return f'piece-{self.number:05d}'
 
 
 class Input:
-    """Files of rows, cut into pieces of so many rows; a piece may go on in the next file.
+    """Files of rows, cut into pieces of a fixed number of rows; a piece may continue in the next file.
 
-    Where a piece begins depends on the files, their order and the number of rows alone: every process, and every later
-    run, cuts alike.
+    Where a piece begins depends only on the files, their order and the number of rows: every process and every later
+    run cuts the same pieces.
 
     Args:
       paths: the files, in order.
-      read: yields a file's rows, tuples of JSON values, and raises DataError for a bad one.
-      rows: of a piece.
+      read: yields the rows of a file, tuples of JSON values, and raises DataError for a bad one.
+      rows: per piece.
 
     Attributes:
-      pieces: all of them. Making them reads the input once, so that a bad row is refused before any work.
+      pieces: all of them. Finding them reads the input once, so that a bad row is refused before any work.
     """
 
     def __init__(self, paths: Sequence[pathlib.Path], read: Callable[[pathlib.Path], Iterator[Any]], rows: int):
@@ -58,10 +58,10 @@ class Input:
             self.pieces.append(Piece(number, file, row, len(chunk), sha256))
 
     def rows_of(self, pieces: Collection[Piece]) -> Iterator[tuple[Piece, list[Any]]]:
-        """Reads pieces, in the order of their numbers, in one pass.
+        """Reads pieces in one pass, in the order of their numbers.
 
         Raises:
-          DataError: the input is no longer the one that was cut.
+          DataError: the input has changed since it was cut.
         """
         if not pieces:
             return
@@ -81,7 +81,7 @@ class Input:
         raise DataError(f'{self._paths[first.file]}: changed while it was being read; start again')
 
     def _stream(self, file: int) -> Iterator[tuple[Any, int, int]]:
-        """The rows from one file on, each with its file and its place in it."""
+        """The rows from one file on, each with the index of its file and its own index there."""
         for n, path in enumerate(self._paths[file:], start=file):
             for row, content in enumerate(self._read(path)):
                 yield content, n, row
@@ -90,12 +90,12 @@ class Input:
 class Output:
     """A directory that fills with pieces: `piece-00017.jsonl`, and `piece-00017.json`, which says what made it.
 
-    The latter is written first, so that a piece that is there has it. Processes may write different pieces, or even
-    the same one, at the same time.
+    The latter is written first, so that every piece has one. Processes may write different pieces, or even the same
+    one, at the same time.
 
     Args:
-      directory: made if it is not there.
-      settings: all that the pieces' content depends on besides their rows: JSON values by name.
+      directory: made if it does not exist.
+      settings: everything besides the rows that the pieces depend on: JSON values by name.
 
     Raises:
       DataError: the directory is a file, or cannot be made.
@@ -109,10 +109,10 @@ class Output:
         self.directory, self._settings = directory, settings
 
     def missing(self, pieces: Sequence[Piece]) -> list[Piece]:
-        """The pieces that are still to be made.
+        """The pieces that do not exist yet.
 
         Raises:
-          DataError: one was made with other settings or from other rows, is damaged, or does not belong to the input.
+          DataError: a piece was made with other settings or from other rows, is damaged, or is not part of the input.
         """
         missing = [piece for piece in pieces if not self._finished(piece)]
         known = {piece.name for piece in pieces}
@@ -152,10 +152,10 @@ class Output:
         _write(self._path(piece), content)
 
     def describe(self, piece: Piece) -> dict[str, Any]:
-        """What made a finished piece (`made_with`), its `counts`, `bytes` and `sha256`.
+        """What made a piece (`made_with`), its `counts`, `bytes` and `sha256`.
 
         Raises:
-          DataError: nothing says so.
+          DataError: its description cannot be read.
         """
         path = self._path(piece).with_suffix('.json')
         try:
@@ -164,7 +164,7 @@ class Output:
             raise DataError(f'{path}: cannot be read ({error}); remove {self._path(piece).name} too') from error
 
     def write_manifest(self, pieces: Sequence[Piece], content: Mapping[str, Any]) -> dict[str, int]:
-        """Describes the directory, all of whose pieces are finished; returns the sum of their counts."""
+        """Describes the directory when all pieces exist; returns the sums of their counts."""
         descriptions = {self._path(piece).name: self.describe(piece) for piece in pieces}
         counts = {'pieces': len(pieces), 'rows': sum(piece.rows for piece in pieces)}
         for description in descriptions.values():

@@ -1,12 +1,13 @@
-"""The polite client: asks only what robots.txt allows, no host faster than its rate, and follows a few redirects."""
+"""A polite web client: it obeys robots.txt, stays below the rate of each host, and follows a few redirects."""
 
 import dataclasses
 import urllib.parse
 
 from data_prep.scrape.address import web_address
+from data_prep.scrape.journal import CrawlJournal
 from data_prep.scrape.network import BROKEN, TIMED_OUT, UNREACHABLE, Failure, Network
-from data_prep.scrape.robots import NO_ROBOTS, Robots, RobotsStore
-from data_prep.scrape.turns import Asker
+from data_prep.scrape.rate_limit import RateLimitedNetwork
+from data_prep.scrape.robots import NO_ROBOTS, Robots
 
 ANSWERED = 'answered'
 REDIRECT_LOOP = 'redirect loop'
@@ -14,13 +15,19 @@ TOO_MANY_REDIRECTS = 'too many redirects'
 BAD_REDIRECT = 'redirect to no web address'
 NOT_HTML = 'not HTML'
 
-_SILENT = (TIMED_OUT, UNREACHABLE, BROKEN, NO_ROBOTS)  # nothing was heard: a later run may ask again
+_SILENT = (TIMED_OUT, UNREACHABLE, BROKEN, NO_ROBOTS)  # the host did not respond: a later run may ask again
 _HTML = ('', 'text/html', 'application/xhtml+xml')
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one page may cost: seconds on the network, bytes of its body as sent and as decompressed, redirects."""
+    """What one page may cost.
+
+    Attributes:
+      max_seconds: time on the network.
+      max_bytes: of the body, both as sent and decompressed.
+      max_redirects: how many are followed.
+    """
 
     max_seconds: float
     max_bytes: int
@@ -29,12 +36,12 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What came of asking for a page.
+    """The outcome of a request for a page.
 
     Attributes:
       outcome: `ANSWERED`, or why there is no page.
-      heard: whether a host said so, or this project's own rules; False where nothing came back.
-      url: of the last address asked.
+      heard: whether the outcome is final: the host or our own rules decided it. False if the host did not respond.
+      url: the last address requested.
       body, content_type, language: of an answered page.
     """
 
@@ -47,55 +54,57 @@ class Answer:
 
 
 class Client:
-    """Asks for pages; may be used by several threads.
+    """Fetches pages; threads may share it.
 
     Args:
       network: sends the requests.
-      limits: of a page.
-      rate: pages a second of one host.
-      store: of robots.txt.
+      limits: for each page.
+      rate: pages per second of one host.
+      journal: remembers each robots.txt.
     """
 
-    def __init__(self, network: Network, limits: Limits, rate: float, store: RobotsStore):
+    def __init__(self, network: Network, limits: Limits, rate: float, journal: CrawlJournal):
         self._limits = limits
-        self._asker = Asker(network)
-        self._robots = Robots(self._asker, limits.max_seconds, rate, store)
+        self._network = RateLimitedNetwork(network)
+        self._robots = Robots(self._network, limits.max_seconds, rate, journal)
 
     def get(self, url: str, max_bytes: int | None = None, *, html: bool = True) -> Answer:
-        """Asks for one page, and the pages that it redirects to; nothing is raised.
+        """Fetches one page, following its redirects; every failure is an outcome, none is raised.
 
         Args:
           url: as `web_address` returns it.
-          max_bytes: another limit than a page's.
-          html: whether any other content type is refused.
+          max_bytes: overrides the limit.
+          html: whether other content types are refused.
         """
 
-        def wanted(status: int, headers: dict[str, str]) -> bool:
+        def wants_body(status: int, headers: dict[str, str]) -> bool:
             return status == 200 and (not html or _media_type(headers) in _HTML)
 
         seconds = self._limits.max_seconds
-        seen = [url]
+        visited = [url]
         while True:
             try:
                 delay = self._robots.delay(url)
-                response, spent = self._asker.ask(url, delay, seconds, max_bytes or self._limits.max_bytes, wanted)
+                response, spent = self._network.get(
+                    url, delay, seconds, max_bytes or self._limits.max_bytes, wants_body
+                )
             except Failure as failure:
                 return Answer(failure.kind, failure.kind not in _SILENT, url)
             seconds -= spent
             if response.status not in (301, 302, 303, 307, 308):
                 break
-            following = web_address(urllib.parse.urljoin(url, response.headers.get('location', '')))
-            if following is None or 'location' not in response.headers:
+            target = web_address(urllib.parse.urljoin(url, response.headers.get('location', '')))
+            if target is None or 'location' not in response.headers:
                 return Answer(BAD_REDIRECT, True, url)
-            if following in seen:
+            if target in visited:
                 return Answer(REDIRECT_LOOP, True, url)
-            if len(seen) > self._limits.max_redirects:
+            if len(visited) > self._limits.max_redirects:
                 return Answer(TOO_MANY_REDIRECTS, True, url)
-            url = following
-            seen.append(url)
+            url = target
+            visited.append(url)
         if response.status != 200:
             return Answer(f'status {response.status}', True, url)
-        if not wanted(200, response.headers):
+        if not wants_body(200, response.headers):
             return Answer(NOT_HTML, True, url)
         content_type, language = response.headers.get('content-type'), response.headers.get('content-language')
         return Answer(ANSWERED, True, url, response.body, content_type, language)

@@ -1,10 +1,8 @@
-"""Ranks ESCO skills for sentences, and keeps those whose score is high enough."""
+"""Ranks ESCO skills for sentences, and keeps those with a high score."""
 
 import hashlib
 import json
-import logging
 import pathlib
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,23 +17,20 @@ from uwe_jax.io.repairs import Repairs
 from uwe_jax.models import download, pretrained
 from uwe_jax.ranking import Ranker
 
-logger = logging.getLogger(__name__)
-
-
-SENTENCES_PER_CALL = 2048  # whose scores against all skills are held at a time
+SENTENCES_PER_CALL = 2048  # their scores against all skills are in memory together
 
 
 class Tagger:
     """Ranks all skills for sentences.
 
-    Making it embeds the skills, which takes long: one is enough for a process.
+    Creating one embeds the skills, which takes long; threads may share it.
 
     Args:
       esco: the folder of an ESCO release.
-      model: an export or a plain MPNet model, a directory or a Hub name.
-      pooling: as `Ranker.from_pretrained` takes it.
-      threshold: the least score of an edge.
-      k: the most edges of a sentence.
+      model: an export or a plain MPNet model: a directory or a Hub name.
+      pooling: see `Ranker.from_pretrained`.
+      threshold: the lowest score that is kept.
+      k: the most skills of a sentence.
 
     Raises:
       DataError: the model cannot be used.
@@ -46,40 +41,39 @@ class Tagger:
         labels = [skill.label for skill in skills.values()]
         self._names = SkillNames(skills, {label: node for node, label in enumerate(labels)})
         self._threshold, self._k = threshold, k
-        start = time.perf_counter()
         try:
             ranker = Ranker.from_pretrained(model, pooling)
         except ValueError as error:
             raise DataError(f'--model={model}: {error}') from error
         self._index = ranker.index(labels, list(skills))
-        logger.info('embedded %d skills, %.0f s', len(labels), time.perf_counter() - start)
 
     def knows_any(self, names: Sequence[str]) -> bool:
         """Whether any of the names is a skill's URI or label."""
         return bool(self._names.nodes(names))
 
     def tag(self, sentences: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-        """The best skills of each sentence that has any.
+        """Finds the best skills of sentences.
 
         Returns:
-          By sentence: `skills`, their URIs, at most k, best first; and `scores`, none below the threshold.
+          By sentence, for those that have any: `skills`, the URIs of at most k, best first; and their `scores`, none
+          below the threshold.
         """
-        found = {}
+        tags = {}
         for first in range(0, len(sentences), SENTENCES_PER_CALL):
             block = sentences[first : first + SENTENCES_PER_CALL]
             for sentence, scores in zip(block, self._index.score(block), strict=True):
                 enough = np.flatnonzero(scores >= self._threshold)
                 best = enough[np.argsort(-scores[enough], kind='stable')[: self._k]]
                 if len(best):
-                    found[sentence] = {
+                    tags[sentence] = {
                         'skills': [self._index.ids[skill] for skill in best],
                         'scores': [round(score, 6) for score in scores[best].tolist()],
                     }
-        return found
+        return tags
 
 
 def model_fingerprint(directory: pathlib.Path, pooling: str) -> str:
-    """Identifies what scores depend on: a model's files, and how it is used."""
+    """Identifies what scores depend on: a model's files, and the pooling."""
     files = {name: sha256(directory / name) for name in download.REQUIRED_FILES}
     if (directory / pretrained.SETTINGS).exists():
         files[pretrained.SETTINGS] = sha256(directory / pretrained.SETTINGS)
