@@ -16,10 +16,8 @@ NORM = 3.4  # of the base model's token embeddings on ESCO names
 TOLERANCE = {jnp.float32: 2e-5, jnp.bfloat16: 2e-2}  # max |a - b| / max |b|, against float64 on the same inputs
 TOKEN_SCORES = [  # those that the forms compute
     Score(),
-    Score(reduce='sum'),
-    Score(attend='query'),
-    Score(special_tokens=False),
-    Score(temperature=0.02),
+    Score(attend='query', reduce='sum'),
+    Score(special_tokens=False, temperature=0.02),
     Score(kind='maxsim'),
     Score(kind='maxsim', attend='query', reduce='sum'),
 ]
@@ -28,6 +26,10 @@ MEAN_SCORES = [
     Score(kind='maxsim', target='mean', special_tokens=False),
     Score(kind='mean'),
 ]
+QUICKLY = {
+    'xla_backend_optimization_level': 0,
+    'xla_llvm_disable_expensive_passes': True,
+}  # compiled, for what is small
 
 
 def name_of(score):
@@ -45,8 +47,7 @@ def texts(rng, count, tokens, d=48):
     return jnp.asarray(x, jnp.float32), jnp.asarray(length)
 
 
-@functools.partial(jax.jit, static_argnames=('score', 'form', 'block_entries', 'mesh', 'exchange'))
-def score_and_gradients(q, q_len, y, y_len, weights, score, **how):
+def _score_and_gradients(q, q_len, y, y_len, weights, score, **how):
     """Both scores, and the gradients of their weighted sum."""
 
     def weighted(q, y):
@@ -57,11 +58,16 @@ def score_and_gradients(q, q_len, y, y_len, weights, score, **how):
     return {'s_qy': s_qy, 's_yq': s_yq, 'dq': dq, 'dy': dy}
 
 
+STATIC = ('score', 'form', 'block_entries', 'mesh', 'exchange')
+score_and_gradients = jax.jit(_score_and_gradients, static_argnames=STATIC)
+_reference = jax.jit(_score_and_gradients, static_argnames=STATIC, compiler_options=QUICKLY)
+
+
 def in_float64(q, q_len, y, y_len, weights, score):
     """The same from the reference in float64, on the very numbers of the inputs, rounded to their dtype."""
     with jax.enable_x64(True):
         q, y = (jnp.asarray(x, jnp.float64) for x in (q, y))
-        exact = score_and_gradients(q, q_len, y, y_len, weights, score, form='reference')
+        exact = _reference(q, q_len, y, y_len, weights, score, form='reference')
         return {name: np.asarray(value) for name, value in exact.items()}
 
 
@@ -74,7 +80,7 @@ def kernel_inputs(rng, queries, q_tokens, targets, y_tokens, dtype, score, d=16)
     return jnp.asarray(q, dtype), q_mask, jnp.asarray(y, dtype), y_mask, jnp.asarray(g)
 
 
-@functools.partial(jax.jit, static_argnames='score')
+@functools.partial(jax.jit, static_argnames='score', compiler_options=QUICKLY)
 def _sums_and_gradients(q, q_mask, y, y_mask, g, score):
     sums, pass_back = jax.vjp(lambda q, y: reference.scores(q, q_mask, y, y_mask, score), q, y)
     return *sums, *pass_back(tuple(g))
