@@ -26,6 +26,9 @@ from uwe_jax.models.tokenizer import Tokenizer
 RAGGED = {'form': 'blockwise', 'block_entries': 7 * 11 * 12}  # of the 10 x 7 x 9 x 11 pairs of tokens of `pairs`
 
 
+scores = jax.jit(late_interaction, static_argnames=('score', 'form', 'block_entries'))
+
+
 def pairs(dtype=jnp.float32):
     """Ten queries, nine targets, and weights of their scores."""
     rng = np.random.default_rng(0)
@@ -90,29 +93,29 @@ def test_blockwise_equals_the_float64_reference_on_the_base_models_embeddings(ba
 
 def test_swapping_the_roles_swaps_the_results():
     q, q_len, y, y_len, _ = pairs()
-    s_qy, s_yq = late_interaction(q, q_len, y, y_len, Score())
-    t_yq, t_qy = late_interaction(y, y_len, q, q_len, Score())
+    s_qy, s_yq = scores(q, q_len, y, y_len, Score())
+    t_yq, t_qy = scores(y, y_len, q, q_len, Score())
     np.testing.assert_allclose(s_qy, t_qy.T, atol=1e-6)
     np.testing.assert_allclose(s_yq, t_yq.T, atol=1e-6)
 
 
 def test_the_score_is_not_symmetric():
-    s_qy, s_yq = late_interaction(*pairs()[:4], Score())
+    s_qy, s_yq = scores(*pairs()[:4], Score())
     assert np.abs(s_qy - s_yq).max() > 1e-3
 
 
 def test_appended_padding_changes_nothing():
     q, q_len, y, y_len, _ = pairs()
-    s_qy, _ = late_interaction(q, q_len, y, y_len, Score())
-    again, _ = late_interaction(q, q_len, jnp.pad(y, [(0, 0), (0, 3), (0, 0)], constant_values=1.0), y_len, Score())
+    s_qy, _ = scores(q, q_len, y, y_len, Score())
+    again, _ = scores(q, q_len, jnp.pad(y, [(0, 0), (0, 3), (0, 0)], constant_values=1.0), y_len, Score())
     np.testing.assert_allclose(again, s_qy, atol=1e-6)
 
 
 def test_the_order_of_texts_changes_nothing():
     q, q_len, y, y_len, _ = pairs()
     order = np.random.default_rng(3).permutation(len(q))
-    s_qy, _ = late_interaction(q, q_len, y, y_len, Score())
-    again, _ = late_interaction(q[order], q_len[order], y, y_len, Score())
+    s_qy, _ = scores(q, q_len, y, y_len, Score())
+    again, _ = scores(q[order], q_len[order], y, y_len, Score())
     np.testing.assert_allclose(again, s_qy[order], atol=1e-6)
 
 
@@ -144,8 +147,8 @@ def test_the_reference_stays_finite_on_degenerate_texts(score):
 
 def test_a_low_temperature_is_maxsim_where_norms_are_equal():
     q, q_len, y, y_len, _ = pairs()  # then the largest product has the largest cosine
-    low, _ = late_interaction(q / NORM, q_len, y / NORM, y_len, Score(temperature=1e-4))
-    maxsim, _ = late_interaction(q / NORM, q_len, y / NORM, y_len, Score(kind='maxsim'))
+    low, _ = scores(q / NORM, q_len, y / NORM, y_len, Score(temperature=1e-4))
+    maxsim, _ = scores(q / NORM, q_len, y / NORM, y_len, Score(kind='maxsim'))
     np.testing.assert_allclose(low, maxsim, atol=1e-4)
 
 
@@ -164,7 +167,7 @@ def test_entropy_is_0_where_one_token_is_picked_and_1_where_all_count_alike():
 def test_attention_shows_what_makes_the_score_of_a_pair():
     q, q_len, y, y_len = singles()
     a, c, score = jax.jit(attention, static_argnums=4)(q, q_len, y, y_len, Score())
-    s_qy, _ = late_interaction(q, q_len, y, y_len, Score())
+    s_qy, _ = scores(q, q_len, y, y_len, Score())
     np.testing.assert_allclose(score, np.diagonal(s_qy), atol=1e-6)
     np.testing.assert_allclose(a[0, : q_len[0]].sum(axis=1), 1, atol=1e-6)
     assert np.all(a[0, q_len[0] :] == 0)
