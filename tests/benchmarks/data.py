@@ -86,7 +86,7 @@ def main(options: Options) -> None:
     esco = read_esco(options.esco, Repairs(), normalise)
     memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     print(f'{processor()}, {os.cpu_count()} cores, {memory / 2**30:.0f} GiB; names of {options.esco}')
-    print(f'{"":45} | {"build":^19} | {"check":^19} | one core: {"ms a batch":^21}')
+    print(f'{"":45} | {"build":^19} | {"check":^19} | one core: {"ms per batch":^21}')
     columns = ('s', 'cpu', 'MiB') * 2
     print(
         f'{"pairs":>10} {"titles":>9} {"sentences":>9} {"skills":>6} {"MB":>7} |',

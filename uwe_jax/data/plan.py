@@ -18,7 +18,7 @@ _PERMUTATION, _BATCH = 0, 1  # what is drawn: the order of skills in an epoch, o
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """The targets of one graph in a batch; slot i was drawn for skill i.
+    """The targets of one graph in a batch; slot i is for the batch's i-th skill.
 
     Attributes:
       edge: the edge that was drawn, or EMPTY.

@@ -24,7 +24,7 @@ class Packed(NamedTuple):
     Attributes:
       tokens: float32, bfloat16 or int8.
       scale: the factor that turns each int8 token into an embedding; None for other dtypes.
-      inverse: 1 / |embedding| / scale, by which R becomes cosines.
+      inverse: 1 / |embedding|.
     """
 
     tokens: Shaped[Array, 'tokens d']
