@@ -58,14 +58,14 @@ def _score_and_gradients(q, q_len, y, y_len, weights, score, **how):
 
 STATIC = ('score', 'form', 'block_entries', 'mesh', 'exchange')
 score_and_gradients = jax.jit(_score_and_gradients, static_argnames=STATIC)
-_reference = jax.jit(_score_and_gradients, static_argnames=STATIC, compiler_options=QUICKLY)
+score_and_gradients_quickly = jax.jit(_score_and_gradients, static_argnames=STATIC, compiler_options=QUICKLY)
 
 
 def in_float64(q, q_len, y, y_len, weights, score):
     """The same from the reference in float64, on the very numbers of the inputs, rounded to their dtype."""
     with jax.enable_x64(True):
         q, y = (jnp.asarray(x, jnp.float64) for x in (q, y))
-        exact = _reference(q, q_len, y, y_len, weights, score, form='reference')
+        exact = score_and_gradients_quickly(q, q_len, y, y_len, weights, score, form='reference')
         return {name: np.asarray(value) for name, value in exact.items()}
 
 

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from tests.conftest import run_two_processes
-from tests.interaction.inputs import batch, error, errors, loss_and_gradients, score_and_gradients, texts
+from tests.interaction.inputs import (
+    QUICKLY,
+    batch,
+    error,
+    errors,
+    loss_and_gradients,
+    score_and_gradients_quickly,
+    texts,
+)
 from uwe_jax.compile_for.compiled import memory, sent
 from uwe_jax.distributed import mesh
 from uwe_jax.interaction import EXCHANGES, FORMS, Score, late_interaction
@@ -76,8 +84,8 @@ def test_other_scores_and_unequal_sides_do_not_depend_on_the_mesh_either(score, 
     rng = np.random.default_rng(1)
     weights = rng.normal(size=(2, 16, 24)).astype(np.float32)
     inputs = *texts(rng, 16, 5), *texts(rng, 24, 6), weights, score
-    on_the_mesh = score_and_gradients(*inputs, mesh=mesh.make_mesh(), exchange=exchange)
-    assert max(errors(on_the_mesh, score_and_gradients(*inputs)).values()) <= 1e-5
+    on_the_mesh = score_and_gradients_quickly(*inputs, mesh=mesh.make_mesh(), exchange=exchange)
+    assert max(errors(on_the_mesh, score_and_gradients_quickly(*inputs)).values()) <= 1e-5
 
 
 @pytest.fixture(scope='module')
@@ -140,12 +148,14 @@ def compiled(devices, exchange, *, backward, rows=32, tokens=16, d=256):
     text = jax.ShapeDtypeStruct((count, tokens, d), jnp.float32, sharding=sharding)
     length = jax.ShapeDtypeStruct((count,), jnp.int32, sharding=sharding)
     gradients = (jax.ShapeDtypeStruct((count, count), jnp.float32, sharding=sharding),) * 2
-    if not backward:
-        return jax.jit(forward).lower(text, text, length).compile()
-    return jax.jit(both).lower(text, text, length, *gradients).compile()
+    lowered = (
+        jax.jit(both).lower(text, text, length, *gradients) if backward else jax.jit(forward).lower(text, text, length)
+    )
+    return lowered.compile(QUICKLY)
 
 
-@pytest.mark.parametrize('devices', [pytest.param(2, marks=SLOW), 4, pytest.param(8, marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize('devices', [2, 4, 8])
 def test_a_ring_sends_what_gathers_send(devices):
     forward = {exchange: sent(compiled(devices, exchange, backward=False)) for exchange in ('gather', 'ring')}
     both = {exchange: sent(compiled(devices, exchange, backward=True)) for exchange in ('gather', 'ring')}

@@ -9,6 +9,7 @@ from jaxtyping import TypeCheckError
 from tests.interaction.inputs import (
     MEAN_SCORES,
     NORM,
+    QUICKLY,
     TOKEN_SCORES,
     TOLERANCE,
     errors,
@@ -196,7 +197,7 @@ def temporary_bytes(count, tokens, d):
     def loss(q, y, q_len, y_len):
         return sum(jnp.sum(s) for s in late_interaction(q, q_len, y, y_len, Score()))
 
-    compiled = jax.jit(jax.grad(loss, (0, 1))).lower(x, x, length, length).compile()
+    compiled = jax.jit(jax.grad(loss, (0, 1))).lower(x, x, length, length).compile(QUICKLY)
     return compiled.memory_analysis().temp_size_in_bytes
 
 

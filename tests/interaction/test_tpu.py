@@ -54,7 +54,7 @@ def test_several_tiles_on_both_sides_add_up(dtype):
 
 
 def test_nothing_becomes_nan_or_infinite_on_degenerate_texts():
-    q, q_mask, y, y_mask, g = kernel_inputs(np.random.default_rng(3), 4, 3, 4, 2, jnp.float32, Score())
+    q, q_mask, y, y_mask, g = kernel_inputs(np.random.default_rng(3), 20, 4, 150, 3, jnp.float32, Score())
     q = q.at[0].set(0.0).at[1].multiply(1e3)  # embeddings of zero length; logits of about 1e5
     y_mask = y_mask.at[0].set(False)
     results = interpreted(q, q_mask, y, y_mask, g, Score())
