@@ -1,7 +1,9 @@
 """Many-to-many InfoNCE: what the loss is, on a graph small enough to draw."""
 
+import functools
+import math
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,8 +20,11 @@ ALL = np.ones(3, bool)
 TEMPERATURE = 0.5
 
 
+info_nce = jax.jit(many_to_many_info_nce, static_argnames=('temperature', 'choices'))
+
+
 def loss(edges=EDGES, s_qy=SCORES, s_yq=BACK, q=ALL, y=ALL, **choices):
-    return many_to_many_info_nce(s_qy, s_yq, edges, q, y, TEMPERATURE, InfoNCE(**choices))
+    return info_nce(s_qy, s_yq, edges, q, y, temperature=TEMPERATURE, choices=InfoNCE(**choices))
 
 
 def minus_log_softmax(logits, positive, among):
@@ -37,7 +42,10 @@ def test_the_other_direction_scores_with_the_roles_changed():
     y0 = minus_log_softmax(BACK[:, 0], 0, (0, 1, 2))
     y1 = (minus_log_softmax(BACK[:, 1], 0, (0, 1, 2)) + minus_log_softmax(BACK[:, 1], 1, (0, 1, 2))) / 2
     np.testing.assert_allclose(loss()['backward'].loss, (y0 + y1) / 2, rtol=1e-6)
-    assert 'backward' not in loss(directions='forward')
+
+
+def test_the_other_direction_can_be_left_out():
+    assert list(loss(directions='forward')) == ['forward']
 
 
 def test_other_positives_can_be_left_out_of_the_denominator():
@@ -65,57 +73,71 @@ def test_diagnostics_tell_accuracy_positives_and_masked_share():
     np.testing.assert_allclose(forward.masked, 1 / 3, rtol=1e-6)
 
 
-@pytest.mark.parametrize('choices', [{}, {'denominator': 'negatives'}, {'positives': 'sampled'}])
-def test_gradients_stay_finite_without_positives_without_candidates_and_with_huge_logits(choices):
-    def total(s, edges, filled):
-        return sum(d.loss for d in many_to_many_info_nce(s, s, edges, filled, filled, 1.0, InfoNCE(**choices)).values())
+@functools.partial(jax.jit, static_argnames='choices')
+def loss_and_gradients(s_qy, s_yq, edges, q, y, choices=InfoNCE()):  # noqa: B008 (immutable)
+    """L(Q, Y), or L(Y|Q) alone, and its gradients by both score matrices."""
 
-    huge = 1e4 * jnp.array([[1.0, -1.0], [-1.0, 1.0]])
-    for scores in (jnp.zeros((2, 2)), huge, -huge):
-        for edges in (np.zeros((2, 2), bool), np.eye(2, dtype=bool), np.ones((2, 2), bool)):
-            for filled in (np.zeros(2, bool), np.array([True, False]), np.ones(2, bool)):
-                value, gradient = jax.value_and_grad(total)(scores, edges, filled)
-                assert np.isfinite(value)
-                assert np.isfinite(gradient).all()
+    def total(s_qy, s_yq):
+        directions = many_to_many_info_nce(s_qy, s_yq, edges, q, y, 0.05, choices)
+        return sum(direction.loss for direction in directions.values())
+
+    return jax.value_and_grad(total, (0, 1))(s_qy, s_yq)
 
 
-@st.composite
-def graph(draw):
-    rows, columns = draw(st.integers(1, 6)), draw(st.integers(1, 6))
-    bits = st.lists(st.booleans(), min_size=rows * columns, max_size=rows * columns)
-    return np.array(draw(bits)).reshape(rows, columns), draw(st.integers(0, 2**32 - 1))
+CHOICES = pytest.mark.parametrize(
+    'choices', [InfoNCE(), InfoNCE(denominator='negatives'), InfoNCE(positives='sampled')], ids=str
+)
+HUGE = 500 * np.array([[1, -1], [-1, 1]], np.float32)  # logits of 1e4
+
+
+@CHOICES
+@pytest.mark.parametrize('scores', [0 * HUGE, HUGE, -HUGE], ids=['zero', 'huge', 'negative huge'])
+@pytest.mark.parametrize('filled', [[False, False], [True, False], [True, True]], ids=str)
+@pytest.mark.parametrize('edges', [np.zeros((2, 2)), np.eye(2), np.ones((2, 2))], ids=['no', 'diagonal', 'all'])
+def test_gradients_stay_finite(scores, edges, filled, choices):
+    edges, filled = edges.astype(bool), np.array(filled)
+    assert all(
+        np.isfinite(x).all()
+        for x in jax.tree.leaves(loss_and_gradients(scores, scores, edges, filled, filled, choices))
+    )
+
+
+def booleans(*shape):
+    size = math.prod(shape)
+    return st.lists(st.booleans(), min_size=size, max_size=size).map(lambda values: np.reshape(values, shape))
 
 
 @settings(deadline=None, max_examples=50)
-@given(graph())
-def test_transposing_the_graph_exchanges_the_directions(drawn):
-    edges, seed = drawn
-    s_qy, s_yq = np.random.default_rng(seed).normal(size=(2, *edges.shape)).astype(np.float32)
-    q, y = (np.ones(n, bool) for n in edges.shape)
-    one = many_to_many_info_nce(s_qy, s_yq, edges, q, y, 0.1, InfoNCE())
-    other = many_to_many_info_nce(s_yq.T, s_qy.T, edges.T, y, q, 0.1, InfoNCE())
+@given(edges=booleans(5, 6), q=booleans(5), y=booleans(6), seed=st.integers(0, 2**32 - 1))
+def test_transposing_the_graph_exchanges_the_directions(edges, q, y, seed):
+    s_qy, s_yq = np.random.default_rng(seed).normal(size=(2, 5, 6)).astype(np.float32)
+    one, other = loss(edges, s_qy, s_yq, q, y), loss(edges.T, s_yq.T, s_qy.T, y, q)
     np.testing.assert_allclose(one['forward'].loss, other['backward'].loss, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(one['backward'].loss, other['forward'].loss, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('devices', [1, 2, 4, 8])
-def test_the_loss_over_a_mesh_is_the_loss_of_the_global_batch(devices):
+def over_a_mesh_equals_the_global_batch(devices, choices):
     rng = np.random.default_rng(0)
     s_qy, s_yq = rng.normal(size=(2, 16, 16)).astype(np.float32)
     edges = rng.random((16, 16)) < 0.2
     edges[3] = False
-    filled = rng.random(16) < 0.8
-
-    def total(s_qy, s_yq, edges, q, y):
-        return sum(d.loss for d in many_to_many_info_nce(s_qy, s_yq, edges, q, y, 0.05, InfoNCE()).values())
-
-    grad = jax.jit(jax.value_and_grad(total, (0, 1)))
-    expected, expected_gradient = grad(s_qy, s_yq, edges, ~filled | True, filled)
+    inputs = s_qy, s_yq, edges, np.ones(16, bool), rng.random(16) < 0.8
     sharding = mesh.rows(mesh.make_mesh(devices=jax.devices()[:devices]))
-    value, gradient = grad(*jax.device_put((s_qy, s_yq, edges, ~filled | True, filled), sharding))
+    value, gradients = loss_and_gradients(*jax.device_put(inputs, sharding), choices)
+    expected, expected_gradients = loss_and_gradients(*inputs, choices)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
-    for found, wanted in zip(gradient, expected_gradient, strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+    for actual, wanted in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(actual, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize('devices', [1, 2, 4])
+def test_the_loss_over_a_mesh_is_the_loss_of_the_global_batch(devices):
+    over_a_mesh_equals_the_global_batch(devices, InfoNCE())
+
+
+@CHOICES
+def test_so_it_is_on_eight_devices_under_every_choice(choices):
+    over_a_mesh_equals_the_global_batch(8, choices)
 
 
 def test_an_unknown_choice_is_refused_by_name():

@@ -2,17 +2,17 @@
 
     python -m tests.benchmarks.data [--pairs=330000,3300000,33000000] [--esco=DIR] [--work=DIR]
 
-Vacancies are made from a release's real names by a seeded generator: one vacancy for each distinct title, a real title
-with what advertisements add to it, joined to 6.6 of 14,000 skills on average; how often a skill is asked for falls with
-its rank, by Zipf and Mandelbrot's law. There is a sentence for every 33 pairs. `python -m data_prep build` makes a
-dataset of them and `python -m data_prep check` looks for leaks in it, each in a process of its own on two cores. Then a
-process on one core plans, reads, parses, joins distractors to and pads batches of the paper's size.
+A seeded generator makes vacancies from the real names of an ESCO release: one for each distinct title, which is a real
+title with what advertisements add to it, joined to 6.6 of 14,000 skills on average. The frequency of a skill falls with
+its rank by the Zipf-Mandelbrot law. There is a sentence for every 33 pairs. `python -m data_prep build` makes a dataset
+of them and `python -m data_prep check` checks it for leaks, each in a process of its own on two cores. Then a process
+on one core plans, reads, parses and pads batches of the paper's size, distractors included.
 
-One row a number of pairs. s: from start to end of the process, with the imports; cpu: the processor seconds of all its
-threads, which other programs on the machine disturb less; MiB: the most memory that it held. A batch has 512 skills;
-medians of milliseconds to make all of it, of the processor's for that, and of its parts: `plan`; `read`, beside it
-what ArrayRecord's own data source takes for the same records (`source`); and the rest, `parse`. Opening a dataset reads
-all of its files once (`open`). The files are left in --work if it is given.
+One row per number of pairs. s: from start to end of the process, imports included; cpu: CPU seconds of all its threads,
+which other programs on the machine disturb less; MiB: its peak memory. The columns of a batch of 512 skills are medians
+in milliseconds: of the whole (`all`), of CPU time (`cpu`), and of the parts `plan`, `read` (beside it what
+ArrayRecordDataSource takes for the same records, `source`) and `parse`, the rest. Opening a dataset reads all of its
+files once (`open`).
 """
 
 import concurrent.futures
@@ -34,21 +34,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from absl import app, flags
 
 from uwe_jax.data.text import normalise
+from uwe_jax.io import console
 from uwe_jax.io.esco import Esco, read_esco
 from uwe_jax.io.repairs import Repairs
 
-PAIRS = flags.DEFINE_list('pairs', '330000,3300000', 'Pairs of titles and skills, beside those of the release.')
-ESCO = flags.DEFINE_string('esco', 'data_prep/sample', "The folder of an ESCO release's CSV files.")
-WORK = flags.DEFINE_string('work', None, 'Where the files are left; by default they are removed.')
-
 SEED = 0
 SKILLS = 14_000
-PAIRS_A_TITLE = 6.6  # half a million titles for the paper's 3.3 million pairs
-PAIRS_A_SENTENCE = 33
-PAIRS_A_RELATION = 300  # so that the release's own occupations add some pairs, and some are held out
+PAIRS_PER_TITLE = 6.6  # half a million titles for the paper's 3.3 million pairs
+PAIRS_PER_SENTENCE = 33
+PAIRS_PER_RELATION = 300  # so that the occupations of the release add some pairs, and some are held out
 BATCH = 512  # skills, and as many titles, sentences and alternatives (paper)
 DISTRACTOR_PROBABILITY = 0.8  # (paper)
 STEPS = 100
@@ -73,14 +69,24 @@ PLACES = [
 STRIDE = 2**31 - 1  # a prime: its multiples, by the number of titles that could be made, do not repeat
 
 
-def main(argv: list[str]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Measures data prep and the loader at the paper's scale."""
+
+    pairs: str = '330000,3300000'
+    """Pairs of titles and skills, in addition to those of the release; a row for each number."""
+    esco: pathlib.Path = pathlib.Path('data_prep/sample')
+    """The folder of an ESCO release's CSV files."""
+    work: pathlib.Path | None = None
+    """Where the files are kept; by default they are removed."""
+
+
+def main(options: Options) -> None:
     """Prints the table."""
-    if len(argv) > 1:
-        raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
-    esco = read_esco(pathlib.Path(ESCO.value), Repairs(), normalise)
+    esco = read_esco(options.esco, Repairs(), normalise)
     memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    print(f'{processor()}, {os.cpu_count()} cores, {memory / 2**30:.0f} GiB; names of {ESCO.value}')
-    print(f'{"":45} | {"build":^19} | {"check":^19} | one core: {"ms a batch":^21}')
+    print(f'{processor()}, {os.cpu_count()} cores, {memory / 2**30:.0f} GiB; names of {options.esco}')
+    print(f'{"":45} | {"build":^19} | {"check":^19} | one core: {"ms per batch":^21}')
     columns = ('s', 'cpu', 'MiB') * 2
     print(
         f'{"pairs":>10} {"titles":>9} {"sentences":>9} {"skills":>6} {"MB":>7} |',
@@ -89,15 +95,15 @@ def main(argv: list[str]) -> None:
         f'{"MiB":>5}',
     )
     with tempfile.TemporaryDirectory() as scratch:
-        for pairs in map(int, PAIRS.value):
-            directory = pathlib.Path(WORK.value or scratch).absolute() / f'{pairs}'
+        for pairs in map(int, options.pairs.split(',')):
+            directory = pathlib.Path(options.work or scratch).absolute() / f'{pairs}'
             print(row(esco, pairs, directory), flush=True)
-            if not WORK.value:
+            if not options.work:
                 shutil.rmtree(directory)
 
 
 def row(esco: Esco, pairs: int, directory: pathlib.Path) -> str:
-    """Makes the vacancies, builds, checks and reads; the row of the table."""
+    """Makes the vacancies, builds, checks and reads; returns the row of the table."""
     directory.mkdir(parents=True)
     generate(esco, pairs, directory)
     output = directory / 'data'
@@ -120,7 +126,7 @@ def row(esco: Esco, pairs: int, directory: pathlib.Path) -> str:
 
 
 def processor() -> str:
-    """The processor's name, where the system says it."""
+    """The name of the processor, if the system tells it."""
     try:
         lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:
@@ -147,22 +153,24 @@ def generate(esco: Esco, pairs: int, directory: pathlib.Path) -> None:
     write_csv(
         directory / 'occupations_en.csv',
         ('conceptUri', 'preferredLabel', 'altLabels'),
-        ((uri, own.label, '\n'.join(own.alternatives)) for uri, own in esco.occupations.items()),
+        ((uri, occupation.label, '\n'.join(occupation.alternatives)) for uri, occupation in esco.occupations.items()),
     )
-    relations = ((occupation, kind, skill) for occupation, own in esco.relations.items() for skill, kind in own.items())
+    relations = (
+        (occupation, kind, skill) for occupation, kinds in esco.relations.items() for skill, kind in kinds.items()
+    )
     write_csv(
         directory / 'occupationSkillRelations_en.csv',
         ('occupationUri', 'relationType', 'skillUri'),
-        itertools.islice(relations, pairs // PAIRS_A_RELATION),
+        itertools.islice(relations, pairs // PAIRS_PER_RELATION),
     )
     rng = np.random.default_rng(SEED)
     real = list(dict.fromkeys(title for occupation in esco.occupations.values() for title in occupation.labels))
     with open(directory / 'vacancies.jsonl', 'w', encoding='utf-8') as file:
         for title, skills in zip(
-            distinct_titles(real, round(pairs / PAIRS_A_TITLE)), drawn(labels, PAIRS_A_TITLE, rng), strict=False
+            distinct_titles(real, round(pairs / PAIRS_PER_TITLE)), drawn(labels, PAIRS_PER_TITLE, rng), strict=False
         ):
             file.write(json.dumps({'title': title, 'skills': skills}) + '\n')
-        for first, *others in itertools.islice(drawn(labels, 2.5, rng), pairs // PAIRS_A_SENTENCE):
+        for first, *others in itertools.islice(drawn(labels, 2.5, rng), pairs // PAIRS_PER_SENTENCE):
             sentence = f'In this role you will {first}' + ''.join(f', and {other}' for other in others) + ' every day.'
             file.write(json.dumps({'sentence': sentence, 'skills': [first, *others]}) + '\n')
 
@@ -176,30 +184,30 @@ def write_csv(path: pathlib.Path, header: Sequence[str], rows) -> None:
 
 
 def distinct_titles(real: list[str], count: int) -> Iterator[str]:
-    """So many titles, in no order, each once."""
+    """So many distinct titles, in no particular order."""
     parts = (LEVELS, real, TERMS, ['', *(f' in {place}' for place in PLACES)])
     possible = np.prod([len(part) for part in parts], dtype=int)
     if count > possible:
-        raise app.UsageError(f'--pairs: {count} titles, but only {possible} can be made of {len(real)} real ones')
+        raise ValueError(f'--pairs: {count} titles, but only {possible} can be made of {len(real)} real ones')
     for number in range(count):
         chosen = np.unravel_index(number * STRIDE % possible, [len(part) for part in parts])
         yield ''.join(part[index] for part, index in zip(parts, chosen, strict=True))
 
 
 def drawn(labels: list[str], mean: float, rng: np.random.Generator) -> Iterator[list[str]]:
-    """Without end, distinct skills: at least one, `mean` on average; the frequent ones are any of them."""
+    """Yields lists of distinct skills without end: at least one, about `mean`. A skill's frequency is drawn, too."""
     weight = 1 / (5 + rng.permutation(len(labels)))
     cumulative = np.cumsum(weight / weight.sum())
     while True:
         count = 1 + rng.poisson(mean - 1, ROWS)
         skills = np.searchsorted(cumulative, rng.random((ROWS, 2 * count.max())))
-        for own, n in zip(np.minimum(skills, len(labels) - 1).tolist(), count.tolist(), strict=True):
-            yield [labels[skill] for skill in itertools.islice(dict.fromkeys(own), n)]
+        for row, n in zip(np.minimum(skills, len(labels) - 1).tolist(), count.tolist(), strict=True):
+            yield [labels[skill] for skill in itertools.islice(dict.fromkeys(row), n)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a process took: wall-clock and processor seconds, and the most memory that it held."""
+    """Wall-clock seconds, CPU seconds and peak memory of a process."""
 
     seconds: float
     cpu: float
@@ -207,7 +215,7 @@ class Measured:
 
 
 def measured(*command: str) -> Measured:
-    """Runs a command of data prep on two cores; what it says is shown only if it fails."""
+    """Runs a command of data prep on two cores; its output is shown only if it fails."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     start = time.perf_counter()
     with tempfile.TemporaryFile('w+') as said:
@@ -228,7 +236,7 @@ def measured(*command: str) -> Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """Seconds to open the dataset; medians of milliseconds a batch, all and parts of it; the most memory held."""
+    """Seconds to open the dataset; median milliseconds per batch, of the whole and its parts; peak memory."""
 
     open: float
     plan: float
@@ -263,8 +271,8 @@ def read_batches(directory: pathlib.Path) -> Batches:
         planned = plan(step)
         edges = [(graph, planned.targets[graph].edge) for graph in GRAPHS]
         edges.append(('sentence', planned.distractors.edge))
-        needed[step] = [(graph, own[own != EMPTY]) for graph, own in edges]
-    # Each part on steps of its own: what has been read before lies in the memory of the machine.
+        needed[step] = [(graph, drawn[drawn != EMPTY]) for graph, drawn in edges]
+    # Each part on other steps, because what was read before is in the page cache.
     planning, _ = milliseconds(plan, 3 * STEPS)
     reading, _ = milliseconds(lambda step: [records[graph](edges) for graph, edges in needed[step]], STEPS)
     source, _ = milliseconds(
@@ -274,7 +282,7 @@ def read_batches(directory: pathlib.Path) -> Batches:
 
 
 def milliseconds(part: Callable[[int], object], first: int) -> tuple[float, float]:
-    """Medians over the steps from `first` on: wall-clock and of the processor."""
+    """Medians of wall-clock and CPU time, over the steps from `first` on."""
     took = []
     for step in range(first, first + STEPS):
         start = time.perf_counter(), time.process_time()
@@ -285,4 +293,4 @@ def milliseconds(part: Callable[[int], object], first: int) -> tuple[float, floa
 
 
 if __name__ == '__main__':
-    app.run(main)
+    sys.exit(console.command(Options, main))

@@ -1,32 +1,34 @@
-"""Late interaction against the bare products that it cannot do without: time, memory, and what a pod sends.
+"""Late interaction measured against the bare matrix products that it needs: time, memory, and what a pod sends.
 
     python -m tests.benchmarks.interaction [--dtype=bfloat16] [--tokens=16] [--texts=512,1024] [--pods=]
 
-First table: one forward product R, or all four of forward and backward, and each form's time as a multiple of theirs,
-in turns within one process; beside it the temporary memory of the compiled program. The rows 'esco' have the lengths of
-ESCO's skill names, padded to 16 tokens; in the second of them the products are those of the real tokens alone. The ring
-runs on two devices, on a CPU simulated ones that share its cores; its memory is that of one of them. Rows whose forms
-would take more than a minute in all, by what smaller ones took, get no times, and neither do forms that would not fit
-in the memory.
+First table: the time of the bare products (R forward, or all four of forward and backward), and the time of each form
+as a multiple of it, measured in turns within one process, with the temporary memory of the compiled program. The rows
+'esco' have the lengths of ESCO's skill names, padded to 16 tokens; in the second of them the bare products are those of
+the real tokens only. The ring runs on two devices (on a CPU simulated ones, which share its cores); its memory is that
+of one of them. Not timed are rows whose forms would together take more than a minute, judging by smaller rows, and
+forms that would not fit into the memory.
 
-Second table: the same programs compiled for TPU pods that need not be there (with the extra `tpu`), at a fixed number
-of texts a chip: the score rows (both scores, and in the backward pass their gradients), all else that a chip holds at
-a time, the collectives with how often they run, and the bytes that a chip sends.
+Second table: the same programs compiled for TPU pods, which need not be there (with the extra `tpu`), for a fixed
+number of texts per chip: the score rows (both scores, and in the backward pass their gradients), the peak of all else
+that a chip holds, the bytes that it sends, and the collectives.
 """
 
 import collections
 import csv
+import dataclasses
 import functools
 import os
+import pathlib
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 
 from uwe_jax.compile_for import compiled
 from uwe_jax.compile_for.topology import pod_mesh
@@ -37,52 +39,62 @@ from uwe_jax.io import console
 from uwe_jax.models import download
 from uwe_jax.models.tokenizer import Tokenizer
 
-TEXTS = flags.DEFINE_list('texts', '128,256,512,1024,2048,4096,8192', 'Texts a side.')
-TOKENS = flags.DEFINE_list('tokens', '8,16,64', 'Tokens a text.')
-DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of the embeddings, in the first table.')
-REPEATS = flags.DEFINE_integer('repeats', 3, 'Turns; the median of their times counts.')
-LIMIT = flags.DEFINE_float('limit', 60.0, 'Seconds that a row may take a turn.')
-ESCO = flags.DEFINE_string('esco', 'data_prep/sample/skills_en.csv', 'Whose preferred labels give the real lengths.')
-PODS = flags.DEFINE_list('pods', 'v5e:2x4,v5e:8x8,v5e:16x16', 'TPU topologies; empty for none.')
-POD_TEXTS = flags.DEFINE_integer('pod_texts', 128, 'Texts a chip in the second table.')
-
-WIDTH = 768  # numbers a token
-CUTS = (512, 2048)  # tokens of a block of bare products; the fastest counts
+WIDTH = 768  # of an embedding
+CUTS = (512, 2048)  # tokens per side of a block of bare products; the faster one counts
 
 
-def main(argv: list[str]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compares late interaction with the bare matrix products that it needs."""
+
+    texts: str = '128,256,512,1024,2048,4096,8192'
+    """Texts per side."""
+    tokens: str = '8,16,64'
+    """Tokens per text."""
+    dtype: Literal['float32', 'bfloat16'] = 'float32'
+    """Dtype of the embeddings in the first table."""
+    repeats: int = 3
+    """Turns; the median of their times counts."""
+    limit: float = 60.0
+    """Seconds that a row may take per turn."""
+    esco: pathlib.Path = pathlib.Path('data_prep/sample/skills_en.csv')
+    """The table whose preferred labels give the real lengths."""
+    pods: str = 'v5e:2x4,v5e:8x8,v5e:16x16'
+    """TPU topologies; empty for none."""
+    pod_texts: int = 128
+    """Texts per chip in the second table."""
+
+
+def main(options: Options) -> None:
     """Prints both tables."""
-    if len(argv) > 1:
-        raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
-    console.start_logging()
-    times_and_memory()
-    if PODS.value:
-        pods()
+    times_and_memory(options)
+    if options.pods:
+        pods(options)
 
 
-def times_and_memory() -> None:
+def times_and_memory(options: Options) -> None:
     """The first table."""
-    print(f'{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {DTYPE.value}, {WIDTH} numbers a token')
+    print(f'{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {options.dtype}, width {WIDTH}')
     print('times as multiples of the bare products | temporary MiB; -: not run')
     names = ('reference', 'blockwise', 'kernel', 'ring')
     print(f'{"lengths":>10} {"texts":>6} {"pass":>8} {"bare s":>8} {"GFLOP/s":>8}', *(f'{n:>18}' for n in names))
-    real = esco_lengths()
-    for tokens in map(int, TOKENS.value):
+    real = esco_lengths(options.esco)
+    for tokens in map(int, options.tokens.split(',')):
         for backward in (False, True):
             expected = dict.fromkeys(('bare', *names), 0.0)  # seconds at the next number of texts
-            for texts in map(int, TEXTS.value):
+            for texts in map(int, options.texts.split(',')):
                 lengths = {f'{tokens}': np.full(texts, tokens, np.int32)}
                 if tokens == 16:
                     lengths['esco'] = np.resize(real, texts)
                 for kind, length in lengths.items():
-                    expected = row(kind, length, tokens, backward, names, expected)
+                    expected = row(options, kind, length, tokens, backward, names, expected)
                 expected = {name: 4 * took for name, took in expected.items()}
 
 
-def row(kind, length, tokens, backward, names, expected) -> dict[str, float]:
-    """Prints the times and memory of all forms on one batch; returns the seconds, or what was expected of them."""
-    texts, dtype = len(length), jnp.dtype(DTYPE.value)
-    run = sum(expected.values()) <= LIMIT.value
+def row(options, kind, length, tokens, backward, names, expected) -> dict[str, float]:
+    """Prints the times and memory of all forms on one batch; returns their seconds, as measured or as expected."""
+    texts, dtype = len(length), jnp.dtype(options.dtype)
+    run = sum(expected.values()) <= options.limit
     programs, memory = {}, {}
     for name in names:
         built = build(name, texts, tokens, dtype, backward)
@@ -95,7 +107,7 @@ def row(kind, length, tokens, backward, names, expected) -> dict[str, float]:
         fits = {name: built for name, built in programs.items() if memory[name] < memory_of_the_machine() / 2}
         calls = {name: functools.partial(p, *jax.device_put(inputs, where)) for name, (p, where) in fits.items()}
         calls |= {('bare', cut): functools.partial(program, *inputs[:3:2]) for cut, program in bare.items()}
-        took = median_seconds(calls)
+        took = median_seconds(calls, options.repeats)
         seconds |= {name: took[name] for name in fits}
         seconds['bare'] = min(took['bare', cut] for cut in bare)
     flops = (4 if backward else 1) * 2 * (texts * tokens) ** 2 * WIDTH
@@ -113,15 +125,16 @@ def row(kind, length, tokens, backward, names, expected) -> dict[str, float]:
     if kind == 'esco' and run:
         count = int(length.sum())
         inputs = (jnp.ones((1, count, WIDTH), dtype),) * 2
+        bare = bare_products(count, dtype, backward)
         took = median_seconds(
-            {cut: functools.partial(p, *inputs) for cut, p in bare_products(count, dtype, backward).items()}
+            {cut: functools.partial(program, *inputs) for cut, program in bare.items()}, options.repeats
         )
         line('esco real', min(took.values()), flops * (count / (texts * tokens)) ** 2)
     return seconds
 
 
 def build(name: str, texts: int, tokens: int, dtype: Any, backward: bool) -> tuple[Any, Any] | None:
-    """A form's compiled program and where its inputs lie, or None if this machine has no such form."""
+    """The compiled program of a form and the sharding of its inputs, or None if this machine has no such form."""
     devices = jax.devices()[: 2 if name == 'ring' else 1]
     if name == 'kernel' and jax.default_backend() == 'cpu':
         return None
@@ -134,7 +147,7 @@ def build(name: str, texts: int, tokens: int, dtype: Any, backward: bool) -> tup
 
 
 def program(device_mesh: Any, texts: int, tokens: int, dtype: Any, backward: bool, **how: str) -> Any:
-    """The scores, and with `backward` what given gradients of theirs pass back, compiled for a mesh."""
+    """The scores, and with `backward` the gradients that their cotangents pass back, compiled for a mesh."""
 
     def forward(q, q_len, y, y_len):
         return late_interaction(q, q_len, y, y_len, Score(), mesh=device_mesh, **how)
@@ -152,7 +165,7 @@ def program(device_mesh: Any, texts: int, tokens: int, dtype: Any, backward: boo
 
 
 def bare_products(tokens: int, dtype: Any, backward: bool) -> dict[int, Callable]:
-    """R of so many tokens a side, and with `backward` R again, R·E_y and Rᵀ·E_q, in blocks; by the blocks' tokens."""
+    """R of so many tokens per side, and with `backward` R again, R·E_y and Rᵀ·E_q, by the tokens in a block."""
 
     def dot(a, b, *contracted):
         dims = (tuple((axis,) for axis in contracted), ((), ()))
@@ -161,7 +174,7 @@ def bare_products(tokens: int, dtype: Any, backward: bool) -> dict[int, Callable
     def products(cut, q, y):
         q, y = (jnp.pad(x.reshape(-1, WIDTH), ((0, -tokens % cut), (0, 0))).reshape(-1, cut, WIDTH) for x in (q, y))
 
-        def forward(r, a):  # nothing is done with a block of R, but that the next one takes its place
+        def forward(r, a):  # a block of R is only replaced by the next one
             return jax.lax.scan(lambda _, b: (dot(a, b, 1, 1), None), r, y)
 
         def all_but_forward(dy, a):
@@ -179,7 +192,7 @@ def bare_products(tokens: int, dtype: Any, backward: bool) -> dict[int, Callable
 
 
 def batch(length: np.ndarray, tokens: int, dtype: Any, backward: bool) -> tuple:
-    """Random embeddings with the norm of the base model's, and gradients of scores."""
+    """Random embeddings of the base model's norm, their lengths, and with `backward` cotangents of both scores."""
     rng = np.random.default_rng(0)
     q, y = (
         jnp.asarray(rng.normal(0, 3.4 / WIDTH**0.5, (len(length), tokens, WIDTH)).astype(np.float32), dtype)
@@ -189,12 +202,12 @@ def batch(length: np.ndarray, tokens: int, dtype: Any, backward: bool) -> tuple:
     return (q, jnp.asarray(length), y, jnp.asarray(length), *map(jnp.asarray, gradients))
 
 
-def median_seconds(calls: dict[Any, Callable]) -> dict[Any, float]:
+def median_seconds(calls: dict[Any, Callable], repeats: int) -> dict[Any, float]:
     """Calls everything once to warm up, and then in turns."""
     for call in calls.values():
         jax.block_until_ready(call())
     took = collections.defaultdict(list)
-    for _ in range(REPEATS.value):
+    for _ in range(repeats):
         for name, call in calls.items():
             start = time.perf_counter()
             jax.block_until_ready(call())
@@ -203,47 +216,49 @@ def median_seconds(calls: dict[Any, Callable]) -> dict[Any, float]:
 
 
 def memory_of_the_machine() -> int:
-    """Bytes of the first device's memory, or of the machine's."""
+    """Bytes of memory of the first device, or else of the machine."""
     stats = jax.devices()[0].memory_stats() or {}
     return stats.get('bytes_limit') or os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
 
-def esco_lengths() -> np.ndarray:
-    """Tokens of ESCO's skill names, at most 16, in a random order."""
-    with open(ESCO.value, newline='', encoding='utf-8') as file:
+def esco_lengths(table: pathlib.Path) -> np.ndarray:
+    """Tokens of ESCO's skill names, at most 16, in random order."""
+    with open(table, newline='', encoding='utf-8') as file:
         names = [row['preferredLabel'] for row in csv.DictReader(file)]
     ids = Tokenizer.from_pretrained(download.fetch('all-mpnet-base-v2', [download.TOKENIZER])).encode(names, 16)
     length = pad(list(ids), 16).length
-    print(f'{len(names)} names of {ESCO.value}: {length.mean():.1f} of 16 tokens')
+    print(f'{len(names)} names of {table}: {length.mean():.1f} of 16 tokens')
     return np.random.default_rng(0).permutation(length)
 
 
-def pods() -> None:
+def pods(options: Options) -> None:
     """The second table."""
-    texts, tokens, dtype = POD_TEXTS.value, 16, jnp.bfloat16
-    print(f'\n{texts} texts of {tokens} tokens a chip and side, {dtype.dtype}; MiB a chip; collectives as times x MiB')
+    texts, tokens, dtype = options.pod_texts, 16, jnp.bfloat16
+    print(
+        f'\n{texts} texts of {tokens} tokens per chip and side, {dtype.dtype}; MiB per chip; collectives: times x MiB'
+    )
     print(f'{"pod":>10} {"form":>9} {"exchange":>9} {"pass":>8} {"scores":>7} {"else":>6} {"sent":>8}  collectives')
-    for topology in PODS.value:
+    for topology in options.pods.split(','):
         device_mesh = pod_mesh(topology)
         for form in ('blockwise', 'kernel'):
             for exchange in EXCHANGES:
                 for backward in (False, True):
                     total = texts * device_mesh.size
-                    found = program(device_mesh, total, tokens, dtype, backward, form=form, exchange=exchange)
+                    built = program(device_mesh, total, tokens, dtype, backward, form=form, exchange=exchange)
                     rows = (4 if backward else 2) * texts * total * 4
-                    held = compiled.memory(found).peak - rows
+                    held = compiled.memory(built).peak - rows
                     print(
                         f'{topology:>10} {form:>9} {exchange:>9} {"fwd+bwd" if backward else "fwd":>8}',
-                        f'{rows / 2**20:>7.1f} {held / 2**20:>6.1f} {compiled.sent(found) / 2**20:>8.1f} ',
-                        ', '.join(summary(compiled.collectives(found))),
+                        f'{rows / 2**20:>7.1f} {held / 2**20:>6.1f} {compiled.sent(built) / 2**20:>8.1f} ',
+                        ', '.join(summary(compiled.collectives(built))),
                         flush=True,
                     )
 
 
-def summary(found: list[compiled.Collective]) -> Iterator[str]:
-    """Collectives of a kind and size together; those below a hundredth of a MiB are left out."""
+def summary(collectives: list[compiled.Collective]) -> Iterator[str]:
+    """Counts the collectives by kind and size; those below a hundredth of a MiB are left out."""
     counted = collections.Counter()
-    for collective in found:
+    for collective in collectives:
         counted[collective.kind, collective.bytes] += collective.times
     for (kind, size), times in counted.items():
         if size >= 2**20 / 100:
@@ -252,4 +267,4 @@ def summary(found: list[compiled.Collective]) -> Iterator[str]:
 
 if __name__ == '__main__':
     jax.config.update('jax_num_cpu_devices', 2)
-    app.run(main)
+    sys.exit(console.command(Options, main))

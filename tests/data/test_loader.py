@@ -56,8 +56,7 @@ def test_texts_are_padded_to_one_length_and_longer_ones_keep_their_end():
     ],
 )
 def test_only_the_distractor_is_cut_to_fit(first, tokens, expected):
-    joined = join_distractor(text(5, 6), text(7, 8, 9), first, tokens)
-    np.testing.assert_array_equal(joined, expected)
+    np.testing.assert_array_equal(join_distractor(text(5, 6), text(7, 8, 9), first, tokens), expected)
 
 
 @pytest.fixture
@@ -98,14 +97,14 @@ def test_every_row_holds_the_texts_that_the_plan_names(dataset, plan, base_model
         np.testing.assert_array_equal(unpadded(batch.texts['skill'], row), ids('skill', planned.skill[row]))
         for graph in GRAPHS:
             node = planned.targets[graph].node[row]
-            found = unpadded(batch.texts[graph], row).tolist()
+            loaded = unpadded(batch.texts[graph], row).tolist()
             if node == EMPTY:
-                assert found == []
+                assert loaded == []
             elif graph == 'sentence':  # a distractor may stand on either side
                 inner = ids(graph, node)[1:-1].tolist()
-                assert inner in (found[1 : 1 + len(inner)], found[-1 - len(inner) : -1])
+                assert inner in (loaded[1 : 1 + len(inner)], loaded[-1 - len(inner) : -1])
             else:
-                assert found == ids(graph, node).tolist()
+                assert loaded == ids(graph, node).tolist()
     for graph in GRAPHS:
         np.testing.assert_array_equal(batch.edges[graph], planned.targets[graph].positive)
 
@@ -119,7 +118,7 @@ def test_processes_together_hold_the_rows_that_one_holds(dataset, plan):
 
 @settings(deadline=None, max_examples=20)
 @given(step=st.integers(0, 500), devices=st.sampled_from([1, 2, 4, 8]))
-def test_however_a_batch_is_cut_its_mask_has_every_edge_of_its_nodes_and_no_other(dataset, plan, step, devices):
+def test_the_mask_has_exactly_the_edges_among_the_nodes_however_the_batch_is_cut(dataset, plan, step, devices):
     planned = plan(step)
     parts = [StepReader(dataset, plan, LENGTHS, rows)(step) for rows in np.split(np.arange(16), devices)]
     for graph in GRAPHS:
@@ -132,9 +131,8 @@ def test_however_a_batch_is_cut_its_mask_has_every_edge_of_its_nodes_and_no_othe
 
 
 @pytest.mark.parametrize('prefetch', [0, 1, 4])
-def test_batches_come_in_order_and_are_sharded_by_rows(dataset, plan, prefetch):
+def test_batches_are_sharded_by_rows_and_come_in_order(dataset, plan, prefetch):
     sharding = mesh.rows(mesh.make_mesh(4, 2))
-    np.testing.assert_array_equal(local_rows(sharding, 16), np.arange(16))
     read = list(batches(dataset, plan, LENGTHS, sharding, range(2, 6), prefetch))
     assert len(read) == 4
     for step, batch in enumerate(read, start=2):
@@ -143,12 +141,22 @@ def test_batches_come_in_order_and_are_sharded_by_rows(dataset, plan, prefetch):
         assert batch.edges['job'].addressable_shards[0].data.shape == (2, 16)
 
 
-def test_lengths_are_data_preps_unless_overridden(dataset):
-    none = dict.fromkeys(SIDES, 0)
-    assert choose_lengths(dataset.manifest['lengths'], none) == dataset.manifest['lengths']
-    assert choose_lengths(dataset.manifest['lengths'], none | {'job': 24})['job'] == 24
-    with pytest.raises(ValueError, match=r'data\.length\.sentence: 65, expected 3 to 64 tokens'):
-        choose_lengths(dataset.manifest['lengths'], none | {'sentence': 65})
+def test_the_only_process_holds_all_rows():
+    np.testing.assert_array_equal(local_rows(mesh.rows(mesh.make_mesh(4, 2)), 16), np.arange(16))
+
+
+NO_OVERRIDE = dict.fromkeys(SIDES, 0)
+
+
+def test_lengths_are_those_of_data_prep_unless_overridden():
+    assert choose_lengths(LENGTHS, NO_OVERRIDE) == LENGTHS
+    assert choose_lengths(LENGTHS, NO_OVERRIDE | {'job': 24}) == LENGTHS | {'job': 24}
+
+
+@pytest.mark.parametrize('length', [2, 65])
+def test_a_length_that_no_text_can_have_is_refused_by_name(length):
+    with pytest.raises(ValueError, match=rf'data\.length\.sentence: {length}, expected 3 to 64 tokens'):
+        choose_lengths(LENGTHS, NO_OVERRIDE | {'sentence': length})
 
 
 Damage = collections.namedtuple('Damage', 'name apply message')
@@ -181,6 +189,6 @@ def test_a_shard_that_is_damaged_while_a_run_reads_it_ends_the_run_by_its_name(d
         collections.deque(read, maxlen=0)
 
 
-def test_a_directory_without_a_manifest_is_no_dataset(tmp_path):
+def test_a_directory_without_a_manifest_is_not_a_dataset(tmp_path):
     with pytest.raises(DatasetError, match='not a dataset'):
         open_dataset(tmp_path)

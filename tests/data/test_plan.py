@@ -1,4 +1,4 @@
-"""The plan: which nodes make a batch, as a pure function of graphs, seed and step."""
+"""The batch plan: which nodes make a batch, as a pure function of graphs, seed and step."""
 
 import numpy as np
 import pytest
@@ -51,31 +51,38 @@ def test_the_positives_are_exactly_the_graphs_edges_among_the_batchs_nodes(drawn
 
 @settings(deadline=None, max_examples=60)
 @given(plans(), st.integers(0, 50))
-def test_nodes_are_distinct_and_each_slot_holds_an_edge_of_its_skill_unless_none_is_left(drawn, step):
-    graphs, plan = drawn
+def test_the_nodes_of_a_batch_are_distinct(drawn, step):
+    _, plan = drawn
     batch = plan(step)
     assert len(set(batch.skill)) == plan.batch_size
+    for targets in batch.targets.values():
+        nodes = targets.node[targets.node != EMPTY]
+        assert len(set(nodes)) == len(nodes)
+
+
+@settings(deadline=None, max_examples=60)
+@given(plans(), st.integers(0, 50))
+def test_each_slot_holds_an_edge_of_its_skill_unless_all_its_targets_are_taken(drawn, step):
+    graphs, plan = drawn
+    batch = plan(step)
     for name, targets in batch.targets.items():
         graph, filled = graphs[name], targets.edge != EMPTY
         nodes = targets.node[filled]
-        assert len(set(nodes)) == len(nodes)
         np.testing.assert_array_equal(graph.edge_skill[targets.edge[filled]], batch.skill[filled])
         np.testing.assert_array_equal(graph.edge_target[targets.edge[filled]], nodes)
         assert np.diagonal(targets.positive)[filled].all()
         for slot in np.flatnonzero(~filled):
-            own = graph.edge_target[graph.edge_skill == batch.skill[slot]]
-            assert set(own) <= set(targets.node[:slot])
+            of_skill = graph.edge_target[graph.edge_skill == batch.skill[slot]]
+            assert set(of_skill) <= set(targets.node[:slot])
 
 
 @settings(deadline=None, max_examples=60)
 @given(plans())
-def test_every_epoch_shows_every_skill_once_and_no_batch_shows_one_twice(drawn):
+def test_every_epoch_shows_every_skill_once(drawn):
     graphs, plan = drawn
-    eligible, size = with_an_edge(graphs), plan.batch_size
-    steps = -(-3 * len(eligible) // size)
-    batches = [plan(step).skill for step in range(steps)]
-    assert all(len(set(batch)) == size for batch in batches)
-    stream = np.concatenate(batches)
+    eligible = with_an_edge(graphs)
+    steps = -(-3 * len(eligible) // plan.batch_size)
+    stream = np.concatenate([plan(step).skill for step in range(steps)])
     for epoch in range(3):
         shown = stream[epoch * len(eligible) : (epoch + 1) * len(eligible)]
         np.testing.assert_array_equal(np.sort(shown), eligible)
@@ -83,28 +90,38 @@ def test_every_epoch_shows_every_skill_once_and_no_batch_shows_one_twice(drawn):
 
 @settings(deadline=None, max_examples=60)
 @given(plans(), st.integers(0, 50))
-def test_distractors_are_joined_to_no_skill_of_the_batch_and_stand_beside_real_sentences_only(drawn, step):
+def test_distractors_stand_beside_real_sentences_only(drawn, step):
+    batch = drawn[1](step)
+    assert (batch.targets['sentence'].edge[batch.distractors.edge != EMPTY] != EMPTY).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(plans(), st.integers(0, 50))
+def test_distractors_are_joined_to_no_skill_of_the_batch(drawn, step):
     graphs, plan = drawn
     batch = plan(step)
     graph = graphs['sentence']
     chosen = batch.distractors.edge != EMPTY
-    assert (batch.targets['sentence'].edge[chosen] != EMPTY).all()
     edges = edges_of(graph)
     for sentence in graph.edge_target[batch.distractors.edge[chosen]]:
         assert not any((skill, sentence) in edges for skill in batch.skill)
 
 
-def test_a_batch_depends_on_seed_and_step_alone():
-    graphs = make_graphs(0)
-
-    def batches(seed, steps):
-        plan = Plan(graphs, batch_size=8, seed=seed, distractor_probability=0.8)
-        return {step: plan(step).targets['job'].edge.tolist() for step in steps}
-
-    forwards, backwards = batches(7, range(12)), batches(7, reversed(range(12)))
+@pytest.mark.parametrize('batch_size', [8, 24])  # four batches per epoch, and fewer than two
+def test_a_batch_does_not_depend_on_the_batches_before_it(batch_size):
+    forwards, backwards = edges_drawn(7, range(12), batch_size), edges_drawn(7, reversed(range(12)), batch_size)
     assert forwards == backwards
-    assert forwards != batches(8, range(12))
-    assert len({tuple(edges) for edges in forwards.values()}) == 12
+
+
+def test_another_seed_or_step_gives_another_batch():
+    batches = edges_drawn(7, range(12))
+    assert batches != edges_drawn(8, range(12))
+    assert len({tuple(edges) for edges in batches.values()}) == 12
+
+
+def edges_drawn(seed, steps, batch_size=8):
+    plan = Plan(make_graphs(0), batch_size=batch_size, seed=seed, distractor_probability=0.8)
+    return {step: plan(step).targets['job'].edge.tolist() for step in steps}
 
 
 def test_targets_of_a_skill_are_drawn_uniformly():
@@ -114,7 +131,7 @@ def test_targets_of_a_skill_are_drawn_uniformly():
     assert (np.abs(drawn - 500) < 80).all()  # four standard deviations
 
 
-def test_the_share_of_sentences_with_a_distractor_is_as_asked_and_half_of_them_come_first():
+def test_a_sentence_gets_a_distractor_with_the_given_probability_half_of_the_time_before_it():
     graphs = make_graphs(0, skills=400, targets=2000, density=0.002)
     plan = Plan(graphs, batch_size=100, seed=0, distractor_probability=0.8)
     batches = [plan(step) for step in range(40)]
@@ -131,8 +148,8 @@ def test_a_batch_without_skills_is_refused(size):
         Plan(make_graphs(0), batch_size=size, seed=0, distractor_probability=0.8)
 
 
-def test_more_skills_a_batch_than_the_graph_has_are_refused():
-    with pytest.raises(ValueError, match=r'data\.batch_size: 41 skills a batch, but only \d+ skills have an edge'):
+def test_more_skills_per_batch_than_the_graph_has_are_refused():
+    with pytest.raises(ValueError, match=r'data\.batch_size: 41 skills per batch, but only \d+ skills have an edge'):
         Plan(make_graphs(0), batch_size=41, seed=0, distractor_probability=0.8)
 
 

@@ -1,6 +1,7 @@
 """What the tests of late interaction share: ragged texts, values with gradients, and a whole batch with its loss."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +14,20 @@ from uwe_jax.loss import InfoNCE, many_to_many_info_nce
 
 NORM = 3.4  # of the base model's token embeddings on ESCO names
 TOLERANCE = {jnp.float32: 2e-5, jnp.bfloat16: 2e-2}  # max |a - b| / max |b|, against float64 on the same inputs
-VARIANTS = [
+TOKEN_SCORES = [  # those that the forms compute
     Score(),
-    Score(reduce='sum'),
-    Score(attend='query'),
-    Score(special_tokens=False),
-    Score(temperature=0.02),
+    Score(attend='query', reduce='sum'),
+    Score(special_tokens=False, temperature=0.02),
     Score(kind='maxsim'),
     Score(kind='maxsim', attend='query', reduce='sum'),
+]
+MEAN_SCORES = [
     Score(target='mean'),
     Score(kind='maxsim', target='mean', special_tokens=False),
     Score(kind='mean'),
 ]
+# Compiles small programs in two thirds of the time: XLA's passes and partitioner run, LLVM's expensive ones do not.
+QUICKLY = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
 
 
 def name_of(score):
@@ -34,32 +37,36 @@ def name_of(score):
 
 
 def texts(rng, count, tokens, d=48):
-    """Embeddings of norm NORM with ragged lengths, an empty text among them."""
+    """Embeddings of norm NORM, and ragged lengths; the last text is empty."""
     x = rng.normal(size=(count, tokens, d))
     x *= NORM / np.linalg.norm(x, axis=-1, keepdims=True)
     length = rng.integers(2, tokens + 1, count).astype(np.int32)
     length[-1] = 0
-    return x, length
+    return jnp.asarray(x, jnp.float32), jnp.asarray(length)
 
 
-def score_and_gradients(q, q_len, y, y_len, weights, score, **how):
-    """Both scores, and the gradients of their sum under given weights."""
+def _score_and_gradients(q, q_len, y, y_len, weights, score, **how):
+    """Both scores, and the gradients of their weighted sum."""
 
     def weighted(q, y):
         s_qy, s_yq = late_interaction(q, q_len, y, y_len, score, **how)
         return jnp.sum(s_qy * weights[0]) + jnp.sum(s_yq * weights[1]), (s_qy, s_yq)
 
-    (dq, dy), (s_qy, s_yq) = jax.jit(jax.grad(weighted, (0, 1), has_aux=True))(q, y)
+    (dq, dy), (s_qy, s_yq) = jax.grad(weighted, (0, 1), has_aux=True)(q, y)
     return {'s_qy': s_qy, 's_yq': s_yq, 'dq': dq, 'dy': dy}
 
 
+STATIC = ('score', 'form', 'block_entries', 'mesh', 'exchange')
+score_and_gradients = jax.jit(_score_and_gradients, static_argnames=STATIC)
+score_and_gradients_quickly = jax.jit(_score_and_gradients, static_argnames=STATIC, compiler_options=QUICKLY)
+
+
 def in_float64(q, q_len, y, y_len, weights, score):
-    """The same from the reference in float64, on the very numbers that it is given, rounded ones too."""
+    """The same from the reference in float64, on the very numbers of the inputs, rounded to their dtype."""
     with jax.enable_x64(True):
-        wide = (jnp.asarray(x, jnp.float64) for x in (q, y))
-        q64, y64 = wide
-        found = score_and_gradients(q64, q_len, y64, y_len, weights, score, form='reference')
-        return {name: np.asarray(value) for name, value in found.items()}
+        q, y = (jnp.asarray(x, jnp.float64) for x in (q, y))
+        exact = score_and_gradients_quickly(q, q_len, y, y_len, weights, score, form='reference')
+        return {name: np.asarray(value) for name, value in exact.items()}
 
 
 def kernel_inputs(rng, queries, q_tokens, targets, y_tokens, dtype, score, d=16):
@@ -68,40 +75,40 @@ def kernel_inputs(rng, queries, q_tokens, targets, y_tokens, dtype, score, d=16)
     q_mask = participating(q_len, q_tokens, score.special_tokens)
     y_mask = participating(y_len, y_tokens, score.special_tokens)
     g = rng.normal(size=(2, queries, targets)).astype(np.float32)
-    return jnp.asarray(q, dtype), q_mask, jnp.asarray(y, dtype), y_mask, g
+    return jnp.asarray(q, dtype), q_mask, jnp.asarray(y, dtype), y_mask, jnp.asarray(g)
+
+
+@functools.partial(jax.jit, static_argnames='score', compiler_options=QUICKLY)
+def _sums_and_gradients(q, q_mask, y, y_mask, g, score):
+    sums, pass_back = jax.vjp(lambda q, y: reference.scores(q, q_mask, y, y_mask, score), q, y)
+    return *sums, *pass_back(tuple(g))
 
 
 def sums_and_gradients_in_float64(q, q_mask, y, y_mask, g, score):
-    """What a kernel should find: from the reference in float64, on the same rounded inputs."""
-
-    @jax.jit
-    def of_reference(q, y, g):
-        scores, pass_back = jax.vjp(lambda q, y: reference.scores(q, q_mask, y, y_mask, score), q, y)
-        return *scores, *pass_back(tuple(g))
-
+    """What a kernel should compute: from the reference in float64, on the same rounded inputs."""
     with jax.enable_x64(True):
-        return [np.asarray(x) for x in of_reference(*(jnp.asarray(x, jnp.float64) for x in (q, y, g)))]
+        q, y, g = (jnp.asarray(x, jnp.float64) for x in (q, y, g))
+        return [np.asarray(x) for x in _sums_and_gradients(q, q_mask, y, y_mask, g, score)]
 
 
-def error(found, expected):
-    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-    return np.max(np.abs(found - expected)) / max(np.max(np.abs(expected)), 1e-30)
+def error(actual, expected):
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    return np.max(np.abs(actual - expected)) / max(np.max(np.abs(expected)), 1e-30)
 
 
-def errors(found, expected):
-    return {name: error(found[name], expected[name]) for name in expected}
+def errors(actual, expected):
+    return {name: error(actual[name], expected[name]) for name in expected}
 
 
 def batch(seed=0, rows=32, q_tokens=8, y_tokens=10):
     """Texts and edges of one graph, with all that makes a batch irregular.
 
     Returns:
-      q, q_len, y, y_len, edges; edges are asymmetric with several positives a row, and there are rows without a
-      positive, empty slots on both sides, and texts that stand there twice.
+      q, q_len, y, y_len, edges; edges are asymmetric with several positives per row, and there are rows without a
+      positive, empty slots on both sides, and texts that occur twice.
     """
     rng = np.random.default_rng(seed)
-    q, q_len = texts(rng, rows, q_tokens)
-    y, y_len = texts(rng, rows, y_tokens)
+    q, q_len, y, y_len = map(np.array, (*texts(rng, rows, q_tokens), *texts(rng, rows, y_tokens)))
     q[1], q_len[1] = q[0], q_len[0]
     y[5], y_len[5] = y[9], y_len[9]
     q_len[[7, 20]] = 0
@@ -110,15 +117,15 @@ def batch(seed=0, rows=32, q_tokens=8, y_tokens=10):
     edges[np.arange(rows), np.arange(rows)] = True
     edges[[4, 17]] = False
     edges[:, 12] = False
-    return q.astype(np.float32), q_len, y.astype(np.float32), y_len, edges
+    return q, q_len, y, y_len, edges
 
 
-def loss_and_gradients(q, q_len, y, y_len, edges, device_mesh=None, choices=InfoNCE(), temperature=0.05, **how):  # noqa: B008
+def loss_and_gradients(q, q_len, y, y_len, edges, device_mesh=None, temperature=0.05, **how):
     """L(Y|Q) + L(Q|Y) of a batch and its gradients by the embeddings, on a mesh if one is given."""
 
     def loss(q, y, q_len, y_len, edges):
         scores = late_interaction(q, q_len, y, y_len, Score(), mesh=device_mesh, **how)
-        directions = many_to_many_info_nce(*scores, edges, q_len > 0, y_len > 0, temperature, choices)
+        directions = many_to_many_info_nce(*scores, edges, q_len > 0, y_len > 0, temperature, InfoNCE())
         return sum(direction.loss for direction in directions.values())
 
     arrays = q, y, q_len, y_len, edges
@@ -126,5 +133,6 @@ def loss_and_gradients(q, q_len, y, y_len, edges, device_mesh=None, choices=Info
     if device_mesh is not None:
         arrays = mesh.put(arrays, (mesh.rows(device_mesh),) * len(arrays))
         everywhere = mesh.replicated(device_mesh)
-    found, (dq, dy) = jax.jit(jax.value_and_grad(loss, (0, 1)), out_shardings=everywhere)(*arrays)
-    return {'loss': np.asarray(found), 'dq': np.asarray(dq), 'dy': np.asarray(dy)}
+    compiled = jax.jit(jax.value_and_grad(loss, (0, 1)), out_shardings=everywhere, compiler_options=QUICKLY)
+    value, (dq, dy) = compiled(*arrays)
+    return {'loss': np.asarray(value), 'dq': np.asarray(dq), 'dy': np.asarray(dy)}

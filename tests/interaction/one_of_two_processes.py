@@ -14,10 +14,10 @@ from uwe_jax.interaction import EXCHANGES
 if __name__ == '__main__':
     output = pathlib.Path(sys.argv[1])
     join_processes(output.parent)
-    found = {
+    results = {
         f'{exchange}/{name}': value
         for exchange in EXCHANGES
         for name, value in loss_and_gradients(*batch(), mesh.make_mesh(fsdp=2), exchange=exchange).items()
     }
     if jax.process_index() == 0:
-        np.savez(output, **found)
+        np.savez(output, **results)

@@ -1,20 +1,23 @@
 """Packed scores are those of the reference, for every choice of a score, values and gradients."""
 
-import itertools
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.interaction.inputs import QUICKLY, error, name_of
 from uwe_jax.interaction import Score, late_interaction
 from uwe_jax.interaction.packed import packed, packed_scores
 
 Q_LENGTH, Y_LENGTH = [3, 1, 7, 5], [0, 1, 1, 2, 4, 4, 4, 9]  # targets lie sorted by length
 LAYOUT = ((0, 1), (1, 2), (2, 1), (4, 3), (9, 1))
 SCORES = [
-    Score(kind=kind, attend=attend, reduce=reduce)
-    for kind, attend, reduce in itertools.product(('soft', 'maxsim'), ('target', 'query'), ('mean', 'sum'))
+    Score(),
+    Score(attend='query', reduce='sum'),
+    Score(kind='maxsim', reduce='sum'),
+    Score(kind='maxsim', attend='query'),
 ]
 # relative to the largest entry
 TOLERANCE = {'float32': {'values': 2e-6, 'gradients': 1e-5}, 'bfloat16': {'values': 1e-5, 'gradients': 1e-2}}
@@ -28,47 +31,61 @@ def embeddings(lengths, seed, dtype):
     return padded, padded[real], jnp.array(lengths), real
 
 
-def close(found, expected, tolerance):
-    found, expected = (np.asarray(x, np.float64) for x in (found, expected))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+@functools.partial(jax.jit, static_argnames=('score', 'packs'), compiler_options=QUICKLY)
+def values_and_gradients(q, q_len, y, y_len, weights, score, packs):
+    """The scores, packed or of the reference, and the gradients of their weighted sum."""
+
+    def weighted(q, y):
+        if packs:
+            scores = packed_scores(q, q_len, packed(y), LAYOUT, score)
+        else:
+            scores, _ = late_interaction(q, q_len, y, y_len, score, form='reference')
+        return jnp.sum(weights * scores), scores
+
+    (dq, dy), scores = jax.grad(weighted, (0, 1), has_aux=True)(q, y)
+    return scores, dq, dy
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-@pytest.mark.parametrize('score', SCORES, ids=lambda score: f'{score.kind}-{score.attend}-{score.reduce}')
-def test_values_and_gradients_are_those_of_the_reference(score, dtype):
+def equals_the_reference(score, dtype):
     q, _, q_len, q_real = embeddings(Q_LENGTH, 0, dtype)
     y, y_packed, y_len, y_real = embeddings(Y_LENGTH, 1, dtype)
     weights = jnp.asarray(np.random.default_rng(2).standard_normal((4, 8)), jnp.float32)
-
-    def reference(q, y):
-        return late_interaction(q, q_len, y, y_len, score, form='reference')[0]
-
-    def ours(q, y):
-        return packed_scores(q, q_len, packed(y), LAYOUT, score)
-
-    close(ours(q, y_packed), reference(q, y), TOLERANCE[dtype]['values'])
-    of_q, of_y = jax.grad(lambda *x: jnp.sum(weights * reference(*x)), (0, 1))(q, y)
-    our_q, our_y = jax.grad(lambda *x: jnp.sum(weights * ours(*x)), (0, 1))(q, y_packed)
-    close(our_q[q_real], of_q[q_real], TOLERANCE[dtype]['gradients'])
-    close(our_y, of_y[y_real], TOLERANCE[dtype]['gradients'])
+    expected, of_q, of_y = values_and_gradients(q, q_len, y, y_len, weights, score, packs=False)
+    actual, our_q, our_y = values_and_gradients(q, q_len, y_packed, y_len, weights, score, packs=True)
+    assert error(actual, expected) <= TOLERANCE[dtype]['values']
+    assert error(our_q[q_real], of_q[q_real]) <= TOLERANCE[dtype]['gradients']
+    assert error(our_y, of_y[y_real]) <= TOLERANCE[dtype]['gradients']
 
 
-@pytest.mark.parametrize('tile', [1, 7, 16, 2048])  # of 25 tokens
+@pytest.mark.parametrize('score', SCORES, ids=name_of)
+def test_values_and_gradients_are_those_of_the_reference(score):
+    equals_the_reference(score, 'float32')
+
+
+@pytest.mark.parametrize('score', [Score(), Score(kind='maxsim', attend='query')], ids=name_of)
+def test_so_they_are_in_half_precision(score):
+    equals_the_reference(score, 'bfloat16')
+
+
+scores_of = jax.jit(lambda q, q_len, y, score: packed_scores(q, q_len, y, LAYOUT, score), static_argnums=3)
+
+
+@pytest.mark.parametrize('tile', [7, 2048])  # of 25 tokens
 def test_int8_tokens_score_as_the_embeddings_that_they_stand_for(tile, monkeypatch):
     monkeypatch.setattr('uwe_jax.interaction.packed.TILE', tile)
     q, _, q_len, _ = embeddings(Q_LENGTH, 0, 'bfloat16')
     _, y, _, _ = embeddings(Y_LENGTH, 1, 'float32')
     scale = jnp.abs(y).max(axis=1) / 127
     tokens = jnp.rint(y / scale[:, None]).astype(jnp.int8)
-    found = packed_scores(q.astype(jnp.float32), q_len, packed(tokens, scale), LAYOUT, Score())
-    expected = packed_scores(q.astype(jnp.float32), q_len, packed(tokens * scale[:, None]), LAYOUT, Score())
-    close(found, expected, 2e-6)
+    q = q.astype(jnp.float32)
+    actual = jax.jit(lambda: packed_scores(q, q_len, packed(tokens, scale), LAYOUT, Score()))()
+    assert error(actual, scores_of(q, q_len, packed(tokens * scale[:, None]), Score())) <= 2e-6
 
 
-def test_padding_of_queries_is_of_no_account():
+@pytest.mark.parametrize('score', SCORES, ids=name_of)
+def test_the_padding_of_queries_has_no_effect(score):
     q, _, q_len, q_real = embeddings(Q_LENGTH, 0, 'float32')
     _, y, _, _ = embeddings(Y_LENGTH, 1, 'float32')
     noise = jnp.where(q_real[..., None], q, 1e3)
-    for score in SCORES:
-        found, expected = (packed_scores(x, q_len, packed(y), LAYOUT, score) for x in (noise, q))
-        np.testing.assert_array_equal(found, expected)
+    actual, expected = (scores_of(x, q_len, packed(y), score) for x in (noise, q))
+    np.testing.assert_array_equal(actual, expected)

@@ -7,10 +7,10 @@ One directory holds one dataset, `uwe_pairs`. It is written by `data_prep` and r
     uwe_pairs-GRAPH.array_record-*      the pairs, one tf.train.Example a record, sorted by skill
     graph/skill/length.npy              tokens of every skill
     graph/GRAPH/*.npy                   the CSR of one graph in both directions (see `BipartiteGraph`)
-    nodes/SIDE.jsonl                    {"text", "ids"} of every node, one a line; line number = node. An id is a URI of
-                                        ESCO's, or `vacancy` or `synthetic` for where else the text comes from
+    nodes/SIDE.jsonl                    {"text", "ids"} of every node, one per line; line number = node. An id is an
+                                        ESCO URI, or the text's other source: `vacancy` or `synthetic`
     eval/GRAPH.jsonl                    {"text", "skills"}: held-out texts and the skill nodes joined to them
-    unmatched_skills.jsonl              names in the vacancies that are no skill's or several skills', if there are any
+    unmatched_skills.jsonl              names in the vacancies that match no skill or several, if there are any
 """
 
 import dataclasses
@@ -20,46 +20,51 @@ import pathlib
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Int, Int32
 
 from uwe_jax.io.files import damage
 
-GRAPHS = ('job', 'sentence', 'alternative')  # what a skill is joined to
+GRAPHS = ('job', 'sentence', 'alternative')  # the kinds of targets that skills are joined to
 SIDES = ('skill', *GRAPHS)
-MAX_TOKENS = 64  # longest text, <s> and </s> included (paper, section 4.1)
+MAX_TOKENS = 64  # of the longest text, <s> and </s> included (paper, section 4.1)
 NAME = 'uwe_pairs'
 MANIFEST = 'manifest.json'
 
 
 class DatasetError(ValueError):
-    """A directory is not a dataset, or no longer the one that its manifest describes."""
+    """A directory is not a dataset, or differs from its manifest."""
 
 
 @dataclasses.dataclass(frozen=True)
 class BipartiteGraph:
     """Skills joined to the targets of one kind, as CSR arrays in both directions.
 
-    Edges are numbered by skill, then by target, so that an edge's number is also the number of its record. Every target
-    has an edge; a skill may have none.
+    Edges are numbered by skill, then by target; the number of an edge is also that of its record. Every target has an
+    edge; a skill may have none.
 
     Attributes:
-      skill_indptr: [skills + 1] int32; the edges of skill s are `skill_indptr[s]:skill_indptr[s + 1]`.
-      edge_target: [edges] int32; the target of each edge.
-      target_indptr: [targets + 1] int32; target t has `target_edges[target_indptr[t]:target_indptr[t + 1]]`.
-      target_edges: [edges] int32; edge numbers, ordered by target, then by skill.
-      target_length: [targets] int32; tokens of each target, <s> and </s> included.
+      skill_indptr: the edges of skill s are `skill_indptr[s]:skill_indptr[s + 1]`.
+      edge_target: the target of each edge.
+      target_indptr: the edges of target t are `target_edges[target_indptr[t]:target_indptr[t + 1]]`.
+      target_edges: edge numbers, ordered by target, then by skill.
+      target_length: tokens of each target, <s> and </s> included.
     """
 
-    skill_indptr: np.ndarray
-    edge_target: np.ndarray
-    target_indptr: np.ndarray
-    target_edges: np.ndarray
-    target_length: np.ndarray
+    skill_indptr: Int32[np.ndarray, ' skills+1']
+    edge_target: Int32[np.ndarray, ' edges']
+    target_indptr: Int32[np.ndarray, ' targets+1']
+    target_edges: Int32[np.ndarray, ' edges']
+    target_length: Int32[np.ndarray, ' targets']
 
     @classmethod
     def from_edges(
-        cls, skill: np.ndarray, target: np.ndarray, skills: int, target_length: np.ndarray
+        cls,
+        skill: Int[np.ndarray, ' edges'],
+        target: Int[np.ndarray, ' edges'],
+        skills: int,
+        target_length: Int[np.ndarray, ' targets'],
     ) -> 'BipartiteGraph':
-        """Builds the graph from edges [E], [E] in any order and without repetition.
+        """Builds the graph from distinct edges in any order.
 
         Raises:
           ValueError: there are more edges than int32 can number.
@@ -78,23 +83,23 @@ class BipartiteGraph:
         )
 
     @functools.cached_property
-    def edge_skill(self) -> np.ndarray:
-        """[edges] int32: the skill of each edge."""
+    def edge_skill(self) -> Int32[np.ndarray, ' edges']:
+        """The skill of each edge."""
         return np.repeat(np.arange(len(self.skill_indptr) - 1, dtype=np.int32), self.skill_degree)
 
     @functools.cached_property
-    def skill_degree(self) -> np.ndarray:
-        """[skills] int32: how many targets each skill is joined to."""
+    def skill_degree(self) -> Int32[np.ndarray, ' skills']:
+        """How many targets each skill is joined to."""
         return np.diff(self.skill_indptr)
 
     @property
     def edges(self) -> int:
-        """How many pairs are joined."""
+        """The number of edges."""
         return len(self.edge_target)
 
     @property
     def targets(self) -> int:
-        """How many targets there are."""
+        """The number of targets."""
         return len(self.target_length)
 
     def save(self, directory: pathlib.Path) -> None:
@@ -110,8 +115,8 @@ class BipartiteGraph:
         return cls(**{name: np.asarray(array) for name, array in mapped.items()})  # indexing a memmap is slow
 
 
-def _indptr(node: np.ndarray, nodes: int) -> np.ndarray:
-    """[nodes + 1] int32: where each node's run begins when edges are ordered by it."""
+def _indptr(node: Int[np.ndarray, ' edges'], nodes: int) -> Int32[np.ndarray, ' {nodes}+1']:
+    """Where the run of each node begins if edges are ordered by node."""
     return np.concatenate([[0], np.cumsum(np.bincount(node, minlength=nodes))]).astype(np.int32)
 
 
@@ -120,25 +125,24 @@ class Dataset:
     """An opened dataset directory.
 
     Attributes:
-      directory: where it lies.
       manifest: the parsed manifest.
-      skill_length: [skills] int32; tokens of each skill, <s> and </s> included.
+      skill_length: tokens of each skill, <s> and </s> included.
       graphs: by name, in the order of `GRAPHS`.
     """
 
     directory: pathlib.Path
     manifest: Mapping
-    skill_length: np.ndarray
+    skill_length: Int32[np.ndarray, ' skills']
     graphs: Mapping[str, BipartiteGraph]
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the contents: equal for equal data, wherever and whenever it was made."""
+        """Identifies the contents: equal for equal data, no matter where and when it was built."""
         return self.manifest['fingerprint']
 
     @property
     def skills(self) -> int:
-        """How many skills there are, those without an edge included."""
+        """The number of skills, those without an edge included."""
         return len(self.skill_length)
 
     def shards(self, graph: str) -> list[str]:
@@ -147,11 +151,11 @@ class Dataset:
         return [str(self.directory / name) for name in names]
 
     def nodes(self, side: str) -> list[dict]:
-        """The nodes of one side: `text`, and the `ids` (URIs) that bear it."""
+        """The nodes of one side: each `text`, and the `ids` of all that have it."""
         return _read_jsonl(self.directory / 'nodes' / f'{side}.jsonl')
 
     def held_out(self, graph: str) -> list[dict]:
-        """What is held out of one graph: `text`, and the `skills` (node numbers) joined to it; [] if nothing is."""
+        """What is held out of one graph: each `text`, and the `skills` (node numbers) joined to it; often nothing."""
         path = self.directory / 'eval' / f'{graph}.jsonl'
         return _read_jsonl(path) if path.exists() else []
 
@@ -174,7 +178,7 @@ def read_manifest(directory: pathlib.Path) -> dict:
     """Reads the manifest alone.
 
     Raises:
-      DatasetError: the directory has none, or it is not one of ours.
+      DatasetError: the directory has none, or not that of a dataset.
     """
     path = directory / MANIFEST
     if not path.is_file():

@@ -1,46 +1,47 @@
-"""Which nodes make batch t: a pure function of the graphs, the seed and the step.
+"""The batch plan: which nodes make batch t, as a pure function of the graphs, the seed and the step.
 
-Nothing depends on processes, workers or devices, so the order of the data is the same on any machine and resuming
-needs one integer. All randomness is Philox, keyed by the seed and a counter of what is drawn.
+Nothing depends on processes, workers or devices, so the order of the data is the same on every machine, and resuming
+needs one integer. All randomness is Philox, keyed by the seed; its counter says what is drawn, and for which step.
 """
 
 import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Bool, Int, Int32
 
 from uwe_jax.data.graph import GRAPHS, BipartiteGraph
 
 EMPTY = -1
-_PERMUTATION, _BATCH = 0, 1  # what is drawn: an epoch's order of skills, or the edges and distractors of one batch
+_PERMUTATION, _BATCH = 0, 1  # what is drawn: the order of skills in an epoch, or the edges and distractors of a batch
 
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """The targets of one graph in a batch; slot i was drawn for skill i.
+    """The targets of one graph in a batch; slot i is for the batch's i-th skill.
 
     Attributes:
-      edge: [B] int32; the edge that was drawn, or EMPTY.
-      node: [B] int32; its target, or EMPTY.
-      positive: [B, B] bool, indexed [skill slot, target slot]: every edge of the graph among the batch's nodes.
+      edge: the edge that was drawn, or EMPTY.
+      node: its target, or EMPTY.
+      positive: every edge of the graph among the nodes of the batch.
     """
 
-    edge: np.ndarray
-    node: np.ndarray
-    positive: np.ndarray
+    edge: Int32[np.ndarray, ' slots']
+    node: Int32[np.ndarray, ' slots']
+    positive: Bool[np.ndarray, 'skill_slots target_slots']
 
 
 @dataclasses.dataclass(frozen=True)
 class Distractors:
-    """Sentences to put beside the batch's sentences (paper, section 4.1).
+    """Sentences that are put beside the batch's sentences (paper, section 4.1).
 
     Attributes:
-      edge: [B] int32; an edge (record) that carries the added sentence, or EMPTY for none.
-      first: [B] bool; whether it stands before the real sentence.
+      edge: an edge whose record has the added sentence, or EMPTY for none.
+      first: whether it goes before the real sentence.
     """
 
-    edge: np.ndarray
-    first: np.ndarray
+    edge: Int32[np.ndarray, ' slots']
+    first: Bool[np.ndarray, ' slots']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +49,12 @@ class BatchPlan:
     """The nodes of one global batch.
 
     Attributes:
-      skill: [B] int32; distinct skills.
+      skill: distinct skills.
       targets: by graph.
       distractors: for the sentence graph.
     """
 
-    skill: np.ndarray
+    skill: Int32[np.ndarray, ' slots']
     targets: Mapping[str, Targets]
     distractors: Distractors
 
@@ -61,22 +62,38 @@ class BatchPlan:
 class Plan:
     """Maps a step to its batch.
 
-    Skills come from a permutation per epoch, without replacement, so that rare skills are seen as often as common ones.
-    A batch that crosses an epoch's end takes the next permutation's first skills that it does not hold yet; those that
-    it passes over follow right after, so every epoch still holds every skill once. Skills without any edge are left
-    out.
+    Each epoch is a permutation of the skills, so that rare skills are seen as often as common ones. A batch that
+    crosses the end of an epoch takes the first skills of the next permutation that it does not hold yet; those that it
+    passes over come right after, so that every epoch still has every skill once. Skills without any edge are left out.
+    For each graph, every skill in turn draws one of its edges whose target is not in the batch yet, if there is one.
+
+    Three skills, of which 0 and 1 share title 1. The first batch holds skills 0 and 1, and draws title 0 for the one
+    and title 1 for the other. Skill 0 and title 1 are positives of each other, although that edge was not drawn.
+
+        >>> import numpy as np
+        >>> from uwe_jax.data.graph import GRAPHS, BipartiteGraph
+        >>> from uwe_jax.data.plan import Plan
+        >>> edges = np.array([[0, 0], [0, 1], [1, 1], [2, 2]])  # (skill, title)
+        >>> graph = BipartiteGraph.from_edges(*edges.T, skills=3, target_length=np.array([8, 8, 8]))
+        >>> plan = Plan(dict.fromkeys(GRAPHS, graph), batch_size=2, seed=1, distractor_probability=0.0)
+        >>> batch = plan(0)
+        >>> batch.skill
+        array([0, 1], dtype=int32)
+        >>> batch.targets['job'].node
+        array([0, 1], dtype=int32)
+        >>> batch.targets['job'].positive
+        array([[ True,  True],
+               [False,  True]])
 
     Args:
       graphs: by name, over the same skills.
-      batch_size: skills a batch, and slots for targets of each graph.
-      seed: of everything drawn.
+      batch_size: skills per batch, and slots for the targets of each graph.
+      seed: of everything that is drawn.
       distractor_probability: how often a sentence gets a distractor.
 
-    Attributes:
-      batch_size: as given.
-
     Raises:
-      ValueError: the batch size is not positive, or larger than the number of skills with an edge.
+      ValueError: the batch size is not positive, or larger than the number of skills with an edge; or the probability
+        is not from 0 to 1.
     """
 
     def __init__(
@@ -93,7 +110,7 @@ class Plan:
             raise ValueError(f'data.batch_size: {batch_size}, expected a positive number of skills')
         if batch_size > len(self._skills):
             raise ValueError(
-                f'data.batch_size: {batch_size} skills a batch, but only {len(self._skills)} skills have an edge; '
+                f'data.batch_size: {batch_size} skills per batch, but only {len(self._skills)} skills have an edge; '
                 'lower it or build a larger dataset'
             )
         if not 0 <= distractor_probability <= 1:
@@ -102,11 +119,11 @@ class Plan:
         self.batch_size = batch_size
         self._seed = seed
         self._distractor_probability = distractor_probability
-        self._newest = 0, self._permutation(0)  # the epoch laid out last: to know it only saves time
+        self._newest = 0, self._permutation(0)  # a cache: the epoch that was laid out last
 
     @property
     def steps_per_epoch(self) -> float:
-        """How many batches show every skill once."""
+        """How many batches it takes to show every skill once."""
         return len(self._skills) / self.batch_size
 
     def __call__(self, step: int) -> BatchPlan:
@@ -125,33 +142,35 @@ class Plan:
     def _rng(self, purpose: int, counter: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=self._seed, counter=[0, 0, counter, purpose]))
 
-    def _draw_skills(self, step: int) -> np.ndarray:
-        """The batch's slice of all epochs laid end to end: [B] int32."""
+    def _draw_skills(self, step: int) -> Int32[np.ndarray, ' slots']:
+        """The batch's slice of all epochs, laid end to end."""
         epoch, first = divmod(step * self.batch_size, len(self._skills))
         head = self._epoch(epoch)[first : first + self.batch_size]
         missing = self.batch_size - len(head)
         return np.concatenate([head, self._epoch(epoch + 1)[:missing]]) if missing else head
 
-    def _epoch(self, epoch: int) -> np.ndarray:
-        """The skills in the order of one epoch, made to fit the end of the one before: [skills] int32."""
+    def _epoch(self, epoch: int) -> Int32[np.ndarray, ' skills']:
+        """The order of skills in an epoch, made to fit the end of the one before."""
         count = len(self._skills)
-        # The start of an epoch depends on the end of the one before. With two batches or more an epoch that end is as
-        # it was drawn; with fewer, the start reaches into it, and the chain has to be followed from the first epoch.
+        # The start of an epoch depends on the end of the one before. With two batches per epoch or more, that end is as
+        # it was drawn; with fewer, the start reaches into it, and the chain must be followed from the first epoch.
         oldest = 0 if count < 2 * self.batch_size else max(epoch - 1, 0)
         known, order = self._newest
         if not oldest <= known <= epoch:
             known, order = oldest, self._permutation(oldest)
         for later in range(known + 1, epoch + 1):
-            carried = later * count % self.batch_size  # slots of the crossing batch that the epoch before has filled
+            carried = later * count % self.batch_size  # slots of the crossing batch that the epoch before fills
             order = _dovetail(order[count - carried :], self._permutation(later), self.batch_size - carried)
         self._newest = epoch, order
         return order
 
-    def _permutation(self, epoch: int) -> np.ndarray:
+    def _permutation(self, epoch: int) -> Int32[np.ndarray, ' skills']:
         return self._rng(_PERMUTATION, epoch).permutation(self._skills)
 
-    def _draw_distractors(self, skill: np.ndarray, filled: np.ndarray, rng: np.random.Generator) -> Distractors:
-        """A random sentence joined to no skill of the batch, for some of the filled slots."""
+    def _draw_distractors(
+        self, skill: Int32[np.ndarray, ' slots'], filled: Bool[np.ndarray, ' slots'], rng: np.random.Generator
+    ) -> Distractors:
+        """For some of the filled slots, a random sentence that no skill of the batch is joined to."""
         graph = self._graphs['sentence']
         wanted = filled & (rng.random(self.batch_size) < self._distractor_probability)
         first = rng.random(self.batch_size) < 0.5
@@ -166,21 +185,25 @@ class Plan:
         return Distractors(edge, first)
 
 
-def _dovetail(tail: np.ndarray, order: np.ndarray, missing: int) -> np.ndarray:
-    """Moves the first `missing` skills that are not in `tail` to the front of `order`, which else stays as it is."""
+def _dovetail(
+    tail: Int32[np.ndarray, ' carried'], order: Int32[np.ndarray, ' skills'], missing: int
+) -> Int32[np.ndarray, ' skills']:
+    """Moves the first `missing` skills that are not in `tail` to the front of `order`; the others keep their order."""
     front = np.flatnonzero(~np.isin(order, tail))[:missing]
     return np.concatenate([order[front], np.delete(order, front)])
 
 
-def _draw_targets(graph: BipartiteGraph, skill: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """For each skill in turn, a uniformly random edge whose target is not taken yet, or EMPTY: [B], [B]."""
+def _draw_targets(
+    graph: BipartiteGraph, skill: Int32[np.ndarray, ' slots'], rng: np.random.Generator
+) -> tuple[Int32[np.ndarray, ' slots'], Int32[np.ndarray, ' slots']]:
+    """For each skill in turn, a uniformly random edge whose target is not taken yet, and this target; or EMPTY."""
     start, degree = graph.skill_indptr[skill], graph.skill_degree[skill]
     drawn = start + (rng.random(len(skill)) * degree).astype(np.int32)
     edges, nodes = np.full((2, len(skill)), EMPTY, np.int32)
     taken = np.zeros(graph.targets, bool)
     for slot in np.flatnonzero(degree):
         edge = drawn[slot]
-        if taken[graph.edge_target[edge]]:  # among those left, a second draw is as uniform as a first one
+        if taken[graph.edge_target[edge]]:  # a second draw, among those left, is uniform as well
             free = np.flatnonzero(~taken[graph.edge_target[start[slot] : start[slot] + degree[slot]]])
             if not len(free):
                 continue
@@ -190,8 +213,10 @@ def _draw_targets(graph: BipartiteGraph, skill: np.ndarray, rng: np.random.Gener
     return edges, nodes
 
 
-def _positives(graph: BipartiteGraph, slot: np.ndarray, node: np.ndarray) -> np.ndarray:
-    """Every edge among the batch's nodes: [B, B] bool, indexed [skill slot, target slot]."""
+def _positives(
+    graph: BipartiteGraph, slot: Int32[np.ndarray, ' skills'], node: Int32[np.ndarray, ' slots']
+) -> Bool[np.ndarray, 'skill_slots target_slots']:
+    """Every edge among the nodes of the batch, from the slot of each skill and the node in each target slot."""
     positive = np.zeros((len(node), len(node)), bool)
     columns = np.flatnonzero(node != EMPTY)
     run, degree = _runs(graph.target_indptr, node[columns])
@@ -201,8 +226,10 @@ def _positives(graph: BipartiteGraph, slot: np.ndarray, node: np.ndarray) -> np.
     return positive
 
 
-def _runs(indptr: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The CSR entries of all `nodes`, one node after another, and how many each has: [sum of degrees], [nodes]."""
+def _runs(
+    indptr: Int32[np.ndarray, ' all_nodes+1'], nodes: Int32[np.ndarray, ' nodes']
+) -> tuple[Int[np.ndarray, ' entries'], Int32[np.ndarray, ' nodes']]:
+    """The places of the CSR entries of all `nodes`, one node after another, and how many each has."""
     start, degree = indptr[nodes], indptr[nodes + 1] - indptr[nodes]
     before = np.cumsum(degree) - degree
     return np.arange(degree.sum()) + np.repeat(start - before, degree), degree

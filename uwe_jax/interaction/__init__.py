@@ -1,8 +1,9 @@
 """Soft late interaction: from token embeddings of queries and targets to their scores, in both directions.
 
-`late_interaction` is the one public function. Two choices stand behind it, and change neither values nor gradients: the
-*form*, what a device computes with the rows that it has (`reference`, `blockwise`, or a kernel: `tpu`, `gpu`), and on a
-mesh the *exchange*, how the targets come to it.
+`late_interaction` is the one public function for training. It has two parameters that change neither values nor
+gradients: the *form*, what a device computes on its rows (`reference`, `blockwise`, or a kernel in `tpu` or `gpu`), and
+on a mesh the *exchange*, how a device gets the targets of the others. `packed` is what ranking uses: one direction, and
+targets without padding. `attention` looks at single pairs.
 """
 
 from uwe_jax.interaction.attention import attention, has_attention, mean_entropy

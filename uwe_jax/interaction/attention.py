@@ -1,24 +1,29 @@
-"""Looking at single pairs: which tokens meet, and how spread the attention is."""
+"""Single pairs to look at: which tokens meet, and how spread the attention is."""
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from uwe_jax.interaction.reference import token_weights
 from uwe_jax.interaction.score import Score, attending_tokens, inverse_norm, participating
 
 
 def attention(
-    q: jax.Array, q_len: jax.Array, y: jax.Array, y_len: jax.Array, score: Score
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A, C and the score of single pairs.
+    q: Float[Array, 'pairs q_tokens d'],
+    q_len: Int[Array, ' pairs'],
+    y: Float[Array, 'pairs y_tokens d'],
+    y_len: Int[Array, ' pairs'],
+    score: Score,
+) -> tuple[Float[Array, 'pairs q_tokens y_tokens'], Float[Array, 'pairs q_tokens y_tokens'], Float[Array, ' pairs']]:
+    """A, C and the score of single pairs: query p with target p.
 
     Args:
-      q, y: [P, L_q, d], [P, L_y, d] token embeddings; pair p is (q[p], y[p]).
-      q_len, y_len: [P] int32; tokens of each text, <s> and </s> included.
+      q, y: token embeddings.
+      q_len, y_len: tokens of each text, <s> and </s> included.
       score: one with attention between tokens (see `has_attention`).
 
     Returns:
-      A: [P, L_q, L_y], C: [P, L_q, L_y], sim(q, y): [P]; A is 0 where a token takes no part.
+      A, which is 0 where a token takes no part; C; and sim(q, y).
 
     Raises:
       ValueError: the score has no attention between tokens.
@@ -39,16 +44,17 @@ def has_attention(score: Score) -> bool:
     return score.kind != 'mean' and score.target == 'tokens'
 
 
-def mean_entropy(q: jax.Array, q_len: jax.Array, y: jax.Array, y_len: jax.Array, score: Score) -> jax.Array:
-    """The mean entropy of A's lines over log L, L the tokens that a line chooses among: 1 is uniform, 0 picks one.
+def mean_entropy(
+    q: Float[Array, 'pairs q_tokens d'],
+    q_len: Int[Array, ' pairs'],
+    y: Float[Array, 'pairs y_tokens d'],
+    y_len: Int[Array, ' pairs'],
+    score: Score,
+) -> Float[Array, '']:
+    """How evenly attention is spread, for pairs as `attention` takes them: 1 is uniform, 0 picks one token.
 
-    Its fall to 0 or its rise to 1 is the first sign that soft late interaction no longer weighs tokens.
-
-    Args:
-      q, y, q_len, y_len, score: as `attention` takes them.
-
-    Returns:
-      [] float32, over all lines that have two tokens or more to choose among; 0 if there is none.
+    It is the mean of H(A_i) / log L over the lines A_i that have L ≥ 2 tokens to choose among; 0 if there are none. A
+    fall to 0 or a rise to 1 is the first sign that soft late interaction has stopped weighing tokens.
     """
     a, _, _ = attention(q, q_len, y, y_len, score)
     if score.attend == 'query':  # lines run over the query's tokens

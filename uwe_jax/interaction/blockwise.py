@@ -1,29 +1,30 @@
-"""Late interaction block by block: equals `reference`, and never stores more than one block of token pairs.
+"""Late interaction block by block: equals `reference`, and stores no more than one block of token pairs at a time.
 
-Both directions come from the one product R. The gradient needs nothing but the inputs: it computes R again and makes
-two products more, dR·E_y and dRᵀ·E_q, four in all with the forward one. With u, v the tokens' inverse norms and
+Both directions come from the same product R. The gradient needs nothing but the inputs: it computes R again, and then
+dR·E_y and dRᵀ·E_q, which with the forward pass makes four products. With u, v the tokens' inverse norms and
 C_ij = u_i v_j R_ij:
 
     dC = g₁ A + g₂ Ā                                       A: softmax over y's tokens, Ā: over q's
     dR = u v dC + g₁ A (C - m) / τ + g₂ Ā (C - m̄) / τ     m_i = Σ_j A_ij C_ij, m̄_j = Σ_i Ā_ij C_ij
     dE_q = dR·E_y - u² (Σ_j dC C) E_q                      and the same for E_y
 
-The last term is the norm's own gradient: one number a token, so it is summed over blocks and applied at the end. For
-MaxSim the weights are constants, and the terms with 1/τ are absent.
+The last term is the gradient of the norm. It is one number per token, so it is summed over blocks and applied at the
+end. For MaxSim the weights are constants, and the terms with 1/τ are absent.
 """
 
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32
 
 from uwe_jax.interaction.reference import token_products, token_weights
 from uwe_jax.interaction.score import Score, inverse_norm, through_norms
 
-# Entries of R that a block holds at most, unless more or fewer are asked for. On a CPU 2^18, in float32 1 MiB, so that
-# the few arrays of that size that are alive at a time stay in its caches; elsewhere 2^22, to launch fewer operations.
+# The largest number of entries of R in a block, by default. On a CPU 2^18, which is 1 MiB in float32, so that the few
+# arrays of that size that are alive at once stay in its caches; elsewhere 2^22, to launch fewer operations.
 CPU_ENTRIES, ACCELERATOR_ENTRIES = 2**18, 2**22
 
 
@@ -31,8 +32,8 @@ def block_sizes(q_shape: tuple[int, ...], y_shape: tuple[int, ...], entries: int
     """How many queries and targets make a block: about as many tokens of each, and at most `entries` pairs of tokens.
 
     Args:
-      q_shape, y_shape: (B_q, L_q, d) and (B_y, L_y, d).
-      entries: pairs of tokens a block may hold (a block of one query and one target is allowed to hold more).
+      q_shape, y_shape: (q_texts, q_tokens, d) and (y_texts, y_tokens, d).
+      entries: pairs of tokens per block; a block of one query and one target may hold more.
     """
     (queries, q_tokens, _), (targets, y_tokens, _) = q_shape, y_shape
     side = math.isqrt(entries)
@@ -42,25 +43,33 @@ def block_sizes(q_shape: tuple[int, ...], y_shape: tuple[int, ...], entries: int
 
 
 def block_scores(
-    q: jax.Array, q_mask: jax.Array, y: jax.Array, y_mask: jax.Array, score: Score
-) -> tuple[jax.Array, jax.Array]:
-    """One block's sums: Σ A C and Σ Ā C, [b_q, b_y] float32 each."""
+    q: Float[Array, 'q_texts q_tokens d'],
+    q_mask: Bool[Array, 'q_texts q_tokens'],
+    y: Float[Array, 'y_texts y_tokens d'],
+    y_mask: Bool[Array, 'y_texts y_tokens'],
+    score: Score,
+) -> tuple[Float32[Array, 'q_texts y_texts'], Float32[Array, 'q_texts y_texts']]:
+    """Σ A C and Σ Ā C of one block."""
     c, over_y, over_q = _attend(q, q_mask, y, y_mask, score)
     return jnp.sum(over_y * c, axis=(1, 3)), jnp.sum(over_q * c, axis=(1, 3))
 
 
 def block_gradient(
-    q: jax.Array,
-    q_mask: jax.Array,
-    y: jax.Array,
-    y_mask: jax.Array,
-    g_over_y: jax.Array,
-    g_over_q: jax.Array,
+    q: Float[Array, 'q_texts q_tokens d'],
+    q_mask: Bool[Array, 'q_texts q_tokens'],
+    y: Float[Array, 'y_texts y_tokens d'],
+    y_mask: Bool[Array, 'y_texts y_tokens'],
+    g_over_y: Float32[Array, 'q_texts y_texts'],
+    g_over_q: Float32[Array, 'q_texts y_texts'],
     score: Score,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One block's dR, [b_q, L_q, b_y, L_y] in the inputs' dtype, and Σ dC C of its tokens: [b_q, L_q], [b_y, L_y]."""
+) -> tuple[
+    Float[Array, 'q_texts q_tokens y_texts y_tokens'],
+    Float32[Array, 'q_texts q_tokens'],
+    Float32[Array, 'y_texts y_tokens'],
+]:
+    """One block's dR, in the dtype of the inputs, and Σ dC C of its tokens."""
     c, over_y, over_q = _attend(q, q_mask, y, y_mask, score)
-    g_over_y = g_over_y[:, None, :, None] * over_y  # [b_q, L_q, b_y, L_y]
+    g_over_y = g_over_y[:, None, :, None] * over_y  # [q_texts, q_tokens, y_texts, y_tokens]
     g_over_q = g_over_q[:, None, :, None] * over_q
     dc = g_over_y + g_over_q
     dr = dc * inverse_norm(q)[:, :, None, None] * inverse_norm(y)
@@ -72,7 +81,7 @@ def block_gradient(
 
 
 def _attend(q, q_mask, y, y_mask, score):
-    """One block's C, A and Ā, each [b_q, L_q, b_y, L_y]."""
+    """C, A and Ā of one block, [q_texts, q_tokens, y_texts, y_tokens] each."""
     r = token_products(q, y)
     c = r * inverse_norm(q)[:, :, None, None] * inverse_norm(y)
     pair = q_mask[:, :, None, None] & y_mask
@@ -80,26 +89,21 @@ def _attend(q, q_mask, y, y_mask, score):
 
 
 def scores(
-    q: jax.Array,
-    q_mask: jax.Array,
-    y: jax.Array,
-    y_mask: jax.Array,
+    q: Float[Array, 'q_texts q_tokens d'],
+    q_mask: Bool[Array, 'q_texts q_tokens'],
+    y: Float[Array, 'y_texts y_tokens d'],
+    y_mask: Bool[Array, 'y_texts y_tokens'],
     score: Score,
     *,
     entries: int,
-    block_scores: Any = block_scores,
-) -> tuple[jax.Array, jax.Array]:
+    block_scores: Callable = block_scores,
+) -> tuple[Float32[Array, 'q_texts y_texts'], Float32[Array, 'q_texts y_texts']]:
     """Equals `reference.scores`, with memory for one block of R at a time.
 
     Args:
-      q, y: [B_q, L_q, d], [B_y, L_y, d] token embeddings, float32 or bfloat16; products accumulate in float32.
-      q_mask, y_mask: [B_q, L_q], [B_y, L_y] bool; the tokens that take part.
-      score: its `kind` is soft or maxsim.
-      entries: pairs of tokens a block holds at most, see `block_sizes`.
-      block_scores: what scores one block.
-
-    Returns:
-      over_y, over_q: [B_q, B_y] float32 each.
+      q, q_mask, y, y_mask, score: as `reference.scores` takes them. Products are summed in float32.
+      entries: pairs of tokens per block, see `block_sizes`.
+      block_scores: scores one block; a kernel may stand in.
     """
     b_q, b_y = block_sizes(q.shape, y.shape, entries)
     y_blocks = _split((y, y_mask), b_y)  # [n_y, b_y, ...]
@@ -112,26 +116,23 @@ def scores(
 
 
 def gradients(
-    q: jax.Array,
-    q_mask: jax.Array,
-    y: jax.Array,
-    y_mask: jax.Array,
-    g_over_y: jax.Array,
-    g_over_q: jax.Array,
+    q: Float[Array, 'q_texts q_tokens d'],
+    q_mask: Bool[Array, 'q_texts q_tokens'],
+    y: Float[Array, 'y_texts y_tokens d'],
+    y_mask: Bool[Array, 'y_texts y_tokens'],
+    g_over_y: Float32[Array, 'q_texts y_texts'],
+    g_over_q: Float32[Array, 'q_texts y_texts'],
     score: Score,
     *,
     entries: int,
-    block_gradient: Any = block_gradient,
-) -> tuple[jax.Array, jax.Array]:
-    """What `scores` passes back to the embeddings; stores one block of dR at a time.
+    block_gradient: Callable = block_gradient,
+) -> tuple[Float32[Array, 'q_texts q_tokens d'], Float32[Array, 'y_texts y_tokens d']]:
+    """The gradients dq and dy of `scores`; stores one block of dR at a time.
 
     Args:
       q, q_mask, y, y_mask, score, entries: as `scores` takes them.
-      g_over_y, g_over_q: [B_q, B_y] float32, the cotangents of its results.
-      block_gradient: what makes dR of one block.
-
-    Returns:
-      dq, dy: [B_q, L_q, d], [B_y, L_y, d] float32.
+      g_over_y, g_over_q: the cotangents of its results.
+      block_gradient: computes dR of one block; a kernel may stand in.
     """
     b_q, b_y = block_sizes(q.shape, y.shape, entries)
     y_blocks = _split((y, y_mask), b_y)
@@ -162,7 +163,7 @@ def _finish(x, products, norm):
 
 
 def _split(side, size):
-    """Cuts embeddings [B, L, d] and their mask [B, L] into blocks [n, size, ...]; what fills the last takes no part."""
+    """Cuts embeddings [B, L, d] and their mask [B, L] into blocks [n, size, ...], the last filled with masked texts."""
     return jax.tree.map(lambda x: _fill(x, size, 0).reshape(-1, size, *x.shape[1:]), side)
 
 
@@ -173,7 +174,7 @@ def _cut(g, b_q, b_y):
 
 
 def _join(blocks, shape):
-    """Puts blocks of scores [n_q, n_y, b_q, b_y] together again: [B_q, B_y]."""
+    """Joins blocks of scores: [n_q, n_y, b_q, b_y] -> [B_q, B_y]."""
     n_q, n_y, b_q, b_y = blocks.shape
     return blocks.swapaxes(1, 2).reshape(n_q * b_q, n_y * b_y)[: shape[0], : shape[1]]
 
@@ -184,7 +185,7 @@ def _fill(x, size, axis):
 
 
 def _zeros(embeddings):
-    """The start of a side's gradient: one zero an embedding's number, and one a token for its norm."""
+    """The gradient of a side to start from: zeros for dR's products [..., L, d], and for Σ dC C [..., L]."""
     return jnp.zeros_like(embeddings, jnp.float32), jnp.zeros_like(embeddings[..., 0], jnp.float32)
 
 
@@ -193,7 +194,7 @@ def _add(total, part):
 
 
 def _add_at(total, number, part):
-    """Adds to one block of a sum [n, ...]; inside a loop this is done in place."""
+    """Adds to one block of a sum [n, ...]; inside a loop XLA does this in place."""
     return jax.tree.map(
         lambda x, p: jax.lax.dynamic_update_index_in_dim(
             x, jax.lax.dynamic_index_in_dim(x, number, 0, False) + p, number, 0

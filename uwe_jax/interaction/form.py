@@ -1,11 +1,11 @@
-"""The forms of late interaction: what each device computes with the rows that it has."""
+"""The forms of late interaction: what each device computes on its rows."""
 
 import dataclasses
 import functools
 import logging
 from types import ModuleType
 
-import jax
+from jaxtyping import Array, Bool, Float, Float32
 
 from uwe_jax.interaction import blockwise, gpu, tpu
 from uwe_jax.interaction.blockwise import ACCELERATOR_ENTRIES, CPU_ENTRIES
@@ -21,14 +21,14 @@ FORMS = ('reference', 'blockwise', 'kernel')
 class Form:
     """A form other than the reference, as two functions. Hashable, so it may be a static argument.
 
-    The kernel form is a Pallas kernel on TPUs and on GPUs. For a shape, dtype or platform that no kernel supports it
-    says so in the log and the blockwise form runs.
+    The kernel form is a Pallas kernel on TPUs and on GPUs. Where no kernel supports the shape, dtype or platform, it
+    logs a warning and the blockwise form runs.
 
     Attributes:
-      name: blockwise or kernel.
+      name: `blockwise` or `kernel`.
       score: what a score is.
-      entries: pairs of tokens that a block of the blockwise form holds at most; 0 takes the platform's number.
-      platform: of the devices, as JAX names it: cpu, gpu, cuda, tpu.
+      entries: pairs of tokens per block; 0 takes the default of the platform.
+      platform: of the devices, as JAX names it: cpu, gpu, cuda or tpu.
     """
 
     name: str
@@ -36,10 +36,16 @@ class Form:
     entries: int
     platform: str
 
-    def scores(self, q: jax.Array, q_mask: jax.Array, y: jax.Array, y_mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The sums of `reference.scores`, reduced as the score says: [B_q, B_y] float32 each.
+    def scores(
+        self,
+        q: Float[Array, 'q_texts q_tokens d'],
+        q_mask: Bool[Array, 'q_texts q_tokens'],
+        y: Float[Array, 'y_texts y_tokens d'],
+        y_mask: Bool[Array, 'y_texts y_tokens'],
+    ) -> tuple[Float32[Array, 'q_texts y_texts'], Float32[Array, 'q_texts y_texts']]:
+        """The sums of `reference.scores`, divided as `score.reduce` says.
 
-        They are reduced here, so that a device that gets targets block by block needs no copy of whole score rows.
+        Dividing here saves a device that receives its targets block by block a copy of its score rows.
         """
         kernel = self._kernel(q, y)
         if kernel is tpu:
@@ -50,34 +56,43 @@ class Form:
         return over_y / attending_tokens(q_mask, self.score)[:, None], over_q / attending_tokens(y_mask, self.score)
 
     def gradients(
-        self, q: jax.Array, q_mask: jax.Array, y: jax.Array, y_mask: jax.Array, g_over_y: jax.Array, g_over_q: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """What `scores` passes back to q and y: [B_q, L_q, d], [B_y, L_y, d] float32."""
+        self,
+        q: Float[Array, 'q_texts q_tokens d'],
+        q_mask: Bool[Array, 'q_texts q_tokens'],
+        y: Float[Array, 'y_texts y_tokens d'],
+        y_mask: Bool[Array, 'y_texts y_tokens'],
+        g_over_y: Float32[Array, 'q_texts y_texts'],
+        g_over_q: Float32[Array, 'q_texts y_texts'],
+    ) -> tuple[Float32[Array, 'q_texts q_tokens d'], Float32[Array, 'y_texts y_tokens d']]:
+        """The gradients dq and dy of `scores`, from the cotangents of its results."""
         g_over_y = g_over_y / attending_tokens(q_mask, self.score)[:, None]
         g_over_q = g_over_q / attending_tokens(y_mask, self.score)
-        given = q, q_mask, y, y_mask, g_over_y, g_over_q, self.score
+        inputs = q, q_mask, y, y_mask, g_over_y, g_over_q, self.score
         kernel = self._kernel(q, y)
         if kernel is tpu:
-            return tpu.gradients(*given)
+            return tpu.gradients(*inputs)
         block = {'block_gradient': kernel.block_gradient} if kernel else {}
-        return blockwise.gradients(*given, entries=self._entries(kernel), **block)
+        return blockwise.gradients(*inputs, entries=self._entries(kernel), **block)
 
     def _entries(self, kernel: ModuleType | None) -> int:
-        own = gpu.BLOCK_ENTRIES if kernel is gpu else ACCELERATOR_ENTRIES
-        return self.entries or (CPU_ENTRIES if self.platform == 'cpu' else own)
+        if self.entries:
+            return self.entries
+        if kernel is gpu:
+            return gpu.BLOCK_ENTRIES
+        return CPU_ENTRIES if self.platform == 'cpu' else ACCELERATOR_ENTRIES
 
-    def _kernel(self, q: jax.Array, y: jax.Array) -> ModuleType | None:
-        """The kernel's module, or None where the blockwise form runs."""
+    def _kernel(self, q: Array, y: Array) -> ModuleType | None:
+        """The module of the kernel, or None where the blockwise form runs."""
         if self.name != 'kernel':
             return None
         module = {'tpu': tpu, 'gpu': gpu, 'cuda': gpu}.get(self.platform)
         reason = module.supports(q.shape, y.shape, q.dtype, self.score) if module else f'none for {self.platform}'
         if reason:
-            _say_once(f'interaction.form kernel: {reason}; the blockwise form runs')
+            _warn_once(f'interaction.form kernel: {reason}; the blockwise form runs')
             return None
         return module
 
 
 @functools.cache
-def _say_once(message: str) -> None:
+def _warn_once(message: str) -> None:
     logger.warning('%s', message)

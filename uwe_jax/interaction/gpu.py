@@ -1,23 +1,24 @@
-"""Late interaction's block on NVIDIA GPUs: one kernel makes R and all that is asked of it, in registers.
+"""One block of late interaction on NVIDIA GPUs: a single kernel computes R and both softmaxes in registers.
 
-Equals `blockwise.block_scores` and `blockwise.block_gradient`. R of a block of 10⁴ tokens a side is 400 MB; here it
-never reaches memory. What is written is the scores, or dR once in the inputs' dtype for the two products that follow.
+Equals `blockwise.block_scores` and `blockwise.block_gradient`. R of a block of 10⁴ tokens per side takes 400 MB; here
+it never reaches memory. The kernel writes only the scores, or dR once, in the inputs' dtype, for the two products that
+follow.
 
-A program makes a tile of 128 x 128 pairs of tokens, `_tiling`: R from the embeddings, a step of d at a time, then both
-softmaxes. How a tile's rows and columns are numbered decides what the softmaxes cost. Of the 16 rows by 128 columns
-that a warp of an H100 has after a product of bfloat16, a thread holds two rows, 8 apart, and of every 8 columns the
-same 2. Therefore
+A program computes a tile of 128 x 128 pairs of tokens (`_tiling`): R from the embeddings, a step of d at a time, then
+both softmaxes. The numbering of a tile's rows and columns decides what the softmaxes cost. After a bfloat16 product, a
+warp of an H100 holds 16 rows by 128 columns, and each of its threads two rows, 8 apart, and the same 2 of every 8
+columns. Therefore
 
-- a column is (token, text): with 8 texts in a tile or more, all tokens of a text are in one thread, and the softmax
-  over y's tokens needs no exchange between threads;
-- a row is (text, token), so that the softmax over q's tokens stays within a warp up to 16 tokens, with one change: of
-  texts shorter than that the second half lies 8 rows below the first, where the same thread has it. For L = 8 that
-  leaves a third of the exchanges.
+- a column is (token, text): if a tile has 8 texts or more, one thread holds all tokens of a text, and the softmax over
+  y's tokens needs no exchange between threads;
+- a row is (text, token), so that the softmax over q's tokens stays within a warp up to 16 tokens; for shorter texts,
+  the second half lies 8 rows below the first, where the same thread holds it. For L = 8 that leaves a third of the
+  exchanges.
 
-Masks are folded into numbers (`fold_mask`). Texts and tokens that fill a tile are masked too; the embeddings and dR are
-read and written where they are, without copies.
+Masks are folded into numbers (`fold_mask`), which also mask the texts and tokens that fill up a tile. Embeddings and dR
+are read and written in place, without copies.
 
-Float32 is multiplied in float32, not tf32 (`Precision.HIGHEST` does that); sums of bfloat16 products are float32.
+Float32 inputs are multiplied in float32, not tf32 (`Precision.HIGHEST`); products of bfloat16 are summed in float32.
 """
 
 import functools
@@ -28,54 +29,48 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pltriton
+from jaxtyping import Array, Bool, Float, Float32
 
 from uwe_jax.interaction.score import MASKED, Score, fold_mask
 
-# Tokens a side of a tile. The larger it is, the fewer times embeddings are read; compiled for an H100, the scores just
-# fit into a thread's registers, and of the gradient about a hundred numbers a thread do not.
+# Tokens per side of a tile. The larger it is, the fewer times embeddings are read. Compiled for an H100, the scores
+# just fit into a thread's registers, and the gradient spills about a hundred numbers per thread.
 SIDE = 128
 WARPS = 8  # of 32 threads, each with 64 pairs of tokens
-STAGES = 3  # steps of d whose embeddings are under way at a time
-STEP_BYTES = 128  # of a token's embedding, a step
-# Entries of R in a block: 128 MiB of dR in bfloat16, and many times the tiles that run at once.
+STAGES = 3  # steps of d whose embeddings are in flight at once
+STEP_BYTES = 128  # of each token's embedding, per step
+# Entries of R in a block: 128 MiB of dR in bfloat16, and many more tiles than run at once.
 BLOCK_ENTRIES = 2**26
 
 
 def supports(
     q_shape: tuple[int, ...], y_shape: tuple[int, ...], dtype: jax.typing.DTypeLike, score: Score
 ) -> str | None:
-    """Why the kernel cannot run on embeddings of these shapes, in one line; None if it can.
-
-    Args:
-      q_shape, y_shape: (n, L_q, d), (m, L_y, d).
-      dtype: of the embeddings.
-      score: what a score is.
-    """
+    """Why the kernel cannot run on embeddings of these shapes (texts, tokens, d), in one line; None if it can."""
     tokens = max(q_shape[1], y_shape[1])
     if score.kind != 'soft':
         return f'none on GPUs for score.kind {score.kind}'
     if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
         return f'none on GPUs for {jnp.dtype(dtype)}, expected float32 or bfloat16'
     if q_shape[2] % 16:
-        return f'none on GPUs for {q_shape[2]} numbers a token, expected a multiple of 16'
+        return f'none on GPUs for {q_shape[2]} numbers per token, expected a multiple of 16'
     if tokens > SIDE:
-        return f'none on GPUs for {tokens} tokens a text, expected at most {SIDE}'
+        return f'none on GPUs for {tokens} tokens per text, expected at most {SIDE}'
     return None
 
 
 def block_scores(
-    q: jax.Array, q_mask: jax.Array, y: jax.Array, y_mask: jax.Array, score: Score, *, interpret: bool = False
-) -> tuple[jax.Array, jax.Array]:
-    """One block's sums Σ A C and Σ Ā C.
+    q: Float[Array, 'q_texts q_tokens d'],
+    q_mask: Bool[Array, 'q_texts q_tokens'],
+    y: Float[Array, 'y_texts y_tokens d'],
+    y_mask: Bool[Array, 'y_texts y_tokens'],
+    score: Score,
+    *,
+    interpret: bool = False,
+) -> tuple[Float32[Array, 'q_texts y_texts'], Float32[Array, 'q_texts y_texts']]:
+    """Σ A C and Σ Ā C of one block: equals `blockwise.block_scores`, where `supports` allows.
 
-    Args:
-      q, y: [n, L_q, d], [m, L_y, d] token embeddings, as `supports` allows.
-      q_mask, y_mask: [n, L_q], [m, L_y] bool; the tokens that take part.
-      score: its `kind` is soft.
-      interpret: run the kernel's operations one by one on whatever device there is, to check values without a GPU.
-
-    Returns:
-      over_y, over_q: [n, m] float32 each.
+    With `interpret` the operations of the kernel run one by one on any device, to check values without a GPU.
     """
     tiling = _tiling(q, y)
     texts = pl.BlockSpec((tiling.q_texts, tiling.y_texts), lambda i, j: (i, j))
@@ -86,28 +81,24 @@ def block_scores(
 
 
 def block_gradient(
-    q: jax.Array,
-    q_mask: jax.Array,
-    y: jax.Array,
-    y_mask: jax.Array,
-    g_over_y: jax.Array,
-    g_over_q: jax.Array,
+    q: Float[Array, 'q_texts q_tokens d'],
+    q_mask: Bool[Array, 'q_texts q_tokens'],
+    y: Float[Array, 'y_texts y_tokens d'],
+    y_mask: Bool[Array, 'y_texts y_tokens'],
+    g_over_y: Float32[Array, 'q_texts y_texts'],
+    g_over_q: Float32[Array, 'q_texts y_texts'],
     score: Score,
     *,
     interpret: bool = False,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One block's dR, and Σ dC C of its tokens.
+) -> tuple[
+    Float[Array, 'q_texts q_tokens y_texts y_tokens'],
+    Float32[Array, 'q_texts q_tokens'],
+    Float32[Array, 'y_texts y_tokens'],
+]:
+    """One block's dR, and Σ dC C of its tokens: equals `blockwise.block_gradient`.
 
-    Each tile stores its part of the latter, at most 1/32 of what its dR takes, and XLA adds the parts: the same sum in
-    every run, which atomic additions would not give.
-
-    Args:
-      q, q_mask, y, y_mask, score, interpret: as `block_scores` takes them.
-      g_over_y, g_over_q: [n, m] float32, the cotangents of its results.
-
-    Returns:
-      dr: [n, L_q, m, L_y] in the inputs' dtype.
-      norm_q, norm_y: [n, L_q], [m, L_y] float32.
+    Each tile stores its part of Σ dC C, at most 1/32 of the size of its dR, and XLA adds the parts. This gives the same
+    sum in every run; atomic additions would not.
     """
     tiling = _tiling(q, y)
     rows, columns = tiling.grid
@@ -137,12 +128,12 @@ def block_gradient(
 
 
 class _Tiling(NamedTuple):
-    """How a block is cut: tile (i, j) has the queries i·q_texts and on, and the targets j·y_texts and on."""
+    """How a block is cut: tile (i, j) has the queries from i·q_texts on, and the targets from j·y_texts on."""
 
     q_shape: tuple[int, int, int]
     y_shape: tuple[int, int, int]
     q_texts: int
-    q_tokens: int  # L_q, up to a power of two: Triton's arrays have no other sizes
+    q_tokens: int  # L_q rounded up to a power of two, as Triton's arrays require
     y_texts: int
     y_tokens: int
     step: int  # of d
@@ -153,19 +144,19 @@ class _Tiling(NamedTuple):
 
     @property
     def padded(self) -> tuple[int, int]:
-        """Texts in all tiles."""
+        """Texts of each side in all tiles."""
         return self.grid[0] * self.q_texts, self.grid[1] * self.y_texts
 
 
 def _tiling(q, y):
-    """As many texts a tile as have 128 tokens, each counted up to a power of two."""
+    """As many texts per tile as have 128 tokens, each padded to a power of two."""
     q_tokens, y_tokens = (pl.next_power_of_2(x.shape[1]) for x in (q, y))
     step = math.gcd(q.shape[2], STEP_BYTES // q.dtype.itemsize)
     return _Tiling(q.shape, y.shape, SIDE // q_tokens, q_tokens, SIDE // y_tokens, y_tokens, step)
 
 
 def _pallas_call(kernel, tiling, score, in_specs, out_specs, out_shape, interpret):
-    """The kernel as a function of `_inputs` and whatever else `in_specs` has."""
+    """The kernel as a function of `_inputs` and of what `in_specs` adds."""
     q_side = pl.BlockSpec((tiling.q_texts, tiling.q_tokens), lambda i, j: (i, 0))
     y_side = pl.BlockSpec((tiling.y_tokens, tiling.y_texts), lambda i, j: (0, j))
     embeddings = [
@@ -184,7 +175,7 @@ def _pallas_call(kernel, tiling, score, in_specs, out_specs, out_shape, interpre
 
 
 def _inputs(q, q_mask, y, y_mask, tiling):
-    """The embeddings, and each token's inverse norm and what its logits are lowered by; for y, texts come last."""
+    """The embeddings, and the inverse norm and bias of each token (see `fold_mask`); for y, texts come last."""
 
     def side(x, mask, shape):
         inverse, bias = fold_mask(x, mask)
@@ -221,8 +212,8 @@ def _gradient_kernel(q, y, u, q_bias, v, y_bias, g_y, g_q, dr, norm_q, norm_y, *
     dc = a + b
     through_c = dc * ((temperature * u[...])[:, :, None, None] * v[...])
     through_a = a * (c - jnp.expand_dims(y_mean, 2)) + b * (c - jnp.expand_dims(q_mean, 1))
-    # Written as a reduction because the compiler, to change the layout for the store, would otherwise go back to R and
-    # compute everything, with both exponentials, a second time: that it does not do across a reduction.
+    # A sum of two written as a reduction: to change the layout for the store, the compiler would otherwise go back to R
+    # and compute everything, both exponentials included, a second time. It does not do so across a reduction.
     tile = jnp.sum(jnp.stack([through_c, through_a], axis=-1), axis=-1)
     norm = dc * c
     norm_q[...] = jnp.sum(jnp.sum(norm, axis=2), axis=2)
@@ -240,7 +231,7 @@ def _logits_and_cosines(q, y, u, v, tiling, temperature):
 
 
 def _softmax(logits, c, axis):
-    """Weights before they are scaled, what scales them, and the mean of C under them; the latter two without `axis`."""
+    """Weights before scaling, their scale, and the mean of C under them; the latter two without `axis`."""
     weights = jnp.exp2(logits - jnp.max(logits, axis=axis, keepdims=True))
     scale = 1 / jnp.sum(weights, axis=axis)
     return weights, scale, jnp.sum(weights * c, axis=axis) * scale
@@ -248,7 +239,7 @@ def _softmax(logits, c, axis):
 
 def _products(q, y, tiling):
     """A tile of R, [q_texts, q_tokens, y_tokens, y_texts] float32."""
-    # A row's number is made of (text_high, half, text_low, token), a column's of (token, text).
+    # The digits of a row's number are (text_high, half, text_low, token), those of a column's (token, text).
     halves = 2 if 1 < tiling.q_tokens < 16 else 1
     tokens = tiling.q_tokens // halves
     low = 8 // tokens if halves == 2 else 1
@@ -272,7 +263,7 @@ def _products(q, y, tiling):
 
 
 def _digits(number, sizes):
-    """The digits of a number whose places have these sizes, powers of two, the highest first."""
+    """The digits of a number in the mixed radix `sizes`, powers of two, the highest first."""
     digits = []
     for size in reversed(sizes):
         digits.append(number & (size - 1))
@@ -281,7 +272,7 @@ def _digits(number, sizes):
 
 
 def _there(axis, text, token, tiling):
-    """Whether a tile's texts and tokens exist, or only fill it."""
+    """Whether the texts and tokens of a tile exist; the others only fill it up."""
     texts, tokens, _ = (tiling.q_shape, tiling.y_shape)[axis]
-    a_tile = (tiling.q_texts, tiling.y_texts)[axis]
-    return (pl.program_id(axis) * a_tile + text < texts) & (token < tokens)
+    texts_per_tile = (tiling.q_texts, tiling.y_texts)[axis]
+    return (pl.program_id(axis) * texts_per_tile + text < texts) & (token < tokens)

@@ -1,9 +1,10 @@
-"""The public function: choose the form and the exchange, and score all pairs of a (sharded) batch."""
+"""The public function: scores all pairs of a (sharded) batch in the form and by the exchange that are asked for."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from uwe_jax.interaction import exchange as exchanges
 from uwe_jax.interaction import reference
@@ -13,41 +14,51 @@ from uwe_jax.interaction.score import Score, attending_tokens, inverse_norm, par
 
 
 def late_interaction(
-    q: jax.Array,
-    q_len: jax.Array,
-    y: jax.Array,
-    y_len: jax.Array,
+    q: Float[Array, 'q_texts q_tokens d'],
+    q_len: Int[Array, ' q_texts'],
+    y: Float[Array, 'y_texts y_tokens d'],
+    y_len: Int[Array, ' y_texts'],
     score: Score,
     *,
     form: str = 'blockwise',
     exchange: str = 'gather',
     block_entries: int = 0,
     mesh: jax.sharding.Mesh | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float[Array, 'q_texts y_texts'], Float[Array, 'q_texts y_texts']]:
     """Scores every query against every target in both directions (paper, section 3.2).
 
         sim(q, y) = Σ_i Σ_j A_ij C_ij / n_q      R = E_q E_yᵀ, C = cosines, A = softmax(R / τ_a) over the tokens of y
 
-    and sim(y, q) with the roles changed, from the same R. n_q, the number of q's tokens, is 1 where `reduce` is `sum`.
-    But for the reference, forms store no array of the size of all token pairs: the inputs are kept for the backward
-    pass, which computes R again.
+    and sim(y, q) with the roles swapped, from the same R. n_q is the number of q's tokens, or 1 if `score.reduce` is
+    `sum`. The paper writes the sum; the mean is our default, see `configs/uwe.py`.
+
+    Every form gives the same values and gradients. All but the reference keep only the inputs for the backward pass,
+    which computes R again, so that no array has an entry for every pair of tokens.
+
+    One query of one token against one target of two. R = C = [1, 0], so sim(q, y) = e / (e + 1). The other way round,
+    each of y's tokens has only one token to attend to: sim(y, q) is the mean of 1 and 0.
+
+        >>> import jax.numpy as jnp
+        >>> from uwe_jax.interaction import Score, late_interaction
+        >>> q = jnp.array([[[1.0, 0.0]]])
+        >>> y = jnp.array([[[1.0, 0.0], [0.0, 2.0]]])
+        >>> s_qy, s_yq = late_interaction(q, jnp.array([1]), y, jnp.array([2]), Score(temperature=1.0))
+        >>> print(s_qy.round(3), s_yq.round(3))
+        [[0.731]] [[0.5]]
 
     Args:
-      q: [B_q, L_q, d] token embeddings of the queries, float32 or bfloat16.
-      q_len: [B_q] int32; tokens of each query, <s> and </s> included. A text without a participating token scores 0.
-      y: [B_y, L_y, d] token embeddings of the targets.
-      y_len: [B_y] int32.
+      q, y: token embeddings of the queries and of the targets, float32 or bfloat16.
+      q_len, y_len: tokens of each text, <s> and </s> included. A text without a participating token scores 0.
       score: what a score is.
-      form: `reference`, as the formula says; `blockwise`, XLA on one block of R after another; or `kernel`, a Pallas
-        kernel where there is one for the devices and shapes. All give the same values and gradients.
-      exchange: on a mesh, how the targets come to each device, see `exchange.py`. For the reference, and where a side
-        is mean-pooled, XLA's partitioner decides.
-      block_entries: pairs of tokens a block of the blockwise form holds at most; 0 takes a number that suits the
-        devices, see `blockwise.py`.
-      mesh: if given, both sides' rows are sharded over all its axes, and so are the rows of the results.
+      form: `reference`, literally the formula; `blockwise`, XLA on one block of R after another; or `kernel`, a Pallas
+        kernel if there is one for the devices and shapes.
+      exchange: on a mesh, how each device gets the targets, see `exchange.py`. For the reference, and where a side is
+        mean-pooled, XLA's partitioner decides.
+      block_entries: pairs of tokens per block of the blockwise form; 0 takes a number that suits the devices.
+      mesh: if given, the rows of both sides are sharded over all its axes, and so are the rows of the results.
 
     Returns:
-      s_qy, s_yq: [B_q, B_y] float32 each, both indexed [q, y]; s_qy is sim(q, y), s_yq is sim(y, q), the roles changed.
+      s_qy, s_yq: sim(q, y) and sim(y, q), both indexed [q, y]; float32 unless q and y are float64.
 
     Raises:
       ValueError: the form or the exchange is unknown.
@@ -77,7 +88,7 @@ def late_interaction(
 
 
 def _pool(x, mask):
-    """The mean of the participating tokens: [B, L, d], [B, L] -> [B, d]; 0 where none takes part."""
+    """The mean of the participating tokens, 0 if there are none: [B, L, d], [B, L] -> [B, d]."""
     count = jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
     return jnp.sum(jnp.where(mask[..., None], widen(x), 0), axis=1) / count
 
@@ -87,7 +98,7 @@ def _unit(x):
 
 
 def _against_means(x, x_mask, target, target_mask, score):
-    """sim(x, target) with the target mean-pooled: cosines of x's tokens with one vector a target, [B_x, B_target]."""
+    """sim(x, target) with the target mean-pooled: cosines of x's tokens with one vector per target, [B_x, B_target]."""
     unit = jnp.where(x_mask[..., None], _unit(widen(x)), 0)
     sums = jnp.einsum('xid,yd->xy', unit, _unit(_pool(target, target_mask)), precision='highest')
     return sums / attending_tokens(x_mask, score)[:, None]

@@ -1,6 +1,6 @@
-"""One direction of late interaction against a target space without padding, as ranking needs it.
+"""One direction of late interaction against a target space without padding, as ranking needs it: equals `reference`.
 
-Targets with as many tokens lie side by side, so that a softmax over the tokens of each is one over an axis, and the
+Targets of the same length lie side by side, so that the softmax over the tokens of each runs along an axis, and the
 products of all real tokens are one matrix product: nothing is computed for padding.
 """
 
@@ -9,53 +9,54 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int, Int8, Shaped
 
 from uwe_jax.interaction.attention import has_attention
 from uwe_jax.interaction.score import MASKED, Score, attending_tokens, fold_mask, inverse_norm, participating
 
-TILE = 2048  # int8 tokens that a CPU widens at a time: few enough to stay in its cache as bfloat16
-Layout = tuple[tuple[int, int], ...]  # runs of texts, one after another: (tokens of each text, texts)
+TILE = 2048  # int8 tokens that a CPU widens at once: few enough for their bfloat16 copies to stay in its cache
+Layout = tuple[tuple[int, int], ...]  # runs of texts, one after another: (tokens per text, texts)
 
 
 class Packed(NamedTuple):
-    """Token embeddings of texts, one text's after another's.
+    """Ragged embeddings: the tokens of all texts, one text after another.
 
     Attributes:
-      tokens: [T, d] float32, bfloat16, or int8.
-      scale: [T] float32; what int8 tokens are multiplied with to be embeddings; None for the others.
-      inverse: [T] float32; 1 / |embedding|.
+      tokens: float32, bfloat16 or int8.
+      scale: the factor that turns each int8 token into an embedding; None for other dtypes.
+      inverse: 1 / |embedding|.
     """
 
-    tokens: jax.Array
-    scale: jax.Array | None
-    inverse: jax.Array
+    tokens: Shaped[Array, 'tokens d']
+    scale: Float32[Array, ' tokens'] | None
+    inverse: Float32[Array, ' tokens']
 
 
-def packed(tokens: jax.Array, scale: jax.Array | None = None) -> Packed:
-    """Adds the norms, and copies nothing: [T, d], [T] or None."""
+def packed(tokens: Shaped[Array, 'tokens d'], scale: Float32[Array, ' tokens'] | None = None) -> Packed:
+    """Adds the norms; copies nothing."""
     inverse = jax.jit(inverse_norm)(tokens)
     return Packed(tokens, scale, inverse if scale is None else inverse / scale)
 
 
-def packed_scores(q: jax.Array, q_len: jax.Array, y: Packed, layout: Layout, score: Score) -> jax.Array:
+def packed_scores(
+    q: Float[Array, 'queries q_tokens d'], q_len: Int[Array, ' queries'], y: Packed, layout: Layout, score: Score
+) -> Float32[Array, 'queries targets']:
     """Scores every query against every target: sim(query, target) of `late_interaction`, up to rounding.
 
-    Which tokens take part is settled before: all given ones do. Where texts are mean-pooled, each is one token.
+    All tokens take part; those that should not, such as <s> and </s>, are left out by the caller. A mean-pooled text is
+    one token.
 
     Args:
-      q: [B, L, d] token embeddings of the queries.
-      q_len: [B] int32; tokens of each query.
-      y: [T, d] token embeddings of the targets.
-      layout: how many of the T tokens belong to each target; static.
-      score: its `special_tokens` is of no account here; static.
-
-    Returns:
-      [B, targets] float32.
+      q: token embeddings of the queries.
+      q_len: tokens of each query.
+      y: tokens of the targets.
+      layout: which of them belong to which target; static.
+      score: what a score is; its `special_tokens` has no effect here. Static.
     """
     queries, tokens, _ = q.shape
     taking_part = participating(q_len, tokens, special_tokens=True)
     inverse, bias = fold_mask(q, taking_part)  # [B, L] each
-    r = token_products(q, y)  # [T, B L]
+    r = token_products(q, y)
     attends_to_query = score.attend == 'query' and has_attention(score)
     if attends_to_query:
         r = r.reshape(-1, queries, tokens) + bias
@@ -76,21 +77,21 @@ def packed_scores(q: jax.Array, q_len: jax.Array, y: Packed, layout: Layout, sco
     scores = jnp.concatenate(rows)
     if attends_to_query:
         return scores.T
-    # The norms of the query's tokens stand outside the sums over the target's.
+    # The norms of the query's tokens factor out of the sums over the target's.
     sums = jnp.sum(scores.reshape(-1, queries, tokens) * inverse, axis=2).T  # [B, targets]
     return sums / attending_tokens(taking_part, score)[:, None]
 
 
-def token_products(q: jax.Array, y: Packed) -> jax.Array:
-    """R of all token pairs: [B, L, d], [T, d] -> [T, B L] float32."""
+def token_products(q: Float[Array, 'queries q_tokens d'], y: Packed) -> Float32[Array, 'y_tokens queries*q_tokens']:
+    """R, the products of all pairs of tokens."""
     q = q.reshape(-1, q.shape[2])  # [B L, d]
     if y.scale is None:
         return _products(y.tokens, q)
     return jax.lax.platform_dependent(y.tokens, y.scale, q, cpu=_scaled_by_tile, default=_scaled_products)
 
 
-def _products(tokens: jax.Array, q: jax.Array) -> jax.Array:
-    """[T, d], [N, d] -> [T, N] float32, in the dtype of the tokens."""
+def _products(tokens: Float[Array, 'y_tokens d'], q: Float[Array, 'q_tokens d']) -> Float32[Array, 'y_tokens q_tokens']:
+    """Multiplies in the dtype of the tokens, and sums in float32."""
     return jnp.einsum(
         'td,nd->tn',
         tokens,
@@ -100,13 +101,17 @@ def _products(tokens: jax.Array, q: jax.Array) -> jax.Array:
     )
 
 
-def _scaled_products(tokens: jax.Array, scale: jax.Array, q: jax.Array) -> jax.Array:
-    """Of int8 tokens, whose numbers are exact in bfloat16: [T, d], [T], [N, d] -> [T, N] float32."""
+def _scaled_products(
+    tokens: Int8[Array, 'y_tokens d'], scale: Float32[Array, ' y_tokens'], q: Float[Array, 'q_tokens d']
+) -> Float32[Array, 'y_tokens q_tokens']:
+    """The products of int8 tokens, whose numbers are exact in bfloat16."""
     return _products(tokens.astype(jnp.bfloat16), q) * scale[:, None]
 
 
-def _scaled_by_tile(tokens: jax.Array, scale: jax.Array, q: jax.Array) -> jax.Array:
-    """`_scaled_products`, a tile at a time: writing all widened tokens takes a CPU longer than the products."""
+def _scaled_by_tile(
+    tokens: Int8[Array, 'y_tokens d'], scale: Float32[Array, ' y_tokens'], q: Float[Array, 'q_tokens d']
+) -> Float32[Array, 'y_tokens q_tokens']:
+    """Equals `_scaled_products`, a tile at a time: writing all widened tokens would take a CPU longer than products."""
     total = len(tokens)
     if total <= TILE:
         return _scaled_products(tokens, scale, q)
@@ -119,12 +124,13 @@ def _scaled_by_tile(tokens: jax.Array, scale: jax.Array, q: jax.Array) -> jax.Ar
     return jax.lax.fori_loop(0, -(-total // TILE), one_tile, jnp.zeros((total, len(q)), jnp.float32))
 
 
-def weighted(r: jax.Array, c: jax.Array, score: Score, axis: int) -> jax.Array:
+def weighted(
+    r: Float32[Array, '*pairs'], c: Float32[Array, '*pairs'], score: Score, axis: int
+) -> Float32[Array, '...']:
     """Σ A C over one axis, A = softmax(R / τ_a) along it, or for MaxSim all weight on the largest C.
 
-    C may lack a factor that is the same along the axis.
-
-    A token that takes no part has C = 0 and an R that `MASKED` was added to; where none does, the sum is 0.
+    C may lack a factor that is constant along the axis. A masked token has C = 0 and `MASKED` added to its R; if all
+    are masked, the sum is 0.
     """
     if score.kind == 'maxsim':
         largest = jnp.max(jnp.where(r > MASKED / 2, c, -jnp.inf), axis=axis)

@@ -1,14 +1,16 @@
 """What a score is: every choice that the paper leaves open or ablates, in one value."""
 
 import dataclasses
-from typing import Literal, get_args, get_type_hints
+from typing import Literal, get_args, no_type_check
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int, Shaped
 
-MASKED = -1e30  # added to the logits of tokens that take no part
+MASKED = -1e30  # added to the logits of masked tokens
 
 
+@no_type_check  # by beartype: the checks in __post_init__ name the field and the choices
 @dataclasses.dataclass(frozen=True)
 class Score:
     """The score sim(q, y) of a query and a target (paper, section 3.2). Hashable, so it may be a static argument.
@@ -19,12 +21,12 @@ class Score:
       temperature: τ_a of the softmax over tokens. Towards 0 it picks the token with the largest product.
       reduce: `mean` over the attending tokens, which keeps scores within [-1, 1], or their `sum`.
       attend: the side over whose tokens the softmax runs: the `target`'s, or the `query`'s.
-      target: the target's `tokens`, or their `mean` as its only vector. With one vector there is nothing to choose
-        among, so that the softmax then always runs over the target.
+      target: the target's `tokens`, or their `mean` as its only vector. A single vector leaves the softmax no choice,
+        so `attend` then has no effect.
       special_tokens: whether <s> and </s> take part.
 
     Raises:
-      ValueError: a field has none of its values.
+      ValueError: a field has a value that is not listed above.
     """
 
     kind: Literal['soft', 'maxsim', 'mean'] = 'soft'
@@ -35,24 +37,21 @@ class Score:
     special_tokens: bool = True
 
     def __post_init__(self):
-        for name, hint in get_type_hints(Score).items():
-            allowed = get_args(hint)
-            if allowed and getattr(self, name) not in allowed:
-                raise ValueError(f'score.{name}: {getattr(self, name)!r}, expected one of {", ".join(allowed)}')
+        for field in dataclasses.fields(self):
+            value, choices = getattr(self, field.name), get_args(field.type)
+            if choices and value not in choices:
+                raise ValueError(f'score.{field.name}: {value!r}, expected one of {", ".join(choices)}')
         if not self.temperature > 0:
             raise ValueError(f'score.temperature: {self.temperature}, expected a number above 0')
 
 
-def participating(length: jax.Array, tokens: int, special_tokens: bool) -> jax.Array:
-    """Which token positions take part in a score.
+def participating(length: Int[Array, ' texts'], tokens: int, special_tokens: bool) -> Bool[Array, 'texts {tokens}']:
+    """The mask of the token positions that take part in a score.
 
     Args:
-      length: [B] int32; tokens of each text, <s> and </s> included; 0 for no text.
-      tokens: L, the padded length.
+      length: tokens of each text, <s> and </s> included; 0 for an empty slot.
+      tokens: the padded length.
       special_tokens: whether the first and the last token take part.
-
-    Returns:
-      [B, L] bool.
     """
     position = jnp.arange(tokens)
     if special_tokens:
@@ -60,49 +59,48 @@ def participating(length: jax.Array, tokens: int, special_tokens: bool) -> jax.A
     return (position > 0) & (position < length[:, None] - 1)
 
 
-def widen(x: jax.Array) -> jax.Array:
+def widen(x: Shaped[Array, '*shape']) -> Float[Array, '*shape']:
     """Half precision becomes float32; float32 and float64 stay as they are."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def inverse_norm(x: jax.Array) -> jax.Array:
-    """1 / |x| over the last axis, and 0 with zero gradient where x vanishes: [..., d] -> [...], in float32 at least."""
+def inverse_norm(x: Shaped[Array, '*batch d']) -> Float[Array, '*batch']:
+    """1 / |x| over the last axis, in float32 at least; 0 with zero gradient where x vanishes."""
     x = widen(x)
     squared = jnp.sum(x * x, axis=-1)
     vanishes = squared < 1e-30
     return jnp.where(vanishes, 0.0, jax.lax.rsqrt(jnp.where(vanishes, 1.0, squared)))
 
 
-def attending_tokens(mask: jax.Array, score: Score) -> jax.Array:
-    """What a text's sum over its attending tokens is divided by: their number, or 1: [B, L] bool -> [B] int32."""
+def attending_tokens(mask: Bool[Array, 'texts tokens'], score: Score) -> Int[Array, ' texts']:
+    """The divisor of a text's sum over its attending tokens: their number under `reduce='mean'`, otherwise 1."""
     return jnp.maximum(mask.sum(axis=1), 1) if score.reduce == 'mean' else jnp.ones(len(mask), jnp.int32)
 
 
-def fold_mask(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The mask as two numbers a token, with which a kernel needs no selection, and no NaN can arise.
+def fold_mask(
+    x: Shaped[Array, 'texts tokens d'], mask: Bool[Array, 'texts tokens']
+) -> tuple[Float[Array, 'texts tokens'], Float[Array, 'texts tokens']]:
+    """Turns the mask into two numbers per token, so that a kernel needs no selection and no NaN can arise.
 
-    A token that takes no part has the inverse norm 0, so that all of its cosines are 0, and its logits are lowered by
-    so much that a softmax over its side gives it no weight. A text masked whole has uniform weights on cosines of 0.
-
-    Args:
-      x: [B, L, d] token embeddings.
-      mask: [B, L] bool; the tokens that take part.
+    A masked token gets the inverse norm 0, which makes all its cosines 0, and a bias so low that a softmax over its
+    side gives it no weight. A text that is masked whole has uniform weights on cosines of 0.
 
     Returns:
-      The inverse norms and what is added to the logits: [B, L] float32 each.
+      The inverse norms, and the biases to add to the logits.
     """
     return jnp.where(mask, inverse_norm(x), 0.0), jnp.where(mask, 0.0, MASKED)
 
 
-def through_norms(x: jax.Array, products: jax.Array, dc_c: jax.Array) -> jax.Array:
-    """The gradient of embeddings from dR's products, and from Σ dC C of each token, by which the norms pass back.
+def through_norms(
+    x: Float[Array, 'texts tokens d'],
+    products: Float32[Array, 'texts tokens d'],
+    dc_c: Float32[Array, 'texts tokens'],
+) -> Float32[Array, 'texts tokens d']:
+    """The gradient of embeddings: dR·E - u² (Σ dC C) x, see `blockwise`.
 
     Args:
-      x: [B, L, d] the embeddings.
-      products: [B, L, d] float32; dR·E of the other side.
-      dc_c: [B, L] float32.
-
-    Returns:
-      [B, L, d] float32.
+      x: the embeddings.
+      products: dR·E, E the embeddings of the other side.
+      dc_c: Σ dC C of each token; it carries the gradient of the norms.
     """
     return products - (dc_c * inverse_norm(x) ** 2)[..., None] * x.astype(jnp.float32)

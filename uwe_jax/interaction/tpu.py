@@ -1,14 +1,14 @@
-"""Late interaction as Pallas kernels for TPUs: equals `reference`; R is made, used and forgotten in on-chip memory.
+"""Late interaction as Pallas kernels for TPUs: equals `reference`; R lives and dies in on-chip memory.
 
-A TPU's vector registers are 8 x 128, so a softmax over 16 tokens must not lie in the minor axis. Here *texts* lie
-there: a tile of R is [L_b, L_a, n_a, 128], made by products of token-major embeddings, with 128 texts of one side along
-the lanes and n_a of the other along the sublanes. A softmax over tokens then runs over whole registers, element by
-element, and no token is padded. The side with more tokens a text, a, has its texts along the sublanes; the other is b.
+A TPU's vector registers are 8 x 128, so the minor axis is a bad place for a softmax over 16 tokens. Here *texts* lie
+there: a tile of R is [L_b, L_a, n_a, 128], the products of token-major embeddings, with 128 texts of one side along the
+lanes and n_a of the other along the sublanes. A softmax over tokens then runs over whole registers, element by element,
+and no token is padded. The side with more tokens per text is a, along the sublanes; the other is b.
 
-Forward, one tile makes R with one product and both scores from it. Backward, one tile makes R again, from it dR as in
-`blockwise`, and adds two products: dR·E_b to the gradient of a, which stays on the chip while the tiles of a row
-follow each other, and dRᵀ·E_a to the gradient of b, which is fetched from memory, added to and written back while the
-other products run. No array of the size of all token pairs exists anywhere.
+Forward, a tile computes R in one product, and both scores from it. Backward, a tile computes R again, from it dR as in
+`blockwise`, and adds two products: dR·E_b to the gradient of a, which stays on the chip for all tiles of a row, and
+dRᵀ·E_a to the gradient of b, which is fetched from memory, added to and written back while the other products run. No
+array has an entry for every pair of tokens.
 """
 
 import functools
@@ -17,27 +17,24 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Bool, Float, Float32
 
 from uwe_jax.interaction.score import MASKED, Score, fold_mask, through_norms
 
 LANES = 128  # texts of b in a tile
-GROUP = 16  # texts of a that are worked on at a time: the sublanes of one bfloat16 register
-ROWS = 512  # tokens of a in a tile, about; enough that the products outlast the fetching of b
+GROUP = 16  # texts of a that are processed at once: the sublanes of one bfloat16 register
+ROWS = 512  # tokens of a in a tile, approximately; enough for the products to outlast the fetching of b
 VMEM = 96 * 2**20  # bytes that a tile may take; v5e and v6e have 128 MiB
 
 
-def supports(q_shape: tuple[int, ...], y_shape: tuple[int, ...], dtype: jnp.dtype, score: Score) -> str | None:
-    """Why the kernels cannot run on such inputs, or None if they can.
-
-    Args:
-      q_shape, y_shape: (B_q, L_q, d), (B_y, L_y, d).
-      dtype: of the embeddings.
-      score: what a score is.
-    """
+def supports(
+    q_shape: tuple[int, ...], y_shape: tuple[int, ...], dtype: jax.typing.DTypeLike, score: Score
+) -> str | None:
+    """Why the kernels cannot run on embeddings of these shapes (texts, tokens, d), in one line; None if they can."""
     if score.kind != 'soft':
         return f'none on TPUs for score.kind {score.kind}'
     if q_shape[2] % LANES:
-        return f'none on TPUs for {q_shape[2]} numbers a token, expected a multiple of {LANES}'
+        return f'none on TPUs for {q_shape[2]} numbers per token, expected a multiple of {LANES}'
     needed = _vmem(max(q_shape[1], y_shape[1]), min(q_shape[1], y_shape[1]), q_shape[2], jnp.dtype(dtype).itemsize)
     if needed > VMEM:
         return f'none on TPUs for {q_shape[1]} x {y_shape[1]} tokens, a tile takes {needed / 2**20:.0f} MiB on the chip'
@@ -45,24 +42,19 @@ def supports(q_shape: tuple[int, ...], y_shape: tuple[int, ...], dtype: jnp.dtyp
 
 
 def scores(
-    q: jax.Array, q_mask: jax.Array, y: jax.Array, y_mask: jax.Array, score: Score
-) -> tuple[jax.Array, jax.Array]:
-    """Equals `reference.scores`.
-
-    Args:
-      q, y: [B_q, L_q, d], [B_y, L_y, d] token embeddings, float32 or bfloat16; products accumulate in float32.
-      q_mask, y_mask: [B_q, L_q], [B_y, L_y] bool; the tokens that take part.
-      score: see `supports`.
-
-    Returns:
-      over_y, over_q: [B_q, B_y] float32 each.
-    """
+    q: Float[Array, 'q_texts q_tokens d'],
+    q_mask: Bool[Array, 'q_texts q_tokens'],
+    y: Float[Array, 'y_texts y_tokens d'],
+    y_mask: Bool[Array, 'y_texts y_tokens'],
+    score: Score,
+) -> tuple[Float32[Array, 'q_texts y_texts'], Float32[Array, 'q_texts y_texts']]:
+    """Equals `reference.scores`, where `supports` allows. Products are summed in float32."""
     if q.shape[1] < y.shape[1]:
         over_q, over_y = scores(y, y_mask, q, q_mask, score)
         return over_y.T, over_q.T
     a, b = _sides(q, q_mask, y, y_mask)
     grid, spec = _grid(a, b)
-    found = pl.pallas_call(
+    padded = pl.pallas_call(
         functools.partial(_scores_kernel, 1 / score.temperature),
         grid=grid,
         in_specs=[spec.a, spec.a_token, spec.a_token, spec.b, spec.b_token, spec.b_token],
@@ -72,28 +64,20 @@ def scores(
         compiler_params=_PARAMS,
         name='late_interaction_scores',
     )(*a, *b)
-    over_y, over_q = (x[: len(q), : len(y)] for x in found)
+    over_y, over_q = (x[: len(q), : len(y)] for x in padded)
     return over_y, over_q
 
 
 def gradients(
-    q: jax.Array,
-    q_mask: jax.Array,
-    y: jax.Array,
-    y_mask: jax.Array,
-    g_over_y: jax.Array,
-    g_over_q: jax.Array,
+    q: Float[Array, 'q_texts q_tokens d'],
+    q_mask: Bool[Array, 'q_texts q_tokens'],
+    y: Float[Array, 'y_texts y_tokens d'],
+    y_mask: Bool[Array, 'y_texts y_tokens'],
+    g_over_y: Float32[Array, 'q_texts y_texts'],
+    g_over_q: Float32[Array, 'q_texts y_texts'],
     score: Score,
-) -> tuple[jax.Array, jax.Array]:
-    """What `scores` passes back to the embeddings.
-
-    Args:
-      q, q_mask, y, y_mask, score: as `scores` takes them.
-      g_over_y, g_over_q: [B_q, B_y] float32, the cotangents of its results.
-
-    Returns:
-      dq, dy: [B_q, L_q, d], [B_y, L_y, d] float32.
-    """
+) -> tuple[Float32[Array, 'q_texts q_tokens d'], Float32[Array, 'y_texts y_tokens d']]:
+    """The gradients dq and dy of `scores`, from the cotangents of its results."""
     if q.shape[1] < y.shape[1]:
         dy, dq = gradients(y, y_mask, q, q_mask, g_over_q.T, g_over_y.T, score)
         return dq, dy
@@ -116,9 +100,9 @@ def gradients(
             spec.r,
             *spec.a_lanes,
             pltpu.VMEM((a_tokens, spec.n_a, b_tokens * LANES), q.dtype),  # dR
-            stats,  # the largest logit over a's tokens,
-            stats,  # 1 / the sum of their exponentials,
-            stats,  # and the mean of C under that softmax
+            stats,  # the largest logit over a's tokens
+            stats,  # 1 / the sum of the exponentials
+            stats,  # the mean of C under this softmax
             pltpu.VMEM((a_tokens, spec.n_a, LANES), jnp.float32),  # Σ dC C of a's tokens, lane by lane
             pltpu.VMEM((b_tokens, LANES, d), jnp.float32),  # the gradient of b's tile
             pltpu.SemaphoreType.DMA,
@@ -217,7 +201,7 @@ def _gradients_kernel(
 
     at_home = db.at[:, columns]
     fetch, write = pltpu.make_async_copy(at_home, db_tile, arrived), pltpu.make_async_copy(db_tile, at_home, arrived)
-    pl.when(~(first_row & first_of_row))(write.wait)  # the one of the tile before this one
+    pl.when(~(first_row & first_of_row))(write.wait)  # of the tile before this one
     pl.when(~first_row)(fetch.start)
     flat = dr[...].reshape(a_tokens * n_a, b_tokens * LANES)
     da[...] += _dot(flat, b[...].reshape(b_tokens * LANES, d), (1, 0)).reshape(a_tokens, n_a, d)
@@ -239,7 +223,7 @@ def _gradients_kernel(
 
 
 def _token_products(a, b, r):
-    """R of one tile: two tokens of b at a time, which makes 256 columns, as many as the widest matrix unit has."""
+    """R of one tile: two tokens of b at a time, whose 256 columns fill the widest matrix unit."""
     a_tokens, n_a, d = a.shape
     flat = a[...].reshape(a_tokens * n_a, d)
     for j in range(0, len(b), 2):
@@ -250,7 +234,7 @@ def _token_products(a, b, r):
 
 
 def _dot(x, y, contracted):
-    """A product in float32; float32 inputs are multiplied in full precision."""
+    """A product summed in float32; float32 inputs are multiplied in full precision."""
     precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     dims = (((contracted[0],), (contracted[1],)), ((), ()))
     return jax.lax.dot_general(x, y, dims, precision=precision, preferred_element_type=jnp.float32)
@@ -264,7 +248,7 @@ def _softmax(logits):
 
 
 def _spread(columns, lanes):
-    """Repeats numbers of tokens, [n_a, L_a], along the lanes: [L_a, n_a, 128]."""
+    """Repeats one number per token along the lanes: [n_a, L_a] -> [L_a, n_a, 128]."""
     for column, spread in zip(columns, lanes, strict=True):
         values = column[...]
         for i in range(len(spread)):
@@ -283,7 +267,7 @@ def _sides(q, q_mask, y, y_mask):
 
 
 def _fill(x, size, value=0.0):
-    """Fills the first axis up to a multiple of `size`."""
+    """Pads the first axis to a multiple of `size`."""
     return jnp.pad(x, [(0, -len(x) % size)] + [(0, 0)] * (x.ndim - 1), constant_values=value)
 
 
@@ -293,7 +277,7 @@ def _texts_of_a(a_tokens: int) -> int:
 
 
 class _Specs:
-    """How the arrays of one side or both are cut into tiles; i counts tiles of a, j those of b."""
+    """How the arrays are cut into tiles; i counts the tiles of a, j those of b."""
 
     def __init__(self, a_tokens: int, b_tokens: int, d: int):
         self.n_a = n_a = _texts_of_a(a_tokens)
@@ -313,7 +297,7 @@ def _grid(a, b):
 
 
 def _vmem(a_tokens: int, b_tokens: int, d: int, bytes_a_number: int) -> int:
-    """Bytes on the chip for one tile of the backward pass, from what the kernel declares; blocks are there twice."""
+    """Bytes on the chip for one tile of the backward pass, as the kernel declares them; blocks are double-buffered."""
     rows, columns = _texts_of_a(a_tokens) * a_tokens, b_tokens * LANES
     blocks = 2 * (rows * d * (bytes_a_number + 4) + columns * d * bytes_a_number)
     return blocks + rows * columns * (4 + bytes_a_number) + 4 * columns * d
