@@ -138,14 +138,13 @@ def has_ended(pid):
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_passed_on_to_processes_that_may_still_save(machine, number):
     script = subprocess.Popen(
-        ['bash', LAUNCH / 'local.sh', '2', 'bash', '-c', TRAINS],
+        # A shell cannot trap a signal that its parent ignores: SIGINT for a background job, SIGHUP under nohup.
+        ['env', f'--default-signal={number}', 'bash', LAUNCH / 'local.sh', '2', 'bash', '-c', TRAINS],
         env=machine.environment(**ON_CPU),
         cwd=machine.folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell cannot trap a signal that its parent ignores: SIGINT for a background job, SIGHUP under nohup.
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     assert [script.stdout.readline() for _ in range(2)] == ['begun\n', 'begun\n']
     script.send_signal(number)
