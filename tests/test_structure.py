@@ -21,7 +21,7 @@ FLOORS = (
     ('training',),
     ('ranking',),
     ('evaluation',),
-    ('train', 'workbench', 'compile_for'),
+    ('train', 'workbench', 'workrb', 'compile_for'),
     ('commands',),  # every other module in uwe_jax/ itself
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
