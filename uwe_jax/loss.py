@@ -33,7 +33,7 @@ class InfoNCE:
     directions: Literal['both', 'forward'] = 'both'
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
+        for field in dataclasses.fields(InfoNCE):
             value, choices = getattr(self, field.name), get_args(field.type)
             if value not in choices:
                 raise ValueError(f'loss.{field.name}: {value!r}, expected one of {", ".join(choices)}')
