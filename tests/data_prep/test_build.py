@@ -360,9 +360,7 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path):
 def test_a_command_shows_its_flags(command, capsys):
     with pytest.raises(SystemExit):
         console.parse(importlib.import_module(f'data_prep.{command}').Options, ['--help'])
-    shown = capsys.readouterr().out
-    assert '--output' in shown
-    assert COMMANDS[command].split()[-1] in shown
+    assert '--output' in capsys.readouterr().out
 
 
 def test_help_names_every_command_and_waits_for_no_library():
