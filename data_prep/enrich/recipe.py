@@ -145,6 +145,8 @@ def _apply(records: Sequence[Record], skills: Mapping[str, SkillTitles]) -> None
 
 def _merge(skills: Sequence[SkillTitles], vectors: Vectors, keep: Callable[..., None]) -> None:
     """Merges the titles of skills that have new ones, and keeps what remains."""
+    if not skills:
+        return
     with Progress('merging titles', len(skills), 'skills') as progress:
         for start in range(0, len(skills), SKILLS_PER_MERGE):
             block = skills[start : start + SKILLS_PER_MERGE]

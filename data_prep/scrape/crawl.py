@@ -75,6 +75,8 @@ def crawl(urls: Iterable[str], client: Client, journal: CrawlJournal, hosts_at_o
             waiting.setdefault(host_of(url), []).append(url)
     if answered:
         logger.info('%d of %d pages were answered before', answered, answered + remaining)
+    if not remaining:
+        return
     hosts: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
     for pages in waiting.values():
         hosts.put(pages)

@@ -104,14 +104,16 @@ def _read_pieces(
     Files that have changed are read again.
     """
     pieces = []
-    with Progress('reading archives', sum(path.stat().st_size for path in warc) // MEGABYTE, 'MB') as progress:
-        for path in warc:
-            pieces.append(piece := _piece(work, [path]))
-            if piece.exists():
-                progress.advance(path.stat().st_size // MEGABYTE)
-                continue
-            repairs = Repairs()
-            write_piece(piece, warc_pages(path, max_bytes, repairs, progress.advance), repairs)
+    sizes = {path: path.stat().st_size // MEGABYTE for path in warc}
+    if warc:
+        with Progress('reading archives', sum(sizes.values()), 'MB') as progress:
+            for path in warc:
+                pieces.append(piece := _piece(work, [path]))
+                if piece.exists():
+                    progress.advance(sizes[path])
+                    continue
+                repairs = Repairs()
+                write_piece(piece, warc_pages(path, max_bytes, repairs, progress.advance), repairs)
     if html:
         pieces.append(piece := _piece(work, html))
         if not piece.exists():
