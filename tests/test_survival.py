@@ -18,7 +18,7 @@ from uwe_jax import train as train_module
 from uwe_jax.distributed.processes import RESTART
 from uwe_jax.train import train
 from uwe_jax.training.checkpoint import load_params, load_state
-from uwe_jax.training.metrics import read_lines
+from uwe_jax.training.metrics import MetricsLog, read_lines
 
 STEPS = 24  # of `finished`, which was saved after every fourth
 
@@ -35,9 +35,12 @@ def config(small_dataset_dir, narrow_model):
 
 @pytest.fixture
 def unfinished(finished, tmp_path):
-    """A copy of `finished` as it stood when its last four steps were still to come."""
+    """A copy of `finished` as it stood after step 8."""
     workdir = shutil.copytree(finished, tmp_path / 'unfinished')
-    shutil.rmtree(workdir / 'checkpoints' / f'step_{STEPS}')
+    for step in range(12, STEPS + 1, 4):
+        shutil.rmtree(workdir / 'checkpoints' / f'step_{step}')
+    with MetricsLog(workdir, 8, writes=True):
+        pass  # it cuts its files back
     return workdir
 
 
@@ -49,6 +52,7 @@ def evaluated(workdir):
 def assert_close(workdir, expected):
     """The same batches, and the loss within 1e-5, relative."""
     ours, theirs = numbers(workdir), numbers(expected)
+    theirs = theirs[: len(ours)]  # a run that was stopped again has taken fewer steps
     assert [(line['step'], line['tokens']) for line in ours] == [(line['step'], line['tokens']) for line in theirs]
     np.testing.assert_allclose([line['loss'] for line in ours], [line['loss'] for line in theirs], rtol=1e-5)
 
@@ -71,14 +75,6 @@ def test_sigterm_saves_and_ends_with_a_status_that_asks_for_another_start(config
     assert status == RESTART == 75
     assert 'the same command continues' in printed
     assert load_state(tmp_path)[1] == steps_logged(tmp_path) < STEPS
-
-
-@pytest.mark.slow
-def test_two_processes_go_on_where_one_stopped(config, unfinished, finished):
-    statuses, printed = Run(config(), unfinished, processes=2, devices=4).end()
-    assert statuses == [0, 0], '\n'.join(printed)
-    assert_close(unfinished, finished)
-    assert evaluated(unfinished) == 4
 
 
 @pytest.mark.slow
@@ -114,13 +110,13 @@ def test_sigterm_in_the_last_evaluation_ends_the_run_at_once_and_may_come_twice(
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together_when_one_gets_sigterm(config, unfinished):
+def test_two_processes_go_on_where_one_stopped_and_stop_together(config, unfinished, finished):
     run = Run(config(), unfinished, processes=2, devices=4)
-    done = steps_logged(unfinished)
-    assert run.wait_until(lambda workdir: steps_logged(workdir) != done)  # the log is cut back first
+    assert run.wait_until(lambda workdir: steps_logged(workdir) > 8)
     run.kill(signal.SIGTERM, process=1)
     assert run.end(timeout=30)[0] == [RESTART, RESTART]
-    assert load_state(unfinished)[1] == steps_logged(unfinished) < STEPS
+    assert 8 < load_state(unfinished)[1] == steps_logged(unfinished) < STEPS
+    assert_close(unfinished, finished)
 
 
 @pytest.mark.slow
@@ -134,16 +130,17 @@ def test_a_process_whose_peer_was_killed_names_it_and_asks_for_another_start(con
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('devices', 'fsdp'), [(1, 1), (2, 2), (4, 2)])
+@pytest.mark.parametrize(('devices', 'fsdp'), [(1, 1), (4, 2)])
 def test_a_run_on_eight_devices_goes_on_with_fewer(devices, fsdp, config, unfinished, finished):
     [status], [printed] = Run(config(**{'mesh.fsdp': fsdp}), unfinished, devices=devices).end()
     assert status == 0, printed
+    assert steps_logged(unfinished) == STEPS
     assert_close(unfinished, finished)
 
 
 @pytest.mark.slow
 def test_a_disk_that_fills_ends_the_run_in_one_line_with_the_checkpoint_before(config, tmp_path):
-    mount = ['mount', '-t', 'tmpfs', '-o', 'size=80m', 'tmpfs', tmp_path]
+    mount = ['mount', '-t', 'tmpfs', '-o', 'size=20m', 'tmpfs', tmp_path]
     if os.geteuid() or subprocess.run(mount, check=False).returncode:
         pytest.skip('a small disk may not be mounted here: that takes root, and in a container CAP_SYS_ADMIN')
     try:
