@@ -6,7 +6,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from uwe_jax.data.graph import GRAPHS, MAX_TOKENS, SIDES
 from uwe_jax.interaction import EXCHANGES, FORMS, Score
@@ -142,7 +142,7 @@ class Config:
 def _typed(kind: Any, value: Any, name: str, expected: Expected | None = None) -> Any:
     """The value of a field as its type says; raises ValueError, with the field's full name, where it is not."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return kind(**_parts(get_type_hints(kind, include_extras=True), value, name))
+        return kind(**_parts({field.name: field.type for field in dataclasses.fields(kind)}, value, name))
     if get_origin(kind) is Annotated:
         kind, condition = get_args(kind)
         if get_origin(kind) is Mapping:
