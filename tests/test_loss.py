@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.interaction.inputs import QUICKLY
 from uwe_jax.distributed import mesh
 from uwe_jax.loss import InfoNCE, many_to_many_info_nce
 
@@ -20,7 +21,7 @@ ALL = np.ones(3, bool)
 TEMPERATURE = 0.5
 
 
-info_nce = jax.jit(many_to_many_info_nce, static_argnames=('temperature', 'choices'))
+info_nce = jax.jit(many_to_many_info_nce, static_argnames=('temperature', 'choices'), compiler_options=QUICKLY)
 
 
 def loss(edges=EDGES, s_qy=SCORES, s_yq=BACK, q=ALL, y=ALL, **choices):
@@ -73,7 +74,7 @@ def test_diagnostics_tell_accuracy_positives_and_masked_share():
     np.testing.assert_allclose(forward.masked, 1 / 3, rtol=1e-6)
 
 
-@functools.partial(jax.jit, static_argnames='choices')
+@functools.partial(jax.jit, static_argnames='choices', compiler_options=QUICKLY)
 def loss_and_gradients(s_qy, s_yq, edges, q, y, choices=InfoNCE()):  # noqa: B008 (immutable)
     """L(Q, Y), or L(Y|Q) alone, and its gradients by both score matrices."""
 
@@ -130,7 +131,7 @@ def over_a_mesh_equals_the_global_batch(devices, choices):
         np.testing.assert_allclose(actual, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize('devices', [1, 2, 4])
+@pytest.mark.parametrize('devices', [2, 4])
 def test_the_loss_over_a_mesh_is_the_loss_of_the_global_batch(devices):
     over_a_mesh_equals_the_global_batch(devices, InfoNCE())
 

@@ -45,7 +45,10 @@ def texts(rng, count, tokens, d=48):
     return jnp.asarray(x, jnp.float32), jnp.asarray(length)
 
 
-def _score_and_gradients(q, q_len, y, y_len, weights, score, **how):
+@functools.partial(
+    jax.jit, static_argnames=('score', 'form', 'block_entries', 'mesh', 'exchange'), compiler_options=QUICKLY
+)
+def score_and_gradients(q, q_len, y, y_len, weights, score, **how):
     """Both scores, and the gradients of their weighted sum."""
 
     def weighted(q, y):
@@ -56,16 +59,11 @@ def _score_and_gradients(q, q_len, y, y_len, weights, score, **how):
     return {'s_qy': s_qy, 's_yq': s_yq, 'dq': dq, 'dy': dy}
 
 
-STATIC = ('score', 'form', 'block_entries', 'mesh', 'exchange')
-score_and_gradients = jax.jit(_score_and_gradients, static_argnames=STATIC)
-score_and_gradients_quickly = jax.jit(_score_and_gradients, static_argnames=STATIC, compiler_options=QUICKLY)
-
-
 def in_float64(q, q_len, y, y_len, weights, score):
     """The same from the reference in float64, on the very numbers of the inputs, rounded to their dtype."""
     with jax.enable_x64(True):
         q, y = (jnp.asarray(x, jnp.float64) for x in (q, y))
-        exact = score_and_gradients_quickly(q, q_len, y, y_len, weights, score, form='reference')
+        exact = score_and_gradients(q, q_len, y, y_len, weights, score, form='reference')
         return {name: np.asarray(value) for name, value in exact.items()}
 
 

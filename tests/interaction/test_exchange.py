@@ -15,7 +15,7 @@ from tests.interaction.inputs import (
     error,
     errors,
     loss_and_gradients,
-    score_and_gradients_quickly,
+    score_and_gradients,
     texts,
 )
 from uwe_jax.compile_for.compiled import memory, sent
@@ -84,8 +84,8 @@ def test_other_scores_and_unequal_sides_do_not_depend_on_the_mesh_either(score, 
     rng = np.random.default_rng(1)
     weights = rng.normal(size=(2, 16, 24)).astype(np.float32)
     inputs = *texts(rng, 16, 5), *texts(rng, 24, 6), weights, score
-    on_the_mesh = score_and_gradients_quickly(*inputs, mesh=mesh.make_mesh(), exchange=exchange)
-    assert max(errors(on_the_mesh, score_and_gradients_quickly(*inputs)).values()) <= 1e-5
+    on_the_mesh = score_and_gradients(*inputs, mesh=mesh.make_mesh(), exchange=exchange)
+    assert max(errors(on_the_mesh, score_and_gradients(*inputs)).values()) <= 1e-5
 
 
 @pytest.fixture(scope='module')

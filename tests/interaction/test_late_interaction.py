@@ -27,7 +27,7 @@ from uwe_jax.models.tokenizer import Tokenizer
 RAGGED = {'form': 'blockwise', 'block_entries': 7 * 11 * 12}  # of the 10 x 7 x 9 x 11 pairs of tokens of `pairs`
 
 
-scores = jax.jit(late_interaction, static_argnames=('score', 'form', 'block_entries'))
+scores = jax.jit(late_interaction, static_argnames='score', compiler_options=QUICKLY)
 
 
 def pairs(dtype=jnp.float32):
