@@ -37,7 +37,7 @@ class Score:
     special_tokens: bool = True
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
+        for field in dataclasses.fields(Score):
             value, choices = getattr(self, field.name), get_args(field.type)
             if choices and value not in choices:
                 raise ValueError(f'score.{field.name}: {value!r}, expected one of {", ".join(choices)}')
