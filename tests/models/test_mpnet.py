@@ -13,7 +13,7 @@ from configs.uwe import get_config
 from uwe_jax.data.loader import pad
 from uwe_jax.distributed import mesh
 from uwe_jax.models import pretrained
-from uwe_jax.models.mpnet import MPNet, MPNetConfig, dropped, relative_buckets
+from uwe_jax.models.mpnet import MPNet, MPNetConfig, dropped, linear, relative_buckets
 from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.training.optimizer import make_optimizer, weight_decay_mask
 from uwe_jax.training.state import abstract_state, first_state
@@ -115,6 +115,36 @@ def test_recomputing_layers_gives_the_same_gradients_with_the_same_dropout():
         for remat in (False, True)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), recomputed, stored)
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), [('float32', 1e-6), ('bfloat16', 4e-3)])
+def test_a_linear_layer_is_rounded_once_in_value_and_gradients(dtype, tolerance):
+    """Against the plain product of the rounded inputs in float32; 4e-3 is half a unit in bfloat16's last place."""
+    layer = nnx.Linear(48, 80, rngs=nnx.Rngs(1))
+    keys = jax.random.split(jax.random.key(0), 3)
+    layer.bias[...] = jax.random.normal(keys[0], (80,))
+    x, weight = jax.random.normal(keys[1], (3, 5, 48)), jax.random.normal(keys[2], (3, 5, 80))
+    graphdef, params = nnx.split(layer)
+
+    def fast(params, x):
+        return jnp.sum(linear(x.astype(dtype), nnx.merge(graphdef, params)).astype(jnp.float32) * weight)
+
+    def plain(kernel, bias, x):
+        return jnp.sum((x @ kernel + bias) * weight)
+
+    def rounded(x):
+        return x.astype(dtype).astype(jnp.float32)
+
+    weight = rounded(weight)
+    kernel, bias = layer.kernel[...], layer.bias[...]
+    value, (of_params, of_x) = jax.value_and_grad(fast, (0, 1))(params, x)
+    expected, of_plain = jax.value_and_grad(plain, (0, 1, 2))(rounded(kernel), bias, rounded(x))
+    found = (value, of_params['kernel'][...], of_params['bias'][...], of_x)
+    for name, one, other in zip(('value', 'kernel', 'bias', 'x'), found, (expected, *of_plain), strict=True):
+        np.testing.assert_allclose(
+            one, other, atol=tolerance * float(jnp.abs(other).max()), rtol=tolerance, err_msg=name
+        )
+    assert of_params['kernel'][...].dtype == jnp.float32
 
 
 def test_dropout_is_off_without_a_key(small):
