@@ -55,7 +55,7 @@ def exported(workdir, tmp_path_factory):
 @pytest.fixture(scope='module')
 def embedded(exported):
     """Our token embeddings of each text, without padding."""
-    found = Ranker.from_pretrained(exported).embedded(TEXTS)
+    found = Ranker.from_pretrained(exported).embed(TEXTS)
     padded, length = found.padded(found.row, 64)
     return [text[:tokens] for text, tokens in zip(padded, length, strict=True)]
 
