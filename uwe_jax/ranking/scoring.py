@@ -86,8 +86,8 @@ class BlockScorer:
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def score_block(
-    q: Float[jax.Array | np.ndarray, 'queries tokens d'],
-    q_len: Int[jax.Array | np.ndarray, ' queries'],
+    q: Float[jax.Array, 'queries tokens d'],
+    q_len: Int[jax.Array, ' queries'],
     y: Packed,
     layout: Layout,
     score: Score,
