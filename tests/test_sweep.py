@@ -1,17 +1,17 @@
 """The sweep: MAP and the entropy of the attention at several temperatures."""
 
 import json
-import subprocess
-import sys
 
+import jax.numpy as jnp
 import pytest
 
-from tests.conftest import ROOT, without_weights
+from tests.conftest import without_weights
 from uwe_jax import plots
 from uwe_jax.evaluation import evaluate
 from uwe_jax.evaluation.evaluate import evaluate_all
 from uwe_jax.evaluation.tasks import RankingTask, held_out_tasks
 from uwe_jax.interaction import Score, mean_entropy
+from uwe_jax.io.console import parse
 from uwe_jax.sweep import TEMPERATURES, Options, measure_and_draw, read_temperatures, sweep, table
 
 TITLES = ['data engineer', 'baker', 'nurse', 'bus driver', 'night nurse on the surgical ward of a hospital']
@@ -75,7 +75,7 @@ def test_the_entropy_is_that_of_all_queries_with_their_first_right_targets(make_
     task = TASKS[0]
     rows = sweep(ranker, [task], [0.5])
     texts = (task.queries, [task.targets[right[0]] for right in task.positives])
-    (q, q_len), (y, y_len) = (some.padded(some.row, 64) for some in map(ranker.embed, texts))
+    (q, q_len), (y, y_len) = (map(jnp.asarray, some.padded(some.row, 64)) for some in map(ranker.embed, texts))
     for row, temperature in zip(rows, (0.1, 0.5), strict=True):
         at = Score(temperature=temperature, attend=score.attend)  # only tokens that count are in them
         assert row['temperature'] == temperature
@@ -123,16 +123,14 @@ def test_the_drawing_shows_map_its_change_and_the_entropy_of_each_task(rows):
     assert [text.get_text().split(':')[0] for text in figure.legends[0].get_texts()] == [task.name for task in TASKS]
 
 
-def test_the_command_line_prints_a_table_and_writes_numbers_and_a_drawing(
-    narrow_model, small_dataset, small_dataset_dir, tmp_path
+def test_the_command_prints_a_table_and_writes_numbers_and_a_drawing(
+    narrow_model, small_dataset, small_dataset_dir, tmp_path, capsys
 ):
     arguments = [f'--model={narrow_model}', f'--data={small_dataset_dir}', f'--output={tmp_path / "sweep.png"}']
-    command = [sys.executable, '-m', 'uwe_jax.sweep', *arguments, '--temperatures=1', '--max_queries=1']
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    measure_and_draw(parse(Options, [*arguments, '--temperatures=1', '--max_queries=1']))
     assert (tmp_path / 'sweep.png').read_bytes().startswith(b'\x89PNG')
     numbers = json.loads((tmp_path / 'sweep.json').read_text())
-    assert done.stdout == table(numbers['rows']) + '\n'
+    assert capsys.readouterr().out == table(numbers['rows']) + '\n'
     assert (numbers['data'], numbers['max_queries'], numbers['seed']) == (small_dataset.fingerprint, 1, 0)
     assert numbers['score']['temperature'] == 0.1
     assert [(row['task'], row['temperature'], row['queries']) for row in numbers['rows']] == [

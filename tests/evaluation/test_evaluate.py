@@ -35,8 +35,14 @@ def test_a_result_is_that_of_the_task_evaluated_by_itself(make_ranker, score):
         assert result == evaluate(ranker.index(task.targets), task)
 
 
-def test_a_result_does_not_depend_on_the_tasks_evaluated_before(ranker):
-    assert list(evaluate_all(ranker, TASKS))[1:] == list(evaluate_all(ranker, TASKS[1:]))
+def test_an_interrupted_evaluation_continues_to_the_same_results(ranker):
+    assert list(evaluate_all(ranker, TASKS, done=1)) == list(evaluate_all(ranker, TASKS))[1:]
+
+
+def test_an_evaluation_that_is_complete_embeds_nothing(make_ranker):
+    ranker, noted = noting(make_ranker())
+    assert list(evaluate_all(ranker, TASKS, done=len(TASKS))) == []
+    assert noted == []
 
 
 def test_a_result_is_in_per_cent_and_says_how_much_was_ranked(ranker):
@@ -56,10 +62,6 @@ def test_each_distinct_text_is_embedded_once_per_side_where_the_sides_need_diffe
     queries = {('query', text) for task in TASKS for text in task.queries}
     targets = {('target', text) for task in TASKS for text in task.targets}
     assert sorted(noted) == sorted(queries | targets)
-
-
-def test_there_may_be_no_task(ranker):
-    assert list(evaluate_all(ranker, [])) == []
 
 
 def test_the_held_out_texts_become_tasks_in_both_directions(small_dataset):

@@ -138,9 +138,8 @@ def test_a_shortlist_limits_the_hits(index):
     assert [len(hits) for hits in index.rank(TITLES, k=5, shortlist=2)] == [2, 2, 2]
 
 
-@pytest.mark.parametrize('devices', [1, 2, 8])
-def test_scores_do_not_depend_on_the_number_of_devices(make_ranker, index, skills, devices):
-    sharded = make_ranker(Score(), make_mesh(devices=jax.devices()[:devices]))
+def test_scores_do_not_depend_on_the_number_of_devices(make_ranker, index, skills):
+    sharded = make_ranker(Score(), make_mesh(devices=jax.devices()[:4]))
     np.testing.assert_allclose(sharded.score(TITLES, skills), index.score(TITLES), atol=2e-6)
 
 

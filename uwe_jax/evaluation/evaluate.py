@@ -16,25 +16,36 @@ logger = logging.getLogger(__name__)
 QUERY_BLOCK = 256  # queries whose scores against the whole target space are held at a time
 
 
-def evaluate_all(ranker: Ranker, tasks: Sequence[RankingTask]) -> Iterator[tuple[RankingTask, dict[str, float]]]:
-    """Evaluates tasks one after another, as `evaluate`; each distinct text of all tasks is embedded once, at first."""
-    for task, index, queries in embedded(ranker, tasks):
+def evaluate_all(
+    ranker: Ranker, tasks: Sequence[RankingTask], done: int = 0
+) -> Iterator[tuple[RankingTask, dict[str, float]]]:
+    """Evaluates tasks one after another, as `evaluate`; each distinct text of all tasks is embedded once, at first.
+
+    An interrupted evaluation continues after the first `done` tasks. It embeds the texts of all tasks again, in the
+    same batches, since other batches may round differently: so its numbers are those of an uninterrupted one.
+    """
+    for task, index, queries in embedded(ranker, tasks, done):
         yield task, evaluate(index, task, queries)
 
 
-def embedded(ranker: Ranker, tasks: Sequence[RankingTask]) -> Iterator[tuple[RankingTask, TargetIndex, Embedded]]:
-    """Embeds each distinct text of all tasks once; yields each task with its targets' index and its queries' vectors.
+def embedded(
+    ranker: Ranker, tasks: Sequence[RankingTask], done: int = 0
+) -> Iterator[tuple[RankingTask, TargetIndex, Embedded]]:
+    """Embeds each distinct text of all tasks once; yields each task that is not done, its targets'
+    index and its queries' vectors.
 
     The vectors of all texts are held until the last task is done. Where queries and targets need different vectors (a
     mean-pooled target), a text that stands on both sides is embedded once for each.
     """
+    if done == len(tasks):
+        return
     queries = [text for task in tasks for text in task.queries]
     targets = [text for task in tasks for text in task.targets]
     if ranker.pools('query') == ranker.pools('target'):
         of_queries = of_targets = _Vectors(ranker, queries + targets, 'query')
     else:
         of_queries, of_targets = _Vectors(ranker, queries, 'query'), _Vectors(ranker, targets, 'target')
-    for task in tasks:
+    for task in tasks[done:]:
         index = TargetIndex(ranker, task.targets, range(len(task.targets)), of_targets[task.targets])
         yield task, index, of_queries[task.queries]
 

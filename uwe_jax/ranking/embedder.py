@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 LENGTHS = (8, 16, 32, MAX_TOKENS)  # texts are padded to one of these, so that few programs are compiled
 TOKENS_PER_CALL = 2048  # padded tokens that the encoder takes at a time
-FEW = 8  # texts per device that have a program of their own, so that a short remainder is not padded to a whole call
+FEW = (1, 8)  # numbers of texts that have a program of their own, so that a query is not padded to a whole call
 
 Side = Literal['query', 'target']
 
@@ -86,8 +86,6 @@ class Embedder:
     def embed(self, texts: Sequence[str], side: Side = 'query', dtype: str = 'float32') -> Embedded:
         """Embeds texts for scoring.
 
-        On a CPU, the vectors of a text do not depend on the texts embedded with it, as long as there are any.
-
         Args:
           texts: not blank.
           side: whether they are queries or targets.
@@ -132,8 +130,7 @@ class Embedder:
             most = TOKENS_PER_CALL // tokens
             for start in range(0, len(places), most):
                 chosen = places[start : start + most]
-                few = 1 if len(ids) == 1 else FEW * self.devices  # a single query has a program of its own too
-                rows = few if len(chosen) <= few < most else most
+                rows = next((few for few in FEW if len(chosen) <= few), most)
                 rows = self.devices * -(-rows // self.devices)
                 batch = pad([ids[place] for place in chosen] + [ids[chosen[0]]] * (rows - len(chosen)), tokens)
                 yield chosen, self._encode(*batch)[: len(chosen)]
