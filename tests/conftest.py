@@ -29,6 +29,8 @@ from uwe_jax.data.graph import open_dataset  # noqa: E402
 from uwe_jax.interaction import Score  # noqa: E402
 from uwe_jax.models import download, pretrained  # noqa: E402
 from uwe_jax.models.mpnet import MPNet, MPNetConfig  # noqa: E402
+from uwe_jax.models.tokenizer import Tokenizer  # noqa: E402
+from uwe_jax.ranking import Ranker  # noqa: E402
 from uwe_jax.train import train  # noqa: E402
 from uwe_jax.training.config import Config  # noqa: E402
 
@@ -75,6 +77,19 @@ def narrow_model(tmp_path_factory, base_model):
     settings = {'score': dataclasses.asdict(Score()), 'max_tokens': 64}
     pretrained.save_pretrained(output, base=base, params=params, settings=settings, card='')
     return output
+
+
+@pytest.fixture(scope='session')
+def make_ranker(narrow_model):
+    """Makes a ranker of the narrow model: `make_ranker(Score(kind='maxsim'), device_mesh)`."""
+    encoder, tokenizer = pretrained.load_encoder(narrow_model, dtype='float32'), Tokenizer.from_pretrained(narrow_model)
+    return lambda score=Score(), device_mesh=None: Ranker(encoder, tokenizer, score, device_mesh)  # noqa: B008
+
+
+@pytest.fixture(scope='session')
+def ranker(make_ranker):
+    """The narrow model with the paper's score."""
+    return make_ranker()
 
 
 def without_weights(model, output, score):

@@ -8,8 +8,8 @@ import pytest
 
 from tests.conftest import ROOT, without_weights
 from uwe_jax import plots
+from uwe_jax.attention import Options, draw
 from uwe_jax.interaction import Score
-from uwe_jax.ranking import Ranker
 
 QUERY, TARGET = 'Data engineer', 'develop data processing applications'
 LONG = 'maintains pipelines in the cloud ' * 20
@@ -17,24 +17,19 @@ PNG = b'\x89PNG\r\n\x1a\n'
 
 
 @pytest.fixture(scope='module')
-def model(cut_model):
-    return Ranker.from_pretrained(cut_model)
+def attention(ranker):
+    return ranker.attention(QUERY, TARGET)
 
 
-@pytest.fixture
-def ranker(model, monkeypatch):
-    """The model, whose score a test may change."""
-    monkeypatch.setattr(model, 'pair_score', model.pair_score)
-    return model
+def test_a_pair_has_the_tokens_of_both_texts(attention):
+    assert attention.query_tokens == ['<s>', 'data', 'engineer', '</s>']
+    assert attention.target_tokens == ['<s>', 'develop', 'data', 'processing', 'applications', '</s>']
 
 
-def test_a_pair_has_the_tokens_of_both_texts_and_a_number_for_every_pair_of_them(ranker):
-    found = ranker.attention(QUERY, TARGET)
-    assert found.query_tokens == ['<s>', 'data', 'engineer', '</s>']
-    assert found.target_tokens == ['<s>', 'develop', 'data', 'processing', 'applications', '</s>']
-    assert found.a.shape == found.c.shape == (4, 6)
-    np.testing.assert_allclose(found.a.sum(axis=1), 1, atol=1e-5)
-    assert np.abs(found.c).max() <= 1 + 1e-5
+def test_a_pair_has_a_weight_and_a_cosine_for_every_pair_of_tokens(attention):
+    assert attention.a.shape == attention.c.shape == (4, 6)
+    np.testing.assert_allclose(attention.a.sum(axis=1), 1, atol=1e-5)
+    assert np.abs(attention.c).max() <= 1 + 1e-5
 
 
 @pytest.mark.parametrize(
@@ -42,85 +37,103 @@ def test_a_pair_has_the_tokens_of_both_texts_and_a_number_for_every_pair_of_them
     [Score(), Score(reduce='sum'), Score(kind='maxsim'), Score(attend='query'), Score(special_tokens=False)],
     ids=str,
 )
-def test_a_times_c_is_the_score_that_ranks(ranker, score):
-    ranker.pair_score = score
-    found = ranker.attention(QUERY, TARGET)
-    attending = found.a.sum(axis=1 if score.attend == 'target' else 0)  # 1 for each token that takes part
+def test_a_times_c_is_the_score_that_ranks(make_ranker, score):
+    ranker = make_ranker(score)
+    attention = ranker.attention(QUERY, TARGET)
+    attending = attention.a.sum(axis=1 if score.attend == 'target' else 0)  # 1 for each token that takes part
     np.testing.assert_allclose(attending, attending.round(), atol=1e-5)
-    total = (found.a * found.c).sum() / (1 if score.reduce == 'sum' else attending.sum())
-    assert found.score == pytest.approx(total, abs=1e-5)
-    assert found.score == pytest.approx(ranker.score([QUERY], [TARGET]).item(), abs=1e-5)
+    total = (attention.a * attention.c).sum() / (1 if score.reduce == 'sum' else attending.sum())
+    assert attention.score == pytest.approx(total, abs=1e-5)
+    assert attention.score == pytest.approx(ranker.score([QUERY], [TARGET]).item(), abs=1e-5)
 
 
 def test_a_long_text_is_cut_as_for_ranking(ranker):
-    found = ranker.attention(LONG, TARGET)
-    assert found.a.shape == (64, 6)
-    assert found.query_tokens[-1] == '</s>'
-    assert found.score == pytest.approx(ranker.score([LONG], [TARGET]).item(), abs=1e-5)
+    attention = ranker.attention(LONG, TARGET)
+    assert attention.a.shape == (64, 6)
+    assert attention.query_tokens[-1] == '</s>'
+    assert attention.score == pytest.approx(ranker.score([LONG], [TARGET]).item(), abs=1e-5)
 
 
-def test_a_score_without_attention_cannot_be_seen(ranker):
-    ranker.pair_score = Score(kind='mean')
+def test_a_score_without_attention_is_refused(make_ranker):
     with pytest.raises(ValueError, match="kind 'mean' with target 'tokens' has no attention"):
-        ranker.attention(QUERY, TARGET)
+        make_ranker(Score(kind='mean')).attention(QUERY, TARGET)
 
 
-def test_the_drawing_shows_a_and_c_with_the_tokens_on_both_axes_and_the_values_of_a_small_pair(ranker):
-    found = ranker.attention(QUERY, TARGET)
-    figure = plots.attention_map(found, QUERY, TARGET, ranker.pair_score)
+@pytest.fixture(scope='module')
+def figure(attention):
+    return plots.attention_map(attention, QUERY, TARGET, Score())
+
+
+def test_the_drawing_shows_a_and_c_with_the_tokens_on_both_axes(figure, attention):
     for axes, title in zip(figure.axes[:2], ['A, attention: each row sums to 1', 'C, cosines'], strict=True):
         assert axes.get_title() == title
-        assert [label.get_text() for label in axes.get_yticklabels()] == found.query_tokens
-        assert [label.get_text() for label in axes.get_xticklabels()] == found.target_tokens
-        assert len(axes.texts) == 24
-    assert figure.axes[0].texts[0].get_text() == f'{found.a[0, 0]:.2f}'
-    title = figure.get_suptitle()
-    assert f'{QUERY}  →  {TARGET}' in title
-    assert f'sim = {found.score:.3f}  (soft, τₐ = 0.1' in title
+        assert [label.get_text() for label in axes.get_yticklabels()] == attention.query_tokens
+        assert [label.get_text() for label in axes.get_xticklabels()] == attention.target_tokens
+
+
+def test_the_drawing_of_a_small_pair_shows_the_values(figure, attention):
+    for axes, values in zip(figure.axes, (attention.a, attention.c), strict=True):
+        assert [text.get_text() for text in axes.texts] == [f'{value:.2f}' for value in values.ravel()]
+
+
+@pytest.mark.parametrize(('attend', 'axis'), [('target', 1), ('query', 0)])
+def test_the_drawing_shows_what_each_attending_token_adds(make_ranker, attend, axis):
+    score = Score(attend=attend)
+    attention = make_ranker(score).attention(QUERY, TARGET)
+    [sums] = plots.attention_map(attention, QUERY, TARGET, score).axes[1].child_axes
+    labels = sums.get_yticklabels() if axis == 1 else sums.get_xticklabels()
+    added = (attention.a * attention.c).sum(axis=axis)
+    assert [label.get_text() for label in labels] == [f'{value:.2f}' for value in added]
+
+
+def test_the_drawing_names_the_texts_and_their_score(figure, attention):
+    assert figure.get_suptitle().startswith(f'{QUERY}  →  {TARGET}\nsim = {attention.score:.3f}  (soft, τₐ = 0.1')
 
 
 @pytest.mark.parametrize(('query', 'target'), [(LONG, TARGET), (TARGET, LONG), ('costs $5', 'costs $6 and \\frac')])
-def test_long_texts_and_odd_signs_are_drawn_too(ranker, tmp_path, query, target):
-    found = ranker.attention(query, target)
-    plots.save(plots.attention_map(found, query, target, ranker.pair_score), tmp_path / 'map.png')
+def test_long_texts_and_mathematical_signs_are_drawn_too(ranker, tmp_path, query, target):
+    plots.save(plots.attention_map(ranker.attention(query, target), query, target, Score()), tmp_path / 'map.png')
     assert (tmp_path / 'map.png').read_bytes().startswith(PNG)
     assert [path.name for path in tmp_path.iterdir()] == ['map.png']
 
 
-def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch):
+def test_a_drawing_that_is_not_a_png_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r'map.jpg, expected the name of a file that ends in .png'):
         plots.check_output(tmp_path / 'map.jpg')
+
+
+def test_a_drawing_in_a_directory_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(ValueError, match='nowhere is not a directory; make it first'):
         plots.check_output(tmp_path / 'nowhere' / 'map.png')
+
+
+def test_a_drawing_with_the_name_of_a_directory_is_refused(tmp_path):
     (tmp_path / 'folder.png').mkdir()
     with pytest.raises(IsADirectoryError, match=r'folder\.png'):
         plots.check_output(tmp_path / 'folder.png')
+
+
+def test_without_matplotlib_the_error_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib', None)
     with pytest.raises(ValueError, match=r"pip install -c constraints.txt -e '.\[plot\]'"):
         plots.check_output(tmp_path / 'map.png')
 
 
-def command(model, query, output):
-    arguments = [f'--model={model}', f'--query={query}', f'--target={TARGET}', f'--output={output}']
-    return subprocess.run(
-        [sys.executable, '-m', 'uwe_jax.attention', *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+def test_the_command_line_draws_a_pair_and_prints_its_score(attention, narrow_model, tmp_path):
+    output = tmp_path / 'map.png'
+    arguments = [f'--model={narrow_model}', f'--query={QUERY}', f'--target={TARGET}', f'--output={output}']
+    command = [sys.executable, '-m', 'uwe_jax.attention', *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == f'{attention.score:.3f}  {output}\n'
+    assert output.read_bytes().startswith(PNG)
 
 
-def test_the_command_line_draws_a_pair_and_prints_its_score(ranker, cut_model, tmp_path):
-    done = command(cut_model, QUERY, tmp_path / 'map.png')
-    assert done.stdout == f'{ranker.attention(QUERY, TARGET).score:.3f}  {tmp_path / "map.png"}\n'
-    assert (tmp_path / 'map.png').read_bytes().startswith(PNG)
+def test_a_model_without_attention_is_refused_before_its_weights_are_read(narrow_model, tmp_path):
+    pooled = without_weights(narrow_model, tmp_path / 'pooled', Score(target='mean'))
+    with pytest.raises(ValueError, match="kind 'soft' with target 'mean' has no attention between tokens to draw"):
+        draw(Options(str(pooled), QUERY, TARGET, tmp_path / 'map.png'))
 
 
-def test_the_command_line_refuses_before_the_weights_are_read(cut_model, tmp_path):
-    pooled = without_weights(cut_model, tmp_path / 'pooled', Score(target='mean'))
-    for query, message in (
-        (QUERY, "error: score: kind 'soft' with target 'mean' has no attention between tokens to draw"),
-        ('  ', "error: --query: '  ', expected a text"),
-    ):
-        done = command(pooled, query, tmp_path / 'map.png')
-        assert done.returncode == 1
-        assert done.stderr.splitlines()[-1].startswith(message)
-        assert 'Traceback' not in done.stderr
-        assert not (tmp_path / 'map.png').exists()
+def test_a_blank_text_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="--query: '  ', expected a text that is not blank"):
+        Options('model', '  ', TARGET, tmp_path / 'map.png')

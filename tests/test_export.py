@@ -55,7 +55,7 @@ def exported(workdir, tmp_path_factory):
 @pytest.fixture(scope='module')
 def embedded(exported):
     """Our token embeddings of each text, without padding."""
-    found = Ranker.from_pretrained(exported).embedded(TEXTS)
+    found = Ranker.from_pretrained(exported).embed(TEXTS)
     padded, length = found.padded(found.row, 64)
     return [text[:tokens] for text, tokens in zip(padded, length, strict=True)]
 
@@ -156,3 +156,9 @@ def test_the_command_prints_its_own_lines_only(workdir, tmp_path):
     assert (run.returncode, run.stdout) == (0, '')
     assert 'Weights: local directory' in weights
     assert exported.endswith(f'exported the model after step 4 to {tmp_path / "model"}')
+
+
+def test_a_workdir_ranks_as_its_export_does(workdir, exported):
+    of_workdir, of_export = map(Ranker.from_pretrained, (workdir, exported))
+    assert of_workdir.fingerprint == of_export.fingerprint
+    np.testing.assert_allclose(of_workdir.score(TEXTS, TEXTS), of_export.score(TEXTS, TEXTS), atol=1e-6)

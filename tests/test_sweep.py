@@ -1,19 +1,18 @@
 """The sweep: MAP and the entropy of the attention at several temperatures."""
 
 import json
-import subprocess
-import sys
 
+import jax.numpy as jnp
 import pytest
 
-from tests.conftest import ROOT, without_weights
+from tests.conftest import without_weights
 from uwe_jax import plots
 from uwe_jax.evaluation import evaluate
-from uwe_jax.evaluation.tasks import RankingTask, held_out_tasks, sampled
+from uwe_jax.evaluation.evaluate import evaluate_all
+from uwe_jax.evaluation.tasks import RankingTask, held_out_tasks
 from uwe_jax.interaction import Score, mean_entropy
-from uwe_jax.ranking import Ranker
-from uwe_jax.ranking import ranker as ranker_module
-from uwe_jax.workbench.sweep import TEMPERATURES, read_temperatures, sweep, table
+from uwe_jax.io.console import parse
+from uwe_jax.sweep import TEMPERATURES, Options, measure_and_draw, read_temperatures, sweep, table
 
 TITLES = ['data engineer', 'baker', 'nurse', 'bus driver', 'night nurse on the surgical ward of a hospital']
 SKILLS = [
@@ -32,22 +31,8 @@ TASKS = [
 
 
 @pytest.fixture(scope='module')
-def model(cut_model):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranker_module, 'TOKENS_PER_CALL', 64)  # the encoder's calls are padded to it: these texts are few
-        yield Ranker.from_pretrained(cut_model)
-
-
-@pytest.fixture
-def ranker(model, monkeypatch):
-    """The model, whose score a test may change."""
-    monkeypatch.setattr(model, 'pair_score', model.pair_score)
-    return model
-
-
-@pytest.fixture(scope='module')
-def rows(model):
-    return list(sweep(model, TASKS))
+def rows(ranker):
+    return list(sweep(ranker, TASKS))
 
 
 def of(rows, task, key):
@@ -61,71 +46,62 @@ def test_every_task_has_a_row_at_every_temperature_of_the_method(rows):
 
 
 def test_at_the_models_own_temperature_it_is_the_evaluation(rows, ranker):
-    for task, result in evaluate.evaluate_all(ranker, TASKS):
-        [own] = [row for row in rows if row['task'] == task.name and row['temperature'] == 0.1]
-        assert {key: own[key] for key in result} == result
+    for task, result in evaluate_all(ranker, TASKS):
+        [same] = [row for row in rows if row['task'] == task.name and row['temperature'] == 0.1]
+        assert {key: same[key] for key in result} == result
 
 
-def test_at_another_temperature_it_is_the_evaluation_of_a_model_with_that_one(rows, ranker):
-    ranker.pair_score = Score(temperature=1.0)
-    for task, result in evaluate.evaluate_all(ranker, TASKS):
+def test_at_another_temperature_it_is_the_evaluation_of_a_model_with_that_one(rows, make_ranker):
+    for task, result in evaluate_all(make_ranker(Score(temperature=1.0)), TASKS):
         [other] = [row for row in rows if row['task'] == task.name and row['temperature'] == 1.0]
         assert other['map'] == pytest.approx(result['map'], abs=0.01)
 
 
-def test_the_entropy_rises_with_the_temperature_from_picking_one_token_to_all_alike(rows, ranker):
+def test_the_entropy_rises_with_the_temperature(rows):
     for task in TASKS:
-        entropy = of(rows, task, 'entropy')
-        assert entropy == sorted(entropy)
+        assert of(rows, task, 'entropy') == sorted(of(rows, task, 'entropy'))
+
+
+def test_the_entropy_goes_from_picking_one_token_to_weighing_all_alike(ranker):
     lowest, _, highest = sweep(ranker, TASKS[:1], [1e-4, 1e4])
     assert lowest['entropy'] == pytest.approx(0, abs=0.01)
     assert highest['entropy'] == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize('score', [Score(), Score(attend='query', special_tokens=False)], ids=str)
-def test_the_entropy_is_that_of_all_queries_with_their_first_right_targets(ranker, score, monkeypatch):
+def test_the_entropy_is_that_of_all_queries_with_their_first_right_targets(make_ranker, score, monkeypatch):
     monkeypatch.setattr(evaluate, 'QUERY_BLOCK', 3)  # a last block that is shorter than the others
-    ranker.pair_score = score
+    ranker = make_ranker(score)
     task = TASKS[0]
     rows = sweep(ranker, [task], [0.5])
     texts = (task.queries, [task.targets[right[0]] for right in task.positives])
-    (q, q_len), (y, y_len) = (some.padded(some.row, 64) for some in map(ranker.embedded, texts))
+    (q, q_len), (y, y_len) = (map(jnp.asarray, some.padded(some.row, 64)) for some in map(ranker.embed, texts))
     for row, temperature in zip(rows, (0.1, 0.5), strict=True):
         at = Score(temperature=temperature, attend=score.attend)  # only tokens that count are in them
         assert row['temperature'] == temperature
         assert row['entropy'] == pytest.approx(float(mean_entropy(q, q_len, y, y_len, at)), abs=1e-4)
 
 
-def test_texts_are_embedded_once_for_all_temperatures_and_tasks_that_share_them(ranker, monkeypatch):
-    embedded = []
-    embed = ranker.embedded
-    monkeypatch.setattr(ranker, 'embedded', lambda texts, *how: (embedded.extend(texts), embed(texts, *how))[1])
-    list(sweep(ranker, TASKS[:2], [0.05, 0.2]))
-    assert embedded == [*SKILLS, *TITLES, *TASKS[1].queries]
+@pytest.mark.parametrize('score', [Score(kind='maxsim'), Score(kind='mean'), Score(target='mean')], ids=str)
+def test_a_score_that_no_temperature_changes_is_refused(make_ranker, score):
+    with pytest.raises(ValueError, match=r'is the same at every temperature, expected a model with kind .soft.'):
+        next(sweep(make_ranker(score), TASKS))
 
 
-def test_a_score_that_no_temperature_changes_is_refused(ranker):
-    for score in (Score(kind='maxsim'), Score(kind='mean'), Score(target='mean')):
-        ranker.pair_score = score
-        with pytest.raises(ValueError, match=r'is the same at every temperature, expected a model with kind .soft.'):
-            next(sweep(ranker, TASKS))
+def test_temperatures_are_separated_by_commas():
+    assert read_temperatures('0.1, 1') == [0.1, 1]
 
 
-def test_temperatures_are_numbers_above_0():
-    assert read_temperatures(['0.1', ' 1']) == [0.1, 1]
-    for words in (['0.1', 'warm'], ['0'], ['-1'], ['nan'], ['inf'], []):
-        with pytest.raises(ValueError, match=r'--temperatures: .*, expected numbers above 0, such as 0.05,0.1,0.2'):
-            read_temperatures(words)
+@pytest.mark.parametrize('words', ['0.1,warm', '0', '-1', 'nan', 'inf', ''])
+def test_temperatures_that_are_not_numbers_above_0_are_refused(words):
+    with pytest.raises(ValueError, match=r'--temperatures: .*, expected numbers above 0, such as 0.05,0.1,0.2'):
+        read_temperatures(words)
 
 
-def test_a_sample_of_a_task_keeps_the_order_of_its_queries_and_all_targets():
-    task = RankingTask('t', [str(n) for n in range(50)], ['x', 'y'], [[n % 2] for n in range(50)])
-    few = sampled(task, 9, seed=1)
-    assert few == sampled(task, 9, seed=1) != sampled(task, 9, seed=2)
-    assert [int(query) for query in few.queries] == sorted({int(query) for query in few.queries})
-    assert (len(few.queries), few.targets) == (9, task.targets)
-    assert few.positives == [[int(query) % 2] for query in few.queries]
-    assert sampled(task, 50, seed=1) is task
+@pytest.mark.parametrize('unfit', [{'max_queries': 0}, {'seed': -1}])
+def test_options_out_of_range_are_refused(tmp_path, unfit):
+    with pytest.raises(ValueError, match='expected a whole number'):
+        Options('model', tmp_path, tmp_path / 'sweep.png', **unfit)
 
 
 def test_the_table_has_a_line_for_each_task_and_a_column_for_each_temperature(rows):
@@ -147,32 +123,26 @@ def test_the_drawing_shows_map_its_change_and_the_entropy_of_each_task(rows):
     assert [text.get_text().split(':')[0] for text in figure.legends[0].get_texts()] == [task.name for task in TASKS]
 
 
-def command(model, data, output, *flags):
-    arguments = [f'--model={model}', f'--data={data}', f'--output={output}', *flags]
-    return subprocess.run([sys.executable, '-m', 'uwe_jax.sweep', *arguments], cwd=ROOT, capture_output=True, text=True)
-
-
-def test_the_command_line_prints_a_table_and_writes_numbers_and_a_drawing(
-    cut_model, small_dataset, small_dataset_dir, tmp_path
+def test_the_command_prints_a_table_and_writes_numbers_and_a_drawing(
+    narrow_model, small_dataset, small_dataset_dir, tmp_path, capsys
 ):
-    done = command(cut_model, small_dataset_dir, tmp_path / 'sweep.png', '--temperatures=1', '--max_queries=1')
-    assert done.returncode == 0, done.stderr
+    arguments = [f'--model={narrow_model}', f'--data={small_dataset_dir}', f'--output={tmp_path / "sweep.png"}']
+    measure_and_draw(parse(Options, [*arguments, '--temperatures=1', '--max_queries=1']))
     assert (tmp_path / 'sweep.png').read_bytes().startswith(b'\x89PNG')
-    found = json.loads((tmp_path / 'sweep.json').read_text())
-    assert done.stdout == table(found['rows']) + '\n'
-    assert (found['data'], found['max_queries'], found['seed']) == (small_dataset.fingerprint, 1, 0)
-    assert found['score']['temperature'] == 0.1
-    assert [(row['task'], row['temperature'], row['queries']) for row in found['rows']] == [
+    numbers = json.loads((tmp_path / 'sweep.json').read_text())
+    assert capsys.readouterr().out == table(numbers['rows']) + '\n'
+    assert (numbers['data'], numbers['max_queries'], numbers['seed']) == (small_dataset.fingerprint, 1, 0)
+    assert numbers['score']['temperature'] == 0.1
+    assert [(row['task'], row['temperature'], row['queries']) for row in numbers['rows']] == [
         (task.name, temperature, 1) for task in held_out_tasks(small_dataset) for temperature in (0.1, 1)
     ]  # the model's own temperature is added
     assert sorted(path.name for path in tmp_path.iterdir()) == ['sweep.json', 'sweep.png']
 
 
-def test_the_command_line_refuses_before_the_weights_are_read(cut_model, small_dataset_dir, tmp_path):
-    maxsim = without_weights(cut_model, tmp_path / 'maxsim', Score(kind='maxsim'))
-    done = command(maxsim, small_dataset_dir, tmp_path / 'sweep.png')
-    assert done.returncode == 1
-    message = "error: score: kind 'maxsim' with target 'tokens' is the same at every temperature"
-    assert done.stderr.splitlines()[-1].startswith(message)
-    assert 'Traceback' not in done.stderr
+def test_a_model_that_no_temperature_changes_is_refused_before_its_weights_are_read(
+    narrow_model, small_dataset_dir, tmp_path
+):
+    maxsim = without_weights(narrow_model, tmp_path / 'maxsim', Score(kind='maxsim'))
+    with pytest.raises(ValueError, match="score: kind 'maxsim' with target 'tokens' is the same at every temperature"):
+        measure_and_draw(Options(str(maxsim), small_dataset_dir, tmp_path / 'sweep.png'))
     assert [path.name for path in tmp_path.iterdir()] == ['maxsim']

@@ -15,29 +15,31 @@ class Options:
     """Draws which tokens of two texts attend to which, and their cosines."""
 
     model: str
-    """An export, or a plain MPNet model: a directory or a Hub name."""
+    """An export, a training workdir, or a plain MPNet model: a directory or a Hub name."""
     query: str
-    """The text that ranks."""
+    """The text for which others are ranked."""
     target: str
     """The text that is ranked."""
     output: pathlib.Path
     """The PNG file to write."""
+
+    def __post_init__(self):
+        for name in ('query', 'target'):
+            if not getattr(self, name).strip():
+                raise ValueError(f'--{name}: {getattr(self, name)!r}, expected a text that is not blank')
 
 
 def draw(options: Options) -> None:
     """Draws A and C of one pair, and prints its score.
 
     Raises:
-      ValueError, OSError: a text is blank, the model has no attention between tokens, or the output cannot be written.
+      ValueError, OSError: the model has no attention between tokens, or the output cannot be written.
     """
     plots.check_output(options.output)
-    for name in ('query', 'target'):
-        if not getattr(options, name).strip():
-            raise ValueError(f'--{name}: {getattr(options, name)!r}, expected a text')
     ranker = Ranker.from_pretrained(options.model, check=check_has_attention)
-    found = ranker.attention(options.query, options.target)
-    plots.save(plots.attention_map(found, options.query, options.target, ranker.pair_score), options.output)
-    print(f'{found.score:.3f}  {options.output}')
+    attention = ranker.attention(options.query, options.target)
+    plots.save(plots.attention_map(attention, options.query, options.target, ranker.pair_score), options.output)
+    print(f'{attention.score:.3f}  {options.output}')
 
 
 def check_has_attention(score: Score) -> None:

@@ -1,4 +1,4 @@
-"""Drawings: an attention map, and a sweep of temperatures. The only module that knows matplotlib."""
+"""Drawings: an attention map, and a sweep of temperatures. The only module of `uwe_jax` that knows matplotlib."""
 
 import importlib.util
 import pathlib
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DPI = 160
-MOST_WRITTEN = 14  # cells hold their values where neither text has more tokens
+DPI = 144
+MOST_WRITTEN = 14  # tokens of either text up to which the cells show their values
 GREY = '#5f6368'
 
 
 def check_output(output: pathlib.Path) -> None:
-    """Refuses, before anything long, a drawing that `save` could not write.
+    """Refuses, before any long work, a drawing that `save` could not write.
 
     Raises:
-      ValueError: matplotlib is not installed, the name does not end in .png, or its directory is not there.
-      OSError: nothing can be written there.
+      ValueError: matplotlib is not installed, the name does not end in .png, or its directory does not exist.
+      OSError: the file cannot be written.
     """
     if importlib.util.find_spec('matplotlib') is None:
         raise ValueError("drawing needs matplotlib; install it: pip install -c constraints.txt -e '.[plot]'")
@@ -43,47 +43,51 @@ def save(figure: 'Figure', output: pathlib.Path) -> None:
         figure.savefig(partial, format='png', dpi=DPI)
 
 
-def attention_map(found: AttentionMap, query: str, target: str, score: Score) -> 'Figure':
-    """Draws A and C, the query's tokens from top to bottom and the target's from left to right.
+def attention_map(attention: AttentionMap, query: str, target: str, score: Score) -> 'Figure':
+    """Draws A and C, with the query's tokens from top to bottom and the target's from left to right.
+
+    Beside C stands what each attending token adds to the score: the sum of A·C over the tokens that it attends to.
 
     Args:
-      found: what `Ranker.attention` returned.
-      query, target: the texts that it was given.
-      score: that of the ranker.
+      attention: what `Ranker.attention` returned.
+      query, target: the two texts.
+      score: the ranker's.
     """
-    rows, columns = found.a.shape
+    rows, columns = attention.a.shape
     written = max(rows, columns) <= MOST_WRITTEN
-    stacked = columns > 2 * rows and not written  # wide maps stand one above the other
-    cell = 0.5 if written else 0.24  # inches
-    width, height = cell * columns + 2.2, cell * rows + 1.2  # with room for the tokens and the colour bar
+    stacked = columns > 2 * rows and not written  # wide maps: C below A
+    cell = 0.56 if written else 0.24  # inches
+    width, height = cell * columns + 1.5, cell * rows + 1.2  # with room for the tokens
     width, height = (width, 2 * height) if stacked else (2 * width, height)
-    figure = _figure(max(width, 7.0), height + 0.8)
+    figure = _figure(max(width, 7.0), height + 0.7)
     a_axes, c_axes = figure.subplots(2, 1) if stacked else figure.subplots(1, 2)
-    summing = 'row' if score.attend == 'target' else 'column'
-    largest = np.clip(np.ceil(10 * np.abs(found.c).max()) / 10, 0.5, 1.0)  # small cosines are told apart too
-    _heat_map(figure, a_axes, found.a, found, f'A, attention: each {summing} sums to 1', written, 'Blues', (0, 1))
-    _heat_map(figure, c_axes, found.c, found, 'C, cosines', written, 'RdBu_r', (-largest, largest))
-    most = int(5 * max(width, 7.0))  # characters that fit half a line
+    by_row = score.attend == 'target'
+    c_colours, least = ('Oranges', 0.0) if attention.c.min() >= 0 else ('RdBu_r', -1.0)
+    a_title = f'A, attention: each {"row" if by_row else "column"} sums to 1'
+    _heat_map(figure, a_axes, attention.a, attention, a_title, written, 'Blues', (0.0, 1.0))
+    _heat_map(figure, c_axes, attention.c, attention, 'C, cosines', written, c_colours, (least, 1.0))
+    _label_sums(c_axes, attention, by_row, 0 if by_row or written else 90)
+    most = int(5 * max(width, 7.0))  # characters of each text that fit half a line
     texts = '  →  '.join(textwrap.shorten(text, most, placeholder=' …') for text in (query, target))
-    figure.suptitle(f'{texts}\nsim = {found.score:.3f}  ({_described(score)})', fontsize=11, parse_math=False)
+    figure.suptitle(f'{texts}\nsim = {attention.score:.3f}  ({_description(score)})', fontsize=11, parse_math=False)
     return figure
 
 
 def temperature_sweep(rows: Sequence[dict], score: Score) -> 'Figure':
-    """Draws MAP, how far it is from that at the model's own τ_a, and the mean entropy of A's rows: one line a task.
+    """Draws MAP, its change from the model's own τ_a, and the mean entropy of A's rows: one line per task.
 
     Args:
-      rows: what `workbench.sweep.sweep` yielded.
-      score: that of the ranker.
+      rows: what `sweep.sweep` yielded.
+      score: the ranker's.
     """
     figure = _figure(8.5, 9.5)
     axes_of = dict(zip(('map', 'change', 'entropy'), figure.subplots(3, 1, sharex=True), strict=True))
     for task in dict.fromkeys(row['task'] for row in rows):
         of_task = sorted((row for row in rows if row['task'] == task), key=lambda row: row['temperature'])
-        [own] = [row['map'] for row in of_task if row['temperature'] == score.temperature]
+        [base] = [row['map'] for row in of_task if row['temperature'] == score.temperature]
         label = f'{task}: {of_task[0]["queries"]} queries, {of_task[0]["targets"]} targets'
         for key, axes in axes_of.items():
-            values = [row['map'] - own if key == 'change' else row[key] for row in of_task]
+            values = [row['map'] - base if key == 'change' else row[key] for row in of_task]
             axes.plot([row['temperature'] for row in of_task], values, marker='o', markersize=4, label=label)
     axes_of['map'].set_ylabel('MAP, %')
     axes_of['change'].set_ylabel(f'MAP, points from τₐ = {score.temperature:g}')
@@ -105,7 +109,7 @@ def temperature_sweep(rows: Sequence[dict], score: Score) -> 'Figure':
 
 
 def _figure(width: float, height: float) -> 'Figure':
-    """An empty drawing of so many inches, free of pyplot's global state."""
+    """An empty drawing, its size in inches, free of pyplot's global state."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -117,40 +121,52 @@ def _heat_map(
     figure: 'Figure',
     axes: 'Axes',
     values: np.ndarray,
-    found: AttentionMap,
+    attention: AttentionMap,
     title: str,
     written: bool,
     colours: str,
     limits: tuple[float, float],
 ) -> None:
-    """One of the two panels of an attention map; `written`: with the values in the cells."""
+    """One of the two panels of an attention map, with values in the cells if `written`, else with a colour bar."""
     image = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1])
     slanted: dict[str, Any] = (
-        {'rotation': 45, 'ha': 'right', 'rotation_mode': 'anchor'} if written else {'rotation': 90}
+        {'rotation': 40, 'ha': 'right', 'rotation_mode': 'anchor'} if written else {'rotation': 90}
     )
-    axes.set_xticks(range(len(found.target_tokens)), found.target_tokens, fontsize=9, parse_math=False, **slanted)
-    axes.set_yticks(range(len(found.query_tokens)), found.query_tokens, fontsize=9, parse_math=False)
+    axes.set_xticks(range(len(attention.target_tokens)), attention.target_tokens, parse_math=False, **slanted)
+    axes.set_yticks(range(len(attention.query_tokens)), attention.query_tokens, parse_math=False)
     axes.set_xlabel('target', color=GREY)
     axes.set_ylabel('query', color=GREY)
     axes.set_title(title, fontsize=10)
     # White lines between the cells.
     axes.set_xticks(np.arange(0.5, values.shape[1] - 1), minor=True)
     axes.set_yticks(np.arange(0.5, values.shape[0] - 1), minor=True)
-    axes.grid(which='minor', color='white', linewidth=1.5 if written else 0.5)
-    axes.tick_params(which='both', length=0)
+    axes.grid(which='minor', color='white', linewidth=2 if written else 0.5)
+    axes.tick_params(which='both', length=0, labelsize=9)
     axes.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axes, shrink=min(1.0, 12 / len(values)), aspect=16, pad=0.02)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8)
-    if written:
-        for (row, column), value in np.ndenumerate(values):
-            colour = 'white' if abs(value) > 0.65 * limits[1] else 'black' if abs(value) >= 0.05 else GREY
-            axes.text(column, row, f'{value:.2f}', ha='center', va='center', fontsize=7.5, color=colour)
+    if not written:
+        bar = figure.colorbar(image, ax=axes, shrink=min(1.0, 12 / len(values)), aspect=16, pad=0.08)
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(labelsize=8)
+        return
+    for (row, column), value in np.ndenumerate(values):
+        colour = 'white' if abs(value) > 0.65 * limits[1] else 'black' if abs(value) >= 0.05 else '#9aa0a6'
+        axes.text(column, row, f'{value:.2f}', ha='center', va='center', fontsize=8, color=colour)
 
 
-def _described(score: Score) -> str:
+def _label_sums(axes: 'Axes', attention: AttentionMap, by_row: bool, rotation: float) -> None:
+    """Writes Σ A·C of each attending token at the end of its row, or above its column."""
+    sums = (attention.a * attention.c).sum(axis=1 if by_row else 0)
+    other = axes.secondary_yaxis('right') if by_row else axes.secondary_xaxis('top')
+    place = other.set_yticks if by_row else other.set_xticks
+    place(range(len(sums)), [f'{value:.2f}' for value in sums], rotation=rotation)
+    other.tick_params(length=0, labelsize=8, labelcolor=GREY)
+    other.spines[:].set_visible(False)
+    (other.set_ylabel if by_row else other.set_xlabel)('Σ A·C', color=GREY)
+
+
+def _description(score: Score) -> str:
     """The settings of a score, in a few words."""
     kind = f'soft, τₐ = {score.temperature:g}' if score.kind == 'soft' else score.kind
     side = "query's" if score.attend == 'target' else "target's"
     special = '' if score.special_tokens else ', without <s> and </s>'
-    return f'{kind}, {score.reduce} over the {side} tokens{special}'
+    return f'{kind}; {score.reduce} of Σ A·C over the {side} tokens{special}'

@@ -1,10 +1,13 @@
 """Ranks targets for queries: python -m uwe_jax.rank --model=DIR --targets=FILE "query" ..."""
 
+import dataclasses
 import logging
 import pathlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Sequence
+from typing import Literal
 
-from absl import app, flags
+import tyro
 
 from uwe_jax.io import console
 from uwe_jax.io.files import check_writable, sha256
@@ -15,104 +18,102 @@ from uwe_jax.ranking.bulk import rank_into
 logger = logging.getLogger(__name__)
 
 
-MODEL = flags.DEFINE_string(
-    'model', None, 'An export, a training workdir, or a plain MPNet model: a directory or a Hub name.', required=True
-)
-TARGETS = flags.DEFINE_string(
-    'targets', None, 'The target space: .csv, .jsonl, or text with one target a line.', required=True
-)
-COLUMN = flags.DEFINE_string('column', 'text', 'The column of a CSV file, or field of a JSONL file, with the targets.')
-INDEX = flags.DEFINE_string('index', None, 'A directory that keeps the embedded targets for the next time.')
-INPUT = flags.DEFINE_string('input', None, 'Many queries: .csv, .jsonl, or text with one query a line.')
-INPUT_COLUMN = flags.DEFINE_string(
-    'input_column', 'text', 'The column of a CSV file, or field of a JSONL file, with the queries.'
-)
-OUTPUT = flags.DEFINE_string('output', None, 'With --input: the JSONL file to write. The same command goes on with it.')
-K = flags.DEFINE_integer('k', 5, 'How many of the best targets of each query.', lower_bound=1)
-POOLING = flags.DEFINE_enum('pooling', 'tokens', ['tokens', 'mean'], 'Late interaction, or mean-pooled cosines.')
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Prints the best targets of each query, or writes those of many queries into a file."""
+
+    model: str
+    """An export, a training workdir, or a plain MPNet model: a directory or a Hub name."""
+    targets: pathlib.Path
+    """The target space: .csv, .jsonl, or text with one target per line."""
+    queries: tyro.conf.Positional[tuple[str, ...]] = ()
+    """The queries, after the flags."""
+    column: str = 'text'
+    """The column of a CSV file, or field of a JSONL file, with the targets."""
+    index: pathlib.Path | None = None
+    """A directory that keeps the embedded targets for the next time."""
+    input: pathlib.Path | None = None
+    """Many queries: .csv, .jsonl, or text with one query per line."""
+    input_column: str = 'text'
+    """The column of a CSV file, or field of a JSONL file, with the queries."""
+    output: pathlib.Path | None = None
+    """With --input: the JSONL file to write. After an interruption, the same command continues it."""
+    k: int = 5
+    """How many of the best targets of each query."""
+    pooling: Literal['tokens', 'mean'] = 'tokens'
+    """Late interaction, or the cosine of mean-pooled vectors."""
+
+    def __post_init__(self):
+        if bool(self.queries) == (self.input is not None):
+            raise ValueError('expected either queries after the flags or --input')
+        if (self.input is None) != (self.output is None):
+            raise ValueError('--input and --output: expected both or neither')
+        if self.k < 1:
+            raise ValueError(f'--k: {self.k}, expected a whole number above 0')
+        for number, query in enumerate(self.queries, start=1):
+            if not query.strip():
+                raise ValueError(f'query {number}: {query!r}, expected a text that is not blank')
 
 
-def main(argv: list[str]) -> int:
-    """Runs the command; returns the exit status."""
-    return console.run(lambda: rank(argv[1:]))
-
-
-def rank(queries: list[str]) -> None:
-    """Prints the best targets of every query, or writes those of many."""
-    check_flags(queries)
-    targets = list(read_texts(pathlib.Path(TARGETS.value), COLUMN.value))
-    many = 0 if INPUT.value is None else sum(1 for _ in _queries(pathlib.Path(INPUT.value)))
-    for path, texts in ((TARGETS.value, len(targets)), (INPUT.value, many)):
-        if path is not None and not texts:
-            raise ValueError(f'{path}: no text in it')
-    index = open_index(Ranker.from_pretrained(MODEL.value, POOLING.value), targets)
-    if INPUT.value is not None:
-        write(index, many)
-    else:
-        show(index, queries)
-
-
-def check_flags(queries: list[str]) -> None:
-    """Refuses what does not go together, and what could not be written.
-
-    Raises:
-      ValueError, OSError: as said.
-    """
-    if bool(queries) == (INPUT.value is not None):
-        raise ValueError('expected either queries after the flags or --input')
-    if (INPUT.value is None) != (OUTPUT.value is None):
-        raise ValueError('--input and --output: expected both or none')
-    if OUTPUT.value is not None and pathlib.Path(OUTPUT.value).exists():
-        raise ValueError(f'{OUTPUT.value}: already there; choose another --output or remove it')
-    for path in (OUTPUT.value, INDEX.value):
-        if path is not None and not pathlib.Path(path).exists():
-            check_writable(pathlib.Path(path))
-    for number, query in enumerate(queries, start=1):
-        if not query.strip():
-            raise ValueError(f'query {number}: {query!r}, expected a text that is not blank')
-
-
-def _queries(path: pathlib.Path) -> Iterator[str]:
-    return read_texts(path, INPUT_COLUMN.value, '--input_column')
-
-
-def open_index(ranker: Ranker, targets: list[str]) -> TargetIndex:
-    """The index of the targets, from --index if it is there, else made, and kept there if it is given.
+def rank(options: Options) -> None:
+    """Prints the best targets of every query, or writes those of many.
 
     Raises:
-      ValueError: --index is one of other targets or of another model.
+      ValueError: a file has no texts or another format, the output exists, or --index belongs to something else.
+      OSError: a file cannot be read or written.
     """
-    if INDEX.value is None or not pathlib.Path(INDEX.value).exists():
+    if options.output is not None and options.output.exists():
+        raise ValueError(f'{options.output}: already exists; choose another --output or remove it')
+    for path in (options.output, options.index):
+        if path is not None and not path.exists():
+            check_writable(path)
+    targets = list(read_texts(options.targets, options.column))
+    if not targets:
+        raise ValueError(f'{options.targets}: contains no text')
+    total = 0
+    if options.input is not None:
+        total = sum(1 for _ in read_texts(options.input, options.input_column, '--input_column'))
+        if not total:
+            raise ValueError(f'{options.input}: contains no text')
+    index = open_index(options, Ranker.from_pretrained(options.model, options.pooling), targets)
+    if options.input is None or options.output is None:
+        show(index, options.queries, options.k)
+        return
+    queries = read_texts(options.input, options.input_column, '--input_column')
+    settings = [sha256(options.input), options.input_column, index.fingerprint]
+    rank_into(options.output, index, queries, options.k, settings, total)
+    logger.info('ranked %d targets for %d queries: %s', len(targets), total, options.output)
+
+
+def open_index(options: Options, ranker: Ranker, targets: list[str]) -> TargetIndex:
+    """The index of the targets: loaded from --index if that exists, else made, and saved there if it is given.
+
+    Raises:
+      ValueError: --index holds other targets, or belongs to another model.
+    """
+    if options.index is None or not options.index.exists():
         index = ranker.index(targets)
-        if INDEX.value is not None:
+        if options.index is not None:
             try:
-                index.save(INDEX.value)
+                index.save(options.index)
             except OSError:
-                if not pathlib.Path(INDEX.value).exists():  # else another process kept its own meanwhile
+                if not options.index.exists():  # otherwise another process has saved the same index
                     raise
-            logger.info('kept the embedded targets in %s', INDEX.value)
+            logger.info('kept the embedded targets in %s', options.index)
         return index
-    index = TargetIndex.load(INDEX.value, ranker)
+    index = TargetIndex.load(options.index, ranker)
     if list(index.texts) != targets:
-        raise ValueError(f'{INDEX.value}: an index of other targets than {TARGETS.value}; remove it to make it again')
+        raise ValueError(f'{options.index}: holds other targets than {options.targets}; remove it to make it again')
     return index
 
 
-def show(index: TargetIndex, queries: list[str]) -> None:
+def show(index: TargetIndex, queries: Sequence[str], k: int) -> None:
     """Prints a table for each query."""
-    for query, hits in zip(queries, index.rank(queries, K.value), strict=True):
+    for query, hits in zip(queries, index.rank(queries, k), strict=True):
         print(f'\n{query}')
         for hit in hits:
             print(f'  {hit.score:.3f}  {hit.text}')
 
 
-def write(index: TargetIndex, total: int) -> None:
-    """Writes what --output asks for."""
-    source, output = pathlib.Path(INPUT.value or ''), pathlib.Path(OUTPUT.value or '')
-    settings = [sha256(source), INPUT_COLUMN.value, index.fingerprint]
-    rank_into(output, index, _queries(source), K.value, settings, total)
-    logger.info('ranked %d targets for %d queries: %s', len(index.texts), total, output)
-
-
 if __name__ == '__main__':
-    app.run(main)
+    sys.exit(console.command(Options, rank))

@@ -85,7 +85,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
             with jax.transfer_guard('allow'), preemption.interruptible():
                 ranker = Ranker(nnx.merge(graphdef, state.params), tokenizer, config.score, device_mesh)
                 done = broadcast(len(log.evaluated(step)))  # above 0 if the run was stopped while it evaluated
-                for task, result in evaluate_all(ranker, tasks[done:]):
+                for task, result in evaluate_all(ranker, tasks, done):
                     log.write_evaluation(step, task.name, result)
                     heartbeat.beat()
                     if preemption.reached():

@@ -59,5 +59,5 @@ class Vectors:
             self._cached.clear()
         new = sorted(set(texts) - self._cached.keys())
         if new:
-            self._cached |= dict(zip(new, self._ranker.embedded(new).means(), strict=True))
+            self._cached |= dict(zip(new, self._ranker.embed(new).means(), strict=True))
         return np.stack([self._cached[text] for text in texts])

@@ -2,13 +2,12 @@
 
     python -m tests.benchmarks.ranking [--parts=latency,index,quality] [--esco=ESCO_FOLDER] [--data=house=FILE ...]
 
-latency: one title of 6 tokens and one sentence of 30 against a target space that is embedded already: the product of
-the query's tokens with all target tokens alone, in the index's dtype, padded as for the scores or not; the exact
-scores, as a multiple of the faster one; the whole way from text to the ten best; and, of mean-pooled vectors, of a
-shortlist, and of a plain PyTorch scorer with padded targets (with the extra `torch`). Then a thousand titles.
+latency: one title of 6 tokens and one sentence of 30 against a target space that is already embedded. Measured are the
+bare product of the query's tokens with all target tokens, in the index's dtype, padded as for the scores or not; the
+exact scores, as a multiple of the faster product; the time from text to the ten best; mean-pooled vectors; a shortlist;
+and a plain PyTorch scorer with padded targets (with the extra `torch`). Then a thousand titles.
 
-index: texts a second of embedding the target space, against sentence-transformers on the same texts and cores; and what
-the index takes.
+index: texts per second of embedding the target space, against sentence-transformers on the same texts and cores.
 
 quality: MAP and RP@10 of the untrained model on tasks, scored in several ways; mean-pooled also by
 sentence-transformers.
@@ -37,7 +36,7 @@ from uwe_jax.io.tables import read_texts
 from uwe_jax.models import download
 from uwe_jax.ranking import Ranker, TargetIndex
 from uwe_jax.ranking.embedded import DTYPES, Embedded
-from uwe_jax.ranking.index import padded_length
+from uwe_jax.ranking.scoring import MEMORY_MIB, BlockScorer, padded_length
 from uwe_jax.workbench.registry import load_tasks, read_places
 
 PARTS = flags.DEFINE_list('parts', 'latency,index,quality', 'Which to run.')
@@ -46,7 +45,7 @@ ESCO = flags.DEFINE_string('esco', 'data_prep/sample', "An ESCO release's folder
 TASKS = flags.DEFINE_list('tasks', [], 'Of the part quality, as `python -m uwe_jax.workbench` names them.')
 DATA = flags.DEFINE_multi_string('data', [], 'NAME=PATH, as there.')
 MAX_QUERIES = flags.DEFINE_integer('max_queries', 2000, 'Queries of each task at most.')
-REPEATS = flags.DEFINE_integer('repeats', 15, 'Turns; the median of their times counts.')
+REPEATS = flags.DEFINE_integer('repeats', 15, 'Turns; the median time counts.')
 SHORTLISTS = flags.DEFINE_list('shortlists', '50,200,1000', 'Targets on a shortlist.')
 
 TITLE = 'senior java software engineer'
@@ -86,19 +85,17 @@ def vectors() -> Embedded:
 
 
 def stored(embedded: Embedded, dtype: str) -> Embedded:
-    """The same vectors in another dtype."""
+    """The same vectors, rounded to another dtype."""
     if dtype == 'float32':
         return embedded
-    length = np.empty(len(embedded), np.int32)
-    length[embedded.place] = embedded.length
-    found = Embedded.empty(length, embedded.tokens.shape[1], dtype)
+    rounded = Embedded.empty(embedded.length[embedded.row], embedded.tokens.shape[1], dtype)
     for rows, tokens in embedded.runs():
-        found.fill(rows, embedded.padded(rows, tokens)[0])
-    return found
+        rounded.fill(rows, embedded.padded(rows, tokens)[0])
+    return rounded
 
 
 def index(dtype: str) -> TargetIndex:
-    """The target space, stored as a dtype."""
+    """The target space, stored in a dtype."""
     return TargetIndex(ranker(), skills(), range(len(skills())), stored(vectors(), dtype))
 
 
@@ -116,7 +113,7 @@ def latency() -> None:
         space = index(dtype)
         for name, text in queries.items():
             show(f'{dtype} {name}', one_query(space, text))
-        many = ranker().embedded(titles)
+        many = ranker().embed(titles)
         space.score(many)  # compiles
         seconds = median_seconds({'many': lambda space=space, many=many: space.score(many)}, repeats=1)['many']
         size = space.embedded.tokens.nbytes
@@ -124,24 +121,24 @@ def latency() -> None:
 
 
 def one_query(space: TargetIndex, text: str) -> dict[str, Callable]:
-    """What is timed of one query."""
-    query = ranker().embedded([text])
-    ((y, _),) = space._blocks
+    """The calls to time for one query."""
+    query = ranker().embed([text])
+    ((y, _),) = BlockScorer(space.embedded, Score(), None, MEMORY_MIB).blocks
     tokens = y.tokens if y.scale is None else jax.block_until_ready(y.tokens.astype(jnp.bfloat16))
     q = jnp.asarray(query.tokens, tokens.dtype)
-    padded = jnp.asarray(query.padded([0], padded_length(len(q)))[0][0], tokens.dtype)
+    padded = jnp.asarray(query.padded(query.row, padded_length(len(q)))[0][0], tokens.dtype)
     means = space.embedded.means()
     mean = query.means()[0]
     calls: dict[str, Callable] = {
         f'bare product of {len(q)} tokens': lambda: bare(q, tokens).block_until_ready(),
         f'bare product, padded to {len(padded)}': lambda: bare(padded, tokens).block_until_ready(),
         'exact scores': lambda: space.score(query),
-        'encoding': lambda: ranker().embedded([text]),
+        'encoding': lambda: ranker().embed([text]),
         'text to ten best': lambda: space.rank([text], 10),
         'shortlist of 200': lambda: space.rank([text], 10, shortlist=200),
         'mean-pooled cosines': lambda: means @ mean,
     }
-    if space.dtype == 'float32' and importlib.util.find_spec('torch'):
+    if space.embedded.dtype == 'float32' and importlib.util.find_spec('torch'):
         from tests.benchmarks import ranking_peers
 
         calls['plain PyTorch scorer'] = ranking_peers.torch_scorer(query, space.embedded)
@@ -164,7 +161,7 @@ def show(label: str, calls: dict[str, Callable]) -> None:
 
 
 def median_seconds(calls: dict[str, Callable], repeats: int) -> dict[str, float]:
-    """Times calls in turns, after one of each that does not count."""
+    """Times calls in turns, after one turn that does not count."""
     took: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + (repeats > 1)):
         for name, call in calls.items():
@@ -179,7 +176,7 @@ def median_seconds(calls: dict[str, Callable], repeats: int) -> dict[str, float]
 
 
 def indexing() -> None:
-    """Texts a second."""
+    """Texts per second."""
     texts = list(skills())
     print(f'\nembedding {len(texts):,} skill names, texts/s')
     for dtype in ('float32', 'bfloat16'):
@@ -196,7 +193,7 @@ def indexing() -> None:
 
 
 def rate(call: Callable, count: int) -> float:
-    """Of one run."""
+    """`count` per second of one call."""
     return count / median_seconds({'': call}, repeats=1)['']
 
 
@@ -211,8 +208,8 @@ def quality() -> None:
     cells: dict[str, list[str]] = {}
     for task in tasks:
         for name, scorer in scorers(task):
-            found = evaluate(scorer, task)
-            cells.setdefault(name, []).append(f'{found["map"]:.2f} / {found["rp@10"]:.2f}')
+            result = evaluate(scorer, task)
+            cells.setdefault(name, []).append(f'{result["map"]:.2f} / {result["rp@10"]:.2f}')
     for name, values in cells.items():
         print(f'{name:34}' + ''.join(f'{value:>20}' for value in values), flush=True)
     print('recall of the ten best, %, by the size of the shortlist; float32')
@@ -236,14 +233,14 @@ def library_space_of(targets: tuple[str, ...]) -> np.ndarray:
 
 @functools.cache
 def library() -> Callable[[Sequence[str]], np.ndarray]:
-    """What sentence-transformers makes of texts."""
+    """Embeds texts by sentence-transformers."""
     from tests.benchmarks import ranking_peers
 
     return ranking_peers.sentence_transformer(download.fetch(MODEL.value), 'float32')
 
 
 class Cosines:
-    """Scores by unit vectors, one a text."""
+    """Scores by unit vectors, one per text."""
 
     def __init__(self, targets: np.ndarray, encode: Callable[[Sequence[str]], np.ndarray]):
         self._targets, self._encode = targets, encode
@@ -278,8 +275,10 @@ def recalls(task: RankingTask) -> Iterator[tuple[int, float]]:
     exact = space.rank(queries, 10)
     for size in map(int, SHORTLISTS.value):
         short = space.rank(queries, 10, shortlist=size)
-        found = [len({hit.id for hit in a} & {hit.id for hit in b}) / len(a) for a, b in zip(exact, short, strict=True)]
-        yield size, float(np.mean(found))
+        shares = [
+            len({hit.id for hit in a} & {hit.id for hit in b}) / len(a) for a, b in zip(exact, short, strict=True)
+        ]
+        yield size, float(np.mean(shares))
 
 
 if __name__ == '__main__':

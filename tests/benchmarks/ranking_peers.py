@@ -1,4 +1,4 @@
-"""Peers of the ranking benchmark: a plain PyTorch scorer, and sentence-transformers. Needs the extra `torch`."""
+"""What the ranking benchmark compares with: a plain PyTorch scorer and sentence-transformers (extra `torch`)."""
 
 import pathlib
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ QUERIES_AT_A_TIME = 32
 
 
 def torch_scorer(queries: Embedded, targets: Embedded) -> Callable[[], torch.Tensor]:
-    """Soft late interaction as it is usually written: all targets padded to the longest, a chunk of queries at a time.
+    """Soft late interaction as it is usually written: all targets padded to the longest, queries in chunks.
 
     Args:
       queries, targets: token embeddings.
 
     Returns:
-      Gives the scores, [queries, targets] float32, in the order of `queries.place` and `targets.place`.
+      A function that scores: [queries, targets] float32, in the order of `queries.place` and `targets.place`.
     """
     (q, q_len), (y, y_len) = (
         embedded.padded(np.arange(len(embedded)), int(embedded.length.max())) for embedded in (queries, targets)
@@ -45,7 +45,7 @@ def torch_scorer(queries: Embedded, targets: Embedded) -> Callable[[], torch.Ten
 
 
 def sentence_transformer(directory: pathlib.Path, dtype: str) -> Callable[[Sequence[str]], np.ndarray]:
-    """Mean-pooled unit vectors, [texts, d] float32, by the library, cut to as many tokens as ours."""
+    """The library as a function from texts, cut to as many tokens as ours, to mean-pooled unit vectors, [texts, d]."""
     model = sentence_transformers.SentenceTransformer(
         str(directory), device='cpu', model_kwargs={'dtype': getattr(torch, dtype)}
     )

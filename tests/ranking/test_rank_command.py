@@ -1,14 +1,14 @@
-"""The command line that ranks, and the files that it reads and writes."""
+"""The command line that ranks, and the file that it writes for many queries."""
 
 import json
-import re
 import subprocess
 import sys
 
 import pytest
 
 from tests.conftest import ROOT
-from uwe_jax.ranking import Ranker, bulk
+from uwe_jax.io.console import parse
+from uwe_jax.rank import Options, rank
 from uwe_jax.ranking.bulk import rank_into
 
 SKILLS = ['bake bread', 'SQL', 'care for patients']
@@ -16,107 +16,147 @@ TITLES = [f'{title} {number}' for number, title in enumerate(['baker', 'data eng
 
 
 @pytest.fixture
-def rank(cut_model, tmp_path):
-    (tmp_path / 'skills.csv').write_text('id,label\n' + ''.join(f'{n},{skill}\n' for n, skill in enumerate(SKILLS)))
-
-    def run(*arguments):
-        command = [sys.executable, '-m', 'uwe_jax.rank', f'--model={cut_model}']
-        command += [f'--targets={tmp_path / "skills.csv"}', '--column=label', *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-    return run
+def options(narrow_model, tmp_path):
+    """The options of a command that ranks SKILLS, without what is asked."""
+    skills = tmp_path / 'skills.csv'
+    skills.write_text('id,label\n' + ''.join(f'{n},{skill}\n' for n, skill in enumerate(SKILLS)))
+    return {'model': str(narrow_model), 'targets': skills, 'column': 'label'}
 
 
 @pytest.fixture(scope='module')
-def index(cut_model):
-    return Ranker.from_pretrained(cut_model).index(SKILLS)
+def index(ranker):
+    return ranker.index(SKILLS)
 
 
-def test_the_command_prints_a_table_and_keeps_the_index(rank, index, tmp_path):
-    first = rank(f'--index={tmp_path / "index"}', '--k=2', 'baker', 'nurse')
-    again = rank(f'--index={tmp_path / "index"}', '--k=2', 'baker', 'nurse')
-    tables = [
+def table(index, queries, k):
+    return '\n\n'.join(
         '\n'.join([query, *(f'  {hit.score:.3f}  {hit.text}' for hit in hits)])
-        for query, hits in zip(['baker', 'nurse'], index.rank(['baker', 'nurse'], 2), strict=True)
-    ]
-    assert first.stdout == again.stdout == '\n' + '\n\n'.join(tables) + '\n'
-    assert 'kept the embedded targets' in first.stderr
-    assert 'kept the embedded targets' not in again.stderr
-    (tmp_path / 'skills.csv').write_text('label\nbake bread\n')
-    refused = rank(f'--index={tmp_path / "index"}', 'baker')
-    assert refused.returncode == 1
-    assert re.search(r'error: \S+index: an index of other targets than \S+skills.csv; remove it', refused.stderr)
+        for query, hits in zip(queries, index.rank(queries, k), strict=True)
+    )
 
 
-def test_the_command_ranks_many_into_a_file(rank, index, tmp_path):
+def test_the_command_line_prints_a_table(index, options):
+    arguments = [f'--{name}={value}' for name, value in options.items()]
+    command = [sys.executable, '-m', 'uwe_jax.rank', *arguments, '--k=2', 'baker', 'night nurse']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == f'\n{table(index, ["baker", "night nurse"], 2)}\n'
+
+
+def test_queries_may_stand_before_the_flags_or_behind():
+    flags = ['--model=m', '--targets=t']
+    for arguments in (['baker', 'night nurse', *flags], [*flags, 'baker', 'night nurse']):
+        assert parse(Options, arguments).queries == ('baker', 'night nurse')
+
+
+def test_the_index_is_kept_for_the_next_time(options, tmp_path, capsys, caplog):
+    asked = Options(**options, index=tmp_path / 'index', queries=('baker', 'nurse'))
+    with caplog.at_level('INFO', 'uwe_jax'):
+        rank(asked)
+        assert f'kept the embedded targets in {tmp_path / "index"}' in caplog.messages
+        printed = capsys.readouterr().out
+        caplog.clear()
+        rank(asked)
+        assert not any('kept' in message for message in caplog.messages)
+    assert capsys.readouterr().out == printed
+
+
+def test_an_index_of_other_targets_is_refused(options, tmp_path, index):
+    index.save(tmp_path / 'index')
+    options['targets'].write_text('label\nbake bread\n')
+    with pytest.raises(ValueError, match=r'index: holds other targets than \S+skills\.csv; remove it to make it again'):
+        rank(Options(**options, index=tmp_path / 'index', queries=('baker',)))
+
+
+def test_many_queries_are_ranked_into_a_file(options, index, tmp_path):
     (tmp_path / 'titles.txt').write_text('\n'.join(TITLES) + '\n\n')
-    done = rank(f'--input={tmp_path / "titles.txt"}', f'--output={tmp_path / "out.jsonl"}', '--k=1')
-    assert done.returncode == 0, done.stderr
+    rank(Options(**options, input=tmp_path / 'titles.txt', output=tmp_path / 'out.jsonl', k=1))
     lines = [json.loads(line) for line in (tmp_path / 'out.jsonl').read_text().splitlines()]
     assert [line['query'] for line in lines] == TITLES
     assert [line['targets'][0]['text'] for line in lines] == [hits[0].text for hits in index.rank(TITLES, 1)]
-    refused = rank(f'--input={tmp_path / "titles.txt"}', f'--output={tmp_path / "out.jsonl"}')
-    assert 'out.jsonl: already there; choose another --output or remove it' in refused.stderr
 
 
-def test_an_interrupted_run_goes_on_where_it_was(index, tmp_path, monkeypatch):
-    monkeypatch.setattr(bulk, 'QUERIES_AT_A_TIME', 2)
+def test_an_output_that_exists_is_refused(options, tmp_path):
+    (tmp_path / 'out.jsonl').touch()
+    with pytest.raises(ValueError, match=r'out\.jsonl: already exists; choose another --output or remove it'):
+        rank(Options(**options, input=tmp_path / 'titles.txt', output=tmp_path / 'out.jsonl'))
 
-    def broken():
-        yield from TITLES[:5]
-        raise KeyboardInterrupt
 
-    rank_into(tmp_path / 'whole.jsonl', index, TITLES, 2, ['settings'], len(TITLES))
+@pytest.mark.parametrize(
+    'output', [{'index': '/dev/null/index', 'queries': ('x',)}, {'input': 'x', 'output': '/dev/null/o'}]
+)
+def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(options, tmp_path, output):
+    paths = {name: tmp_path / value if name != 'queries' else value for name, value in output.items()}
+    with pytest.raises(NotADirectoryError):
+        rank(Options(**options | {'model': 'none'}, **paths))
+
+
+@pytest.mark.parametrize('file', ['targets', 'input'])
+def test_a_file_without_texts_is_refused(options, tmp_path, file):
+    (tmp_path / 'empty.txt').write_text('\n')
+    (tmp_path / 'titles.txt').write_text('baker\n')
+    paths = {'input': tmp_path / 'titles.txt', 'output': tmp_path / 'out.jsonl', file: tmp_path / 'empty.txt'}
+    with pytest.raises(ValueError, match=r'empty\.txt: contains no text'):
+        rank(Options(**options | paths))
+
+
+@pytest.mark.parametrize(
+    ('asked', 'message'),
+    [
+        ({}, 'expected either queries after the flags or --input'),
+        ({'input': 'x.txt', 'queries': ('baker',)}, 'expected either queries after the flags or --input'),
+        ({'input': 'x.txt'}, '--input and --output: expected both or neither'),
+        ({'queries': ('baker',), 'k': 0}, '--k: 0, expected a whole number above 0'),
+        ({'queries': ('baker', ' ')}, "query 2: ' ', expected a text that is not blank"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, asked, message):
+    with pytest.raises(ValueError, match=message):
+        Options(**options, **asked)
+
+
+def broken(queries, fine):
+    """Queries whose reading breaks off after some."""
+    yield from queries[:fine]
+    raise KeyboardInterrupt
+
+
+MANY = [f'{title} {number}' for number in range(120) for title in ('baker', 'data engineer', 'nurse')]
+
+
+def test_an_interrupted_run_continues_where_it_stopped(index, tmp_path):
+    rank_into(tmp_path / 'whole.jsonl', index, MANY, 2, ['settings'], len(MANY))
     with pytest.raises(KeyboardInterrupt):
-        rank_into(tmp_path / 'out.jsonl', index, broken(), 2, ['settings'], len(TITLES))
+        rank_into(tmp_path / 'out.jsonl', index, broken(MANY, 300), 2, ['settings'], len(MANY))
     assert not (tmp_path / 'out.jsonl').exists()
     [partial] = tmp_path.glob('.out*')
-    with open(partial, 'a') as file:
-        file.write('{"query": "a line that was being wr')
-
-    ranked = []
-    monkeypatch.setattr(
-        index, 'rank', lambda queries, k: (ranked.extend(queries), type(index).rank(index, queries, k))[1]
-    )
-    rank_into(tmp_path / 'out.jsonl', index, TITLES, 2, ['settings'], len(TITLES))
-    assert ranked == TITLES[4:]
+    done = partial.read_text()
+    assert 0 < done.count('\n') < 300
+    partial.write_text(done + '{"query": "a line that was being wr')
+    ranked_before = iter(['not ranked again'] * done.count('\n') + MANY[done.count('\n') :])
+    rank_into(tmp_path / 'out.jsonl', index, ranked_before, 2, ['settings'], len(MANY))
     assert (tmp_path / 'out.jsonl').read_bytes() == (tmp_path / 'whole.jsonl').read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ['out.jsonl', 'whole.jsonl']
 
 
-def test_what_an_interrupted_run_with_other_settings_left_is_not_used(index, tmp_path):
-    with pytest.raises(ZeroDivisionError):
-        rank_into(tmp_path / 'out.jsonl', index, (1 / 0 for _ in TITLES), 2, ['settings'], 1)
-    for _ in tmp_path.glob('.out*'):
-        _.write_text('{"query": "another"}\n')
+def test_a_run_with_other_settings_begins_anew(index, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        rank_into(tmp_path / 'out.jsonl', index, broken(MANY, 300), 2, ['settings'], len(MANY))
     rank_into(tmp_path / 'out.jsonl', index, TITLES[:1], 2, ['other settings'], 1)
     [line] = (tmp_path / 'out.jsonl').read_text().splitlines()
     assert json.loads(line)['query'] == TITLES[0]
 
 
-def test_a_second_run_with_the_same_output_is_refused_and_so_is_another_number_of_queries(index, tmp_path):
+def test_a_second_run_with_the_same_output_is_refused(index, tmp_path):
     def meanwhile():
-        with pytest.raises(ValueError, match=r'out\.jsonl: another process is at work on it'):
+        with pytest.raises(ValueError, match=r'out\.jsonl'):
             rank_into(tmp_path / 'out.jsonl', index, TITLES, 2, ['settings'], len(TITLES))
         yield from TITLES
 
     rank_into(tmp_path / 'out.jsonl', index, meanwhile(), 2, ['settings'], len(TITLES))
     assert len((tmp_path / 'out.jsonl').read_text().splitlines()) == len(TITLES)
-    with pytest.raises(ValueError, match=rf'partial: {len(TITLES)} queries in it, expected 1; remove it'):
-        rank_into(tmp_path / 'other.jsonl', index, TITLES, 2, ['settings'], 1)
-    assert not (tmp_path / 'other.jsonl').exists()
 
 
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-        (['--input=x.txt', 'baker'], 'expected either queries after the flags or --input'),
-        (['--input=x.txt'], '--input and --output: expected both or none'),
-        (['--index=/dev/null/index', 'baker'], r"\[Errno 20\] Not a directory: '/dev/null/"),
-        (['--input=x.txt', '--output=/dev/null/out.jsonl'], r"\[Errno 20\] Not a directory: '/dev/null/"),
-    ],
-)
-def test_flags_that_do_not_go_together_or_cannot_be_written_are_refused_at_once(rank, arguments, message):
-    done = rank(*arguments)
-    assert done.returncode == 1
-    assert re.match(f'error: {message}', done.stderr.strip().splitlines()[-1])
+def test_another_number_of_queries_than_expected_is_refused(index, tmp_path):
+    with pytest.raises(ValueError, match=rf'{len(TITLES)} queries in it, expected 1; remove it'):
+        rank_into(tmp_path / 'out.jsonl', index, TITLES, 2, ['settings'], 1)
+    assert not (tmp_path / 'out.jsonl').exists()

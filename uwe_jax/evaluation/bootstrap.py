@@ -1,4 +1,4 @@
-"""How sure a mean over queries is: 95 % intervals by bootstrap."""
+"""How certain a mean over queries is: 95 % intervals by bootstrap."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """A mean over queries, and where it lies in 95 % of the resamples: between `low` and `high`."""
+    """A mean over queries; 95 % of the resampled means lie between `low` and `high`."""
 
     mean: float
     low: float
@@ -17,12 +17,12 @@ class Interval(NamedTuple):
 
 
 def intervals(values: np.ndarray, seed: int) -> list[Interval]:
-    """Percentile bootstrap over queries: they are drawn again, with replacement, `RESAMPLES` times.
+    """Percentile bootstrap over queries (Efron, 1979), with `RESAMPLES` resamples.
 
-    A difference between two models is compared in pairs when `values` holds the difference of each query.
+    For a paired comparison of two models, `values` holds each query's difference.
 
     Args:
-      values: [queries, n] float64; n things measured of the same queries, which are resampled together.
+      values: [queries, n] float64; n measurements of the same queries. All n share the resamples.
       seed: of the resamples.
     """
     queries, rng = len(values), np.random.default_rng(seed)

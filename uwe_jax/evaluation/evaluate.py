@@ -8,42 +8,74 @@ import numpy as np
 from uwe_jax.evaluation import metrics
 from uwe_jax.evaluation.tasks import RankingTask
 from uwe_jax.ranking import Ranker, TargetIndex
+from uwe_jax.ranking.embedded import Embedded
+from uwe_jax.ranking.embedder import Side
 
 logger = logging.getLogger(__name__)
-
 
 QUERY_BLOCK = 256  # queries whose scores against the whole target space are held at a time
 
 
-def evaluate_all(ranker: Ranker, tasks: Iterable[RankingTask]) -> Iterator[tuple[RankingTask, dict[str, float]]]:
-    """Evaluates tasks one after another; a target space that several of them share is embedded once."""
-    for task, index in indexed(ranker, tasks):
-        yield task, evaluate(index, task)
+def evaluate_all(
+    ranker: Ranker, tasks: Sequence[RankingTask], done: int = 0
+) -> Iterator[tuple[RankingTask, dict[str, float]]]:
+    """Evaluates tasks one after another, as `evaluate`; each distinct text of all tasks is embedded once, at first.
+
+    An interrupted evaluation continues after the first `done` tasks. It embeds the texts of all tasks again, in the
+    same batches, since other batches may round differently: so its numbers are those of an uninterrupted one.
+    """
+    for task, index, queries in embedded(ranker, tasks, done):
+        yield task, evaluate(index, task, queries)
 
 
-def indexed(ranker: Ranker, tasks: Iterable[RankingTask]) -> Iterator[tuple[RankingTask, TargetIndex]]:
-    """Goes from task to task with the index of its targets; neighbours that share a target space share the index."""
-    space, index = None, None
-    for task in tasks:
-        logger.info('evaluating %s: %d queries, %d targets', task.name, len(task.queries), len(task.targets))
-        if index is None or task.targets is not space:
-            space, index = task.targets, ranker.index(task.targets)
-        yield task, index
+def embedded(
+    ranker: Ranker, tasks: Sequence[RankingTask], done: int = 0
+) -> Iterator[tuple[RankingTask, TargetIndex, Embedded]]:
+    """Embeds each distinct text of all tasks once; yields each task that is not done, its targets'
+    index and its queries' vectors.
+
+    The vectors of all texts are held until the last task is done. Where queries and targets need different vectors (a
+    mean-pooled target), a text that stands on both sides is embedded once for each.
+    """
+    if done == len(tasks):
+        return
+    queries = [text for task in tasks for text in task.queries]
+    targets = [text for task in tasks for text in task.targets]
+    if ranker.pools('query') == ranker.pools('target'):
+        of_queries = of_targets = _Vectors(ranker, queries + targets, 'query')
+    else:
+        of_queries, of_targets = _Vectors(ranker, queries, 'query'), _Vectors(ranker, targets, 'target')
+    for task in tasks[done:]:
+        index = TargetIndex(ranker, task.targets, range(len(task.targets)), of_targets[task.targets])
+        yield task, index, of_queries[task.queries]
 
 
-def evaluate(index: TargetIndex, task: RankingTask) -> dict[str, float]:
+class _Vectors:
+    """The vectors of texts, each distinct one embedded once."""
+
+    def __init__(self, ranker: Ranker, texts: Iterable[str], side: Side):
+        self._place = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        self._embedded = ranker.embed(list(self._place), side)
+
+    def __getitem__(self, texts: Sequence[str]) -> Embedded:
+        return self._embedded[[self._place[text] for text in texts]]
+
+
+def evaluate(index: TargetIndex, task: RankingTask, queries: Embedded | None = None) -> dict[str, float]:
     """Ranks every target for every query.
 
     Args:
       index: of the task's targets.
       task: says which targets are right.
+      queries: the vectors of the task's queries; embedded here by default.
 
     Returns:
       `map` and `rp@10`, in per cent, macro-averaged over the queries; and the number of `queries` and `targets`.
     """
     of_queries = []
     for block in blocks(task):
-        of_queries += measure(index.score(task.queries[block]), task.positives[block])
+        scores = index.score(task.queries[block] if queries is None else queries[block])
+        of_queries += measure(scores, task.positives[block])
     return average(task, of_queries)
 
 
@@ -59,7 +91,7 @@ def measure(scores: np.ndarray, positives: Sequence[Sequence[int]]) -> list[tupl
 
 
 def average(task: RankingTask, of_queries: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """The result of a task, as `evaluate` returns it, from what `measure` found of all its queries."""
+    """A task's result, as `evaluate` returns it, from what `measure` returned for all its queries."""
     precision, r_precision = zip(*of_queries, strict=True)
     return {
         'queries': len(task.queries),

@@ -1,7 +1,7 @@
-"""Ranking metrics, with WorkRB's definitions: one number a query. Means over queries are the caller's (macro).
+"""Ranking metrics as WorkRB defines them, one number per query; the caller macro-averages.
 
-All of them follow from the ranks of the right targets alone, so no query's targets are ordered whole. Equal scores rank
-in the targets' order.
+All of them follow from the ranks of the right targets alone, so the target space is never argsorted. Targets with equal
+scores rank in their order.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-NONE = -1  # where a query has fewer right targets than others
+NONE = -1  # padding for queries with fewer right targets than others
 
 
 def ranks(scores: np.ndarray, positives: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -17,14 +17,14 @@ def ranks(scores: np.ndarray, positives: Sequence[Sequence[int]]) -> tuple[np.nd
 
     Args:
       scores: [queries, targets] float.
-      positives: for each query, the indices of its right targets, at least one; one that stands twice counts once.
+      positives: for each query, the indices of its right targets, at least one; a repeated index counts once.
 
     Returns:
-      The ranks, from 1, [queries, P] float64, and which targets these are, [queries, P] int64, P being the most right
-      targets that a query has. Queries with fewer have infinity and `NONE` at the end.
+      The ranks from 1, [queries, P] float64, and which targets they belong to, [queries, P] int64, where P is the
+      largest number of right targets of a query. Queries with fewer are padded with infinity and `NONE`.
 
     Raises:
-      ValueError: a score is not a finite number.
+      ValueError: a score is non-finite.
     """
     ascending = np.sort(scores, axis=1)  # which, unlike argsort, has vector instructions
     if not np.isfinite(ascending[:, [0, -1]]).all():  # NaN sorts last
@@ -33,11 +33,11 @@ def ranks(scores: np.ndarray, positives: Sequence[Sequence[int]]) -> tuple[np.nd
     rank, target = np.full(shape, np.inf), np.full(shape, NONE)
     for row, (of_query, right) in enumerate(zip(scores, positives, strict=True)):
         right = np.unique(right)
-        own = of_query[right]
-        better = scores.shape[1] - np.searchsorted(ascending[row], own, side='right')
-        equal = scores.shape[1] - np.searchsorted(ascending[row], own, side='left') - better
+        of_right = of_query[right]
+        better = scores.shape[1] - np.searchsorted(ascending[row], of_right, side='right')
+        equal = scores.shape[1] - np.searchsorted(ascending[row], of_right, side='left') - better
         for tied in np.flatnonzero(equal > 1):
-            better[tied] += np.count_nonzero(of_query[: right[tied]] == own[tied])
+            better[tied] += np.count_nonzero(of_query[: right[tied]] == of_right[tied])
         order = np.argsort(better)
         rank[row, : len(right)], target[row, : len(right)] = better[order] + 1, right[order]
     return rank, target
@@ -49,7 +49,7 @@ def average_precision(rank: np.ndarray) -> np.ndarray:
 
 
 def r_precision(rank: np.ndarray, k: int) -> np.ndarray:
-    """RP@k, the right targets among the k best out of as many as could be there: [queries, P] -> [queries]."""
+    """RP@k, the right targets among the k best, out of as many as could be: [queries, P] -> [queries]."""
     return (rank <= k).sum(axis=1) / np.minimum(k, _count(rank))
 
 
@@ -66,7 +66,7 @@ def ndcg(rank: np.ndarray, k: int) -> np.ndarray:
 
 
 def recall(rank: np.ndarray, k: int) -> np.ndarray:
-    """Recall@k, the share of the right targets that is among the k best: [queries, P] -> [queries]."""
+    """Recall@k, the share of the right targets that are among the k best: [queries, P] -> [queries]."""
     return (rank <= k).sum(axis=1) / _count(rank)
 
 
@@ -93,9 +93,9 @@ METRICS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
 )
 
 
-SHOWN = ('map', 'rp@10')  # where there is no room for all; compared between models
+SHOWN = ('map', 'rp@10')  # where there is no room for all, and in comparisons of models
 
 
 def measure(rank: np.ndarray) -> dict[str, np.ndarray]:
-    """All of `METRICS`, [queries] float64 each, from the ranks [queries, P] that `ranks` gives."""
+    """Every metric of `METRICS`, [queries] float64 each, from the ranks [queries, P] that `ranks` returns."""
     return {name: of_queries(rank) for name, of_queries in METRICS.items()}

@@ -19,12 +19,12 @@ class RankingTask:
       targets: the target space.
       positives: for each query, the indices of its right targets; never empty.
       title: one line that says what is ranked.
-      expected: queries and targets that it has as published; None if it was not.
+      expected: the published numbers of queries and targets; None if there are none.
       note: what else a report should say.
 
     Raises:
-      ValueError: there is no query, a text is blank or none, a target stands twice, a query has no positive, or a
-        positive lies outside the target space.
+      ValueError: there is no query, a text is blank or not a string, a target is repeated, a query has no positive, or
+        a positive lies outside the target space.
     """
 
     name: str
@@ -58,10 +58,10 @@ class RankingTask:
 
 
 def joined(name: str, pairs: Iterable[tuple[str, str]], targets: Sequence[str]) -> RankingTask:
-    """A task of (query, target): equal queries are one, with the targets of all, as far as those are in the space.
+    """A task from (query, target) pairs. Pairs with equal queries are merged; those with unknown targets are dropped.
 
     Raises:
-      ValueError: nothing is left.
+      ValueError: no pair is left.
     """
     number = {target: n for n, target in enumerate(targets)}
     positives: dict[str, dict[int, None]] = {}
@@ -74,8 +74,8 @@ def joined(name: str, pairs: Iterable[tuple[str, str]], targets: Sequence[str]) 
 def held_out_tasks(dataset: Dataset) -> list[RankingTask]:
     """The dataset's held-out texts as tasks, in both directions.
 
-    A held-out title or alternative is ranked against all skills of the dataset; and a skill against the held-out
-    texts of its kind, which are a smaller target space and so an easier task than WorkBench's.
+    All skills of the dataset are ranked for a held-out title or alternative. For a skill, only the held-out texts of
+    one kind are ranked: a smaller target space, and so an easier task, than WorkBench's.
     """
     skills = [node['text'] for node in dataset.nodes('skill')]
     forward, backward = [], []
@@ -96,7 +96,7 @@ def held_out_tasks(dataset: Dataset) -> list[RankingTask]:
 
 
 def sampled(task: RankingTask, queries: int, seed: int) -> RankingTask:
-    """The task with so many of its queries at most, drawn at random and in their order; all targets stay."""
+    """The task with at most `queries` of its queries, drawn at random and kept in order, and all of its targets."""
     if queries >= len(task.queries):
         return task
     chosen = sorted(np.random.default_rng(seed).choice(len(task.queries), queries, replace=False).tolist())

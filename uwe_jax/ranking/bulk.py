@@ -1,4 +1,4 @@
-"""Ranking many queries into a file, some at a time, so that an interrupted run goes on where it was."""
+"""Ranking many queries into a file, in blocks, so that an interrupted run continues where it stopped."""
 
 import hashlib
 import itertools
@@ -22,19 +22,19 @@ def rank_into(
 ) -> None:
     """Writes the best targets of each query as a JSON line: `query`, and `targets` with `id`, `text` and `score`.
 
-    What is ranked lies beside the output until all is; the same call then goes on behind it.
+    Until all queries are ranked, the lines lie in a file beside the output; the same call continues behind them.
 
     Args:
       output: appears when it is complete.
-      index: ranks.
-      queries: no blank ones; always the same ones in the same order.
-      k: how many targets of each.
-      settings: what else the lines depend on; others begin anew.
-      total: how many queries there are.
+      index: the target space.
+      queries: not blank; the same in every call, in the same order.
+      k: how many targets of each query.
+      settings: what else the lines depend on; with other settings, the file begins anew.
+      total: the number of queries.
 
     Raises:
       OSError: the output cannot be written.
-      ValueError: another process is at it, or there are not as many queries.
+      ValueError: another process is at work on the output, or the number of queries is not `total`.
     """
     key = hashlib.sha256(json.dumps([*settings, k]).encode()).hexdigest()[:16]
     partial = output.with_name(f'.{output.name}.{key}.partial')
@@ -42,7 +42,7 @@ def rank_into(
     with claim(output), ResumableJsonl(partial) as file:
         done = sum(1 for _ in read_whole_lines(partial))
         if done:
-            logger.info('going on behind the %d queries that %s holds', done, partial)
+            logger.info('continuing after the %d queries in %s', done, partial)
         remaining = itertools.islice(queries, done, None)
         while block := list(itertools.islice(remaining, QUERIES_AT_A_TIME)):
             ranked = zip(block, index.rank(block, k), strict=True)

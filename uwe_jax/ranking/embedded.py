@@ -1,96 +1,103 @@
-"""Embedded texts: the vectors of each, one text's after another's, without padding."""
+"""Ragged embeddings: the vectors of many texts, one text after another, without padding."""
 
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import ml_dtypes
 import numpy as np
+from jaxtyping import Float32, Int32, Int64, Integer, Shaped
 
 DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16), 'int8': np.dtype(np.int8)}
 LARGEST_INT8 = 127
 ALIGNMENT = 64  # bytes
+VECTORS_PER_RUN = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Embedded:
-    """Texts as vectors: those of their tokens that take part in a score, or one for each, their mean.
+    """Texts as vectors: one for each token that takes part in a score, or one mean per text.
 
-    Texts lie sorted by their number of vectors; the order of equal ones is that in which they were given.
+    The texts are stored by their number of vectors, ascending; texts of equal length keep their order. A *row* is a
+    text's position in this storage.
 
     Attributes:
-      place: [n] int64; which of the given texts each is.
-      length: [n] int32, ascending; vectors of each.
-      tokens: [T, d] float32, bfloat16 or int8; the vectors.
-      scale: [T] float32; what int8 vectors are multiplied with; None for the others.
+      place: for each row, the index of its text.
+      length: for each row, its number of vectors; ascending.
+      tokens: the vectors, in float32, bfloat16 or int8.
+      scale: the factor of each int8 vector; None for the other dtypes.
     """
 
-    place: np.ndarray
-    length: np.ndarray
-    tokens: np.ndarray
-    scale: np.ndarray | None = None
+    place: Int64[np.ndarray, ' texts']
+    length: Int32[np.ndarray, ' texts']
+    tokens: Shaped[np.ndarray, 'vectors d']
+    scale: Float32[np.ndarray, ' vectors'] | None = None
 
     @classmethod
-    def empty(cls, length: np.ndarray, d: int, dtype: str) -> 'Embedded':
-        """Room for texts of these numbers of vectors: [n], in the order in which the texts are given."""
+    def empty(cls, length: Integer[np.ndarray, ' texts'], d: int, dtype: str) -> 'Embedded':
+        """Allocates room for texts with these numbers of vectors, which `fill` then stores."""
         place = np.argsort(length, kind='stable')
         total = int(length.sum())
         scale = np.zeros(total, np.float32) if dtype == 'int8' else None
-        return cls(place, length[place].astype(np.int32), _aligned((total, d), DTYPES[dtype]), scale)
+        return cls(place, length[place].astype(np.int32), _aligned_zeros((total, d), DTYPES[dtype]), scale)
 
     def __len__(self) -> int:
         return len(self.place)
 
+    def __getitem__(self, texts: slice | Sequence[int] | Integer[np.ndarray, ' m']) -> 'Embedded':
+        """A copy that holds only these texts, in the order given; a text may be asked for more than once."""
+        rows = self.row[texts]
+        part = Embedded.empty(self.length[rows], self.tokens.shape[1], self.dtype)
+        rows = rows[part.place]
+        vectors = np.arange(len(part.tokens)) + np.repeat(self.start[rows] - part.start, part.length)
+        np.take(self.tokens, vectors, axis=0, out=part.tokens, mode='clip')  # which, unlike raise, needs no buffer
+        if part.scale is not None and self.scale is not None:
+            part.scale[:] = self.scale[vectors]
+        return part
+
     @functools.cached_property
-    def start(self) -> np.ndarray:
-        """[n] int64; the first vector of each text."""
+    def dtype(self) -> str:
+        """The name of the vectors' dtype, one of `DTYPES`."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.tokens.dtype)
+
+    @functools.cached_property
+    def start(self) -> Int64[np.ndarray, ' texts']:
+        """For each row, the position of its first vector."""
         return np.cumsum(self.length, dtype=np.int64) - self.length
 
     @functools.cached_property
-    def row(self) -> np.ndarray:
-        """[n] int64; where each given text lies: the inverse of `place`."""
+    def row(self) -> Int64[np.ndarray, ' texts']:
+        """For each text, its row: the inverse of `place`."""
         row = np.empty(len(self), np.int64)
         row[self.place] = np.arange(len(self))
         return row
 
-    def fill(self, rows: np.ndarray, embeddings: np.ndarray) -> None:
-        """Stores the vectors of some texts, rounded to the dtype.
-
-        Args:
-          rows: [m]; where the texts lie.
-          embeddings: [m, L, d] float32; the first `length` vectors of each count.
-        """
+    def fill(self, rows: Integer[np.ndarray, ' m'], embeddings: Float32[np.ndarray, 'm tokens d']) -> None:
+        """Stores the vectors of some rows, rounded to the dtype; of each text, the first `length` count."""
         start, length = self.start[rows], self.length[rows]
-        kept = np.arange(embeddings.shape[1]) < length[:, None]  # [m, L]
-        where = (start[:, None] + np.arange(embeddings.shape[1]))[kept]
-        vectors = embeddings[kept]
+        real = np.arange(embeddings.shape[1]) < length[:, None]  # [m, tokens]
+        where = (start[:, None] + np.arange(embeddings.shape[1]))[real]
+        vectors = embeddings[real]
         if self.scale is not None:
             self.scale[where] = np.maximum(np.abs(vectors).max(axis=1), 1e-30) / LARGEST_INT8
             vectors = np.rint(vectors / self.scale[where, None])
         self.tokens[where] = vectors.astype(self.tokens.dtype)
 
-    def padded(self, rows: Sequence[int] | np.ndarray, tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """Some of the texts, padded with zeros.
-
-        Args:
-          rows: [m]; where they lie.
-          tokens: L, at least the length of each.
-
-        Returns:
-          Embeddings [m, L, d] float32, and length [m] int32.
-        """
-        rows = np.asarray(rows)
+    def padded(
+        self, rows: Integer[np.ndarray, ' m'], tokens: int
+    ) -> tuple[Float32[np.ndarray, 'm tokens d'], Int32[np.ndarray, ' m']]:
+        """The vectors of some rows, padded with zeros to `tokens` each, and their lengths."""
         length = self.length[rows]
-        kept = np.arange(tokens) < length[:, None]
-        where = (self.start[rows][:, None] + np.arange(tokens))[kept]
+        real = np.arange(tokens) < length[:, None]
+        where = (self.start[rows][:, None] + np.arange(tokens))[real]
         vectors = self.tokens[where].astype(np.float32)
         embeddings = np.zeros((len(rows), tokens, self.tokens.shape[1]), np.float32)
-        embeddings[kept] = vectors if self.scale is None else vectors * self.scale[where, None]
+        embeddings[real] = vectors if self.scale is None else vectors * self.scale[where, None]
         return embeddings, length
 
-    def means(self) -> np.ndarray:
-        """The mean of each given text's vectors, of unit length, or 0: [n, d] float32, in the order given."""
+    def means(self) -> Float32[np.ndarray, 'texts d']:
+        """The mean of each text's vectors, scaled to unit length; 0 for a text without vectors. In the texts' order."""
         means = np.zeros((len(self), self.tokens.shape[1]), np.float32)
         for rows, length in self.runs():
             if length:
@@ -98,18 +105,17 @@ class Embedded:
         norm = np.linalg.norm(means, axis=1, keepdims=True)
         return means / np.where(norm == 0, 1, norm)
 
-    def runs(self, most: int = 1 << 16) -> list[tuple[np.ndarray, int]]:
-        """Where texts of one length lie, and that length; at most so many vectors a run."""
-        found = []
+    def runs(self) -> Iterator[tuple[Int64[np.ndarray, ' m'], int]]:
+        """Yields rows of equal length, at most `VECTORS_PER_RUN` vectors at a time, with that length."""
         for length in np.unique(self.length).tolist():
             first, last = np.searchsorted(self.length, [length, length + 1])
-            step = max(most // max(length, 1), 1)
-            found += [(np.arange(start, min(start + step, last)), length) for start in range(first, last, step)]
-        return found
+            step = max(VECTORS_PER_RUN // max(length, 1), 1)
+            for start in range(first, last, step):
+                yield np.arange(start, min(start + step, last)), length
 
 
-def _aligned(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
-    """Zeros that JAX can use in place on a CPU, where it would else copy them."""
+def _aligned_zeros(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """Zeros at an address that lets JAX use them on a CPU without a copy."""
     size = math.prod(shape) * dtype.itemsize
     room = np.zeros(size + ALIGNMENT, np.uint8)
     first = -room.ctypes.data % ALIGNMENT

@@ -1,0 +1,160 @@
+"""Texts to vectors: an encoder and its tokenizer, for the score that says which vectors are needed."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, Float32, Int32, Int64, Integer
+
+from uwe_jax.data.graph import MAX_TOKENS
+from uwe_jax.data.loader import pad
+from uwe_jax.data.text import truncated
+from uwe_jax.distributed import mesh
+from uwe_jax.interaction import Score
+from uwe_jax.io.console import Progress
+from uwe_jax.models.mpnet import MPNet
+from uwe_jax.models.tokenizer import Tokenizer
+from uwe_jax.ranking.embedded import DTYPES, Embedded
+
+logger = logging.getLogger(__name__)
+
+LENGTHS = (8, 16, 32, MAX_TOKENS)  # texts are padded to one of these, so that few programs are compiled
+TOKENS_PER_CALL = 2048  # padded tokens that the encoder takes at a time
+FEW = (1, 8)  # numbers of texts that have a program of their own, so that a query is not padded to a whole call
+
+Side = Literal['query', 'target']
+
+
+class Embedder:
+    """Turns texts into the vectors that a score needs.
+
+    Args:
+      encoder: makes the token embeddings.
+      tokenizer: the encoder's.
+      score: how queries and targets are scored.
+      device_mesh: if given, the encoder's parameters lie on it and batches are split over it.
+
+    Attributes:
+      pair_score: the score.
+      mesh: the device mesh, or None.
+      truncated: how many texts so far had more than `MAX_TOKENS` tokens and were cut.
+    """
+
+    def __init__(
+        self, encoder: MPNet, tokenizer: Tokenizer, score: Score, device_mesh: jax.sharding.Mesh | None = None
+    ):
+        self._graphdef, self._params = nnx.split(encoder)
+        self._tokenizer = tokenizer
+        self._dtype, self._d = str(jnp.dtype(encoder.dtype)), encoder.word_embeddings.features
+        self.mesh = device_mesh
+        self.pair_score = score
+        self.truncated = 0
+
+    @property
+    def devices(self) -> int:
+        """The number of devices that share the work."""
+        return self.mesh.size if self.mesh else 1
+
+    @property
+    def stored_score(self) -> Score:
+        """The score as it applies to stored vectors, all of which take part."""
+        return dataclasses.replace(self.pair_score, special_tokens=True)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Identifies what scores depend on: parameters (which must lie on this host), tokenizer and settings."""
+        settings = [self._tokenizer.fingerprint, dataclasses.asdict(self.pair_score), self._dtype, MAX_TOKENS]
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for path, value in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(self._params)):
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.ascontiguousarray(value).data)
+        return digest.hexdigest()[:16]
+
+    def pools(self, side: Side) -> bool:
+        """Whether the texts of a side become one mean each, rather than a vector per token."""
+        score = self.pair_score
+        return score.kind == 'mean' or (side == 'target' and score.target == 'mean')
+
+    def embed(self, texts: Sequence[str], side: Side = 'query', dtype: str = 'float32') -> Embedded:
+        """Embeds texts for scoring.
+
+        Args:
+          texts: not blank.
+          side: whether they are queries or targets.
+          dtype: of the stored vectors: float32, bfloat16, or int8 with a scale for each.
+
+        Raises:
+          ValueError: a text is blank or not a string, or the dtype is unknown.
+        """
+        if dtype not in DTYPES:
+            raise ValueError(f'dtype: {dtype!r}, expected one of {", ".join(DTYPES)}')
+        pooled = self.pools(side)
+        special = 0 if self.pair_score.special_tokens else 1  # left out at each end
+        ids = self._tokenise(texts)
+        tokens = np.array([len(text) for text in ids], np.int32)
+        embedded = Embedded.empty(np.ones_like(tokens) if pooled else tokens - 2 * special, self._d, dtype)
+        with Progress('embedding', len(texts), 'texts') as progress:
+            for places, embeddings in self._token_embeddings(ids):
+                vectors = _means(embeddings, tokens[places], special) if pooled else embeddings[:, special:]
+                embedded.fill(embedded.row[places], vectors)
+                progress.advance(len(places))
+        return embedded
+
+    def _tokenise(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The token ids of each text, cut to `MAX_TOKENS`. The first cut is logged."""
+        for place, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f'text {place}: {text!r}, expected a string that is not blank')
+        ids = self._tokenizer.encode(texts)
+        long = sum(len(text) > MAX_TOKENS for text in ids)
+        if long and not self.truncated:
+            logger.warning('%d of %d texts have more than %d tokens and are cut', long, len(texts), MAX_TOKENS)
+        self.truncated += long
+        return [truncated(text, MAX_TOKENS) for text in ids]
+
+    def _token_embeddings(
+        self, ids: Sequence[np.ndarray]
+    ) -> Iterator[tuple[Int64[np.ndarray, ' n'], Float32[np.ndarray, 'n tokens d']]]:
+        """Yields the indices of texts that are padded to the same length, and their token embeddings."""
+        padded = np.searchsorted(LENGTHS, [len(text) for text in ids])
+        for size, tokens in enumerate(LENGTHS):
+            places = np.flatnonzero(padded == size)
+            most = TOKENS_PER_CALL // tokens
+            for start in range(0, len(places), most):
+                chosen = places[start : start + most]
+                rows = next((few for few in FEW if len(chosen) <= few), most)
+                rows = self.devices * -(-rows // self.devices)
+                batch = pad([ids[place] for place in chosen] + [ids[chosen[0]]] * (rows - len(chosen)), tokens)
+                yield chosen, self._encode(*batch)[: len(chosen)]
+
+    def _encode(
+        self, ids: Int32[np.ndarray, 'n tokens'], length: Int32[np.ndarray, ' n']
+    ) -> Float32[np.ndarray, 'n tokens d']:
+        if self.mesh is None:
+            return np.asarray(_encode(self._graphdef, self._params, ids, length, None))
+        ids, length = mesh.put((ids, length), (mesh.rows(self.mesh),) * 2)
+        return np.asarray(_encode(self._graphdef, self._params, ids, length, mesh.replicated(self.mesh)))
+
+
+def _means(
+    embeddings: Float32[np.ndarray, 'n tokens d'], length: Integer[np.ndarray, ' n'], special: int
+) -> Float32[np.ndarray, 'n 1 d']:
+    """The mean of each text's tokens without `special` ones at both ends; 0 if none are left."""
+    position = np.arange(embeddings.shape[1])
+    takes_part = (position >= special) & (position < length[:, None] - special)
+    count = np.maximum(takes_part.sum(axis=1), 1).astype(np.float32)
+    return (np.einsum('nld,nl->nd', embeddings, takes_part) / count[:, None])[:, None]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _encode(graphdef, params, ids, length, sharding) -> Float[jax.Array, 'n tokens d']:
+    embeddings = nnx.merge(graphdef, params)(ids, length)
+    return embeddings if sharding is None else jax.lax.with_sharding_constraint(embeddings, sharding)
