@@ -114,7 +114,7 @@ def test_two_processes_go_on_where_one_stopped_and_stop_together(config, unfinis
     run = Run(config(), unfinished, processes=2, devices=4)
     assert run.wait_until(lambda workdir: steps_logged(workdir) > 8)
     run.kill(signal.SIGTERM, process=1)
-    assert run.end(timeout=30)[0] == [RESTART, RESTART]
+    assert run.end(timeout=90)[0] == [RESTART, RESTART]
     assert 8 < load_state(unfinished)[1] == steps_logged(unfinished) < STEPS
     assert_close(unfinished, finished)
 
