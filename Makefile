@@ -15,7 +15,10 @@ STEPS := 32
 QUERIES := 2000
 LAYERS :=
 TESTS := tests
-PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+# Most of a test's time is compilation: XLA optimises as ever, but LLVM does not.
+COMPILE_FAST := XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+
 
 .PHONY: quickstart test test-slow soak check
 .SUFFIXES:
@@ -50,7 +53,7 @@ quickstart: $(VENV)/installed.test
 
 test: $(VENV)/installed.$(EXTRAS)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || echo 'torch is not installed: tests that compare with it are skipped (make test EXTRAS=test,torch runs them)'
-	$(PYTEST) -m 'not slow' $(TESTS)
+	$(COMPILE_FAST) $(PYTEST) -m 'not slow' $(TESTS)
 
 test-slow: $(VENV)/installed.$(EXTRAS)
 	$(PYTEST) -m slow $(TESTS)

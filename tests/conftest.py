@@ -36,11 +36,15 @@ from uwe_jax.training.config import Config  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
 SAMPLE = ROOT / 'data_prep' / 'sample'
-LONGEST = ('test_survival.py', 'test_train.py')  # these begin first, so that at the end no worker is alone with one
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    """One worker takes all tests of a file; and first, all that need the finished run, which takes long to make."""
+    for item in items:
+        needs_run = 'finished' in item.fixturenames
+        item.add_marker(pytest.mark.xdist_group('finished run' if needs_run else item.path.as_posix()))
+    items.sort(key=lambda item: 'finished' not in item.fixturenames)
 
 
 @pytest.fixture(scope='session')

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.interaction.inputs import QUICKLY
 from uwe_jax.distributed import mesh
 from uwe_jax.loss import InfoNCE, many_to_many_info_nce
 
@@ -21,7 +20,7 @@ ALL = np.ones(3, bool)
 TEMPERATURE = 0.5
 
 
-info_nce = jax.jit(many_to_many_info_nce, static_argnames=('temperature', 'choices'), compiler_options=QUICKLY)
+info_nce = jax.jit(many_to_many_info_nce, static_argnames=('temperature', 'choices'))
 
 
 def loss(edges=EDGES, s_qy=SCORES, s_yq=BACK, q=ALL, y=ALL, **choices):
@@ -74,7 +73,7 @@ def test_diagnostics_tell_accuracy_positives_and_masked_share():
     np.testing.assert_allclose(forward.masked, 1 / 3, rtol=1e-6)
 
 
-@functools.partial(jax.jit, static_argnames='choices', compiler_options=QUICKLY)
+@functools.partial(jax.jit, static_argnames='choices')
 def loss_and_gradients(s_qy, s_yq, edges, q, y, choices=InfoNCE()):  # noqa: B008 (immutable)
     """L(Q, Y), or L(Y|Q) alone, and its gradients by both score matrices."""
 

@@ -26,8 +26,6 @@ MEAN_SCORES = [
     Score(kind='maxsim', target='mean', special_tokens=False),
     Score(kind='mean'),
 ]
-# Compiles small programs in two thirds of the time: XLA's passes and partitioner run, LLVM's expensive ones do not.
-QUICKLY = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
 
 
 def name_of(score):
@@ -45,9 +43,7 @@ def texts(rng, count, tokens, d=48):
     return jnp.asarray(x, jnp.float32), jnp.asarray(length)
 
 
-@functools.partial(
-    jax.jit, static_argnames=('score', 'form', 'block_entries', 'mesh', 'exchange'), compiler_options=QUICKLY
-)
+@functools.partial(jax.jit, static_argnames=('score', 'form', 'block_entries', 'mesh', 'exchange'))
 def score_and_gradients(q, q_len, y, y_len, weights, score, **how):
     """Both scores, and the gradients of their weighted sum."""
 
@@ -76,7 +72,7 @@ def kernel_inputs(rng, queries, q_tokens, targets, y_tokens, dtype, score, d=16)
     return jnp.asarray(q, dtype), q_mask, jnp.asarray(y, dtype), y_mask, jnp.asarray(g)
 
 
-@functools.partial(jax.jit, static_argnames='score', compiler_options=QUICKLY)
+@functools.partial(jax.jit, static_argnames='score')
 def _sums_and_gradients(q, q_mask, y, y_mask, g, score):
     sums, pass_back = jax.vjp(lambda q, y: reference.scores(q, q_mask, y, y_mask, score), q, y)
     return *sums, *pass_back(tuple(g))
@@ -131,6 +127,6 @@ def loss_and_gradients(q, q_len, y, y_len, edges, device_mesh=None, temperature=
     if device_mesh is not None:
         arrays = mesh.put(arrays, (mesh.rows(device_mesh),) * len(arrays))
         everywhere = mesh.replicated(device_mesh)
-    compiled = jax.jit(jax.value_and_grad(loss, (0, 1)), out_shardings=everywhere, compiler_options=QUICKLY)
+    compiled = jax.jit(jax.value_and_grad(loss, (0, 1)), out_shardings=everywhere)
     value, (dq, dy) = compiled(*arrays)
     return {'loss': np.asarray(value), 'dq': np.asarray(dq), 'dy': np.asarray(dy)}

@@ -10,7 +10,6 @@ import pytest
 
 from tests.conftest import run_two_processes
 from tests.interaction.inputs import (
-    QUICKLY,
     batch,
     error,
     errors,
@@ -151,7 +150,7 @@ def compiled(devices, exchange, *, backward, rows=32, tokens=16, d=256):
     lowered = (
         jax.jit(both).lower(text, text, length, *gradients) if backward else jax.jit(forward).lower(text, text, length)
     )
-    return lowered.compile(QUICKLY)
+    return lowered.compile()
 
 
 @SLOW

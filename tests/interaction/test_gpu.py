@@ -11,7 +11,7 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from tests.interaction.inputs import QUICKLY, TOLERANCE, error, kernel_inputs, sums_and_gradients_in_float64
+from tests.interaction.inputs import TOLERANCE, error, kernel_inputs, sums_and_gradients_in_float64
 from uwe_jax.compile_for.compiled import memory
 from uwe_jax.compile_for.topology import H100
 from uwe_jax.interaction import Score, gpu
@@ -21,7 +21,7 @@ from uwe_jax.interaction.score import through_norms
 os.environ.setdefault('JAX_SKIP_CUDA_CONSTRAINTS_CHECK', '1')
 
 
-@functools.partial(jax.jit, static_argnums=5, compiler_options=QUICKLY)
+@functools.partial(jax.jit, static_argnums=5)
 def interpreted(q, q_mask, y, y_mask, g, score):
     """Both scores, and the gradients that follow from dR and the sums over tokens."""
     scores = gpu.block_scores(q, q_mask, y, y_mask, score, interpret=True)

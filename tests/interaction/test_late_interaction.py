@@ -9,7 +9,6 @@ from jaxtyping import TypeCheckError
 from tests.interaction.inputs import (
     MEAN_SCORES,
     NORM,
-    QUICKLY,
     TOKEN_SCORES,
     TOLERANCE,
     errors,
@@ -27,7 +26,7 @@ from uwe_jax.models.tokenizer import Tokenizer
 RAGGED = {'form': 'blockwise', 'block_entries': 7 * 11 * 12}  # of the 10 x 7 x 9 x 11 pairs of tokens of `pairs`
 
 
-scores = jax.jit(late_interaction, static_argnames='score', compiler_options=QUICKLY)
+scores = jax.jit(late_interaction, static_argnames='score')
 
 
 def pairs(dtype=jnp.float32):
@@ -197,7 +196,7 @@ def temporary_bytes(count, tokens, d):
     def loss(q, y, q_len, y_len):
         return sum(jnp.sum(s) for s in late_interaction(q, q_len, y, y_len, Score()))
 
-    compiled = jax.jit(jax.grad(loss, (0, 1))).lower(x, x, length, length).compile(QUICKLY)
+    compiled = jax.jit(jax.grad(loss, (0, 1))).lower(x, x, length, length).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 

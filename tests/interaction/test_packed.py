@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.interaction.inputs import QUICKLY, error, name_of
+from tests.interaction.inputs import error, name_of
 from uwe_jax.interaction import Score, late_interaction
 from uwe_jax.interaction.packed import packed, packed_scores
 
@@ -31,7 +31,7 @@ def embeddings(lengths, seed, dtype):
     return padded, padded[real], jnp.array(lengths), real
 
 
-@functools.partial(jax.jit, static_argnames=('score', 'packs'), compiler_options=QUICKLY)
+@functools.partial(jax.jit, static_argnames=('score', 'packs'))
 def values_and_gradients(q, q_len, y, y_len, weights, score, packs):
     """The scores, packed or of the reference, and the gradients of their weighted sum."""
 

@@ -9,7 +9,6 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from tests.interaction.inputs import (
-    QUICKLY,
     TOLERANCE,
     error,
     kernel_inputs,
@@ -20,7 +19,7 @@ from uwe_jax.distributed import mesh
 from uwe_jax.interaction import Score, late_interaction, tpu
 
 
-@functools.partial(jax.jit, static_argnames='score', compiler_options=QUICKLY)
+@functools.partial(jax.jit, static_argnames='score')
 def interpreted(q, q_mask, y, y_mask, g, score):
     with pltpu.force_tpu_interpret_mode():
         scores = tpu.scores(q, q_mask, y, y_mask, score)
