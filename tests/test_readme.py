@@ -48,6 +48,11 @@ def commands():
     ]
 
 
+def test_the_pages_show_examples_and_commands():
+    assert examples()
+    assert len(commands()) > 20
+
+
 @pytest.mark.parametrize(('code', 'output'), examples())
 def test_an_example_prints_what_stands_below_it(code, output):
     printed = io.StringIO()
