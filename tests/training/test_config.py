@@ -128,6 +128,7 @@ def test_the_quickstart_changes_sizes_and_not_the_method():
         ('--config.optimizer.lr=1', "error: --config.optimizer.lr=1: no field 'lr' there"),
         ('--config.optimizer.b1=2', 'error: optimizer.b1: 2.0, expected a number from 0 to below 1'),
         ('--config.data.dir=/nowhere', 'error: /nowhere: not a dataset'),
+        ('optimizer.b1=0.5', 'error: unexpected arguments: optimizer.b1=0.5'),
     ],
 )
 def test_the_command_refuses_in_one_line_and_leaves_no_workdir(tmp_path, argument, message):

@@ -89,7 +89,7 @@ def run(work: Callable[[], None]) -> int:
 
 
 def parse_config_flags(argv: list[str]) -> list[str]:
-    """Reads absl's flags; an override of an unknown config field is an error of one line."""
+    """Reads absl's flags; an unknown config field and an argument that is not a flag end the program in one line."""
     try:
         remaining = app.parse_flags_with_usage(argv)
     except AttributeError as error:
@@ -97,7 +97,7 @@ def parse_config_flags(argv: list[str]) -> list[str]:
         overrides = [argument for argument in argv if argument.startswith('--config.') and unknown in argument]
         sys.exit(f'error: {", ".join(overrides)}: no field {unknown!r} there; the config file shows those that exist')
     if len(remaining) > 1:
-        raise app.UsageError(f'unexpected arguments: {" ".join(remaining[1:])}')
+        sys.exit(f'error: unexpected arguments: {" ".join(remaining[1:])}')
     return remaining
 
 
