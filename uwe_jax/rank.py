@@ -43,7 +43,8 @@ class Options:
     pooling: Literal['tokens', 'mean'] = 'tokens'
     """Late interaction, or the cosine of mean-pooled vectors."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raises ValueError if options do not fit, or do not go together."""
         if bool(self.queries) == (self.input is not None):
             raise ValueError('expected either queries after the flags or --input')
         if (self.input is None) != (self.output is None):
@@ -59,9 +60,11 @@ def rank(options: Options) -> None:
     """Prints the best targets of every query, or writes those of many.
 
     Raises:
-      ValueError: a file has no texts or another format, the output exists, or --index belongs to something else.
+      ValueError: the options do not fit, a file has no texts or another format, the output exists, or --index belongs
+        to something else.
       OSError: a file cannot be read or written.
     """
+    options.check()
     if options.output is not None and options.output.exists():
         raise ValueError(f'{options.output}: already exists; choose another --output or remove it')
     for path in (options.output, options.index):

@@ -111,7 +111,7 @@ def test_a_file_without_texts_is_refused(options, tmp_path, file):
 )
 def test_options_that_do_not_go_together_are_refused(options, asked, message):
     with pytest.raises(ValueError, match=message):
-        Options(**options, **asked)
+        rank(Options(**options, **asked))
 
 
 def broken(queries, fine):

@@ -1,6 +1,7 @@
 """How a command reads its flags, and what it shows: log lines, progress, and one line for an error."""
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -76,8 +77,11 @@ def parse(options: type[T], arguments: Sequence[str] | None = None, prog: str | 
 
 
 def run(work: Callable[[], None]) -> int:
-    """Does the work of a command as `command` does, and returns its exit status."""
-    start_logging()
+    """Does the work of a command as `command` does, and returns its exit status.
+
+    With UWE_JAX_DEBUG=1 in the environment, the traceback of an error is shown as well.
+    """
+    start_logging(logging.DEBUG if os.environ.get('UWE_JAX_DEBUG') else logging.INFO)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         work()
