@@ -13,7 +13,7 @@ from uwe_jax.io import console
 from uwe_jax.io.files import check_writable, sha256
 from uwe_jax.io.tables import read_texts
 from uwe_jax.ranking import Ranker, TargetIndex
-from uwe_jax.ranking.bulk import rank_into
+from uwe_jax.ranking.bulk import check_absent, rank_into
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,8 @@ def rank(options: Options) -> None:
       OSError: a file cannot be read or written.
     """
     options.check()
-    if options.output is not None and options.output.exists():
-        raise ValueError(f'{options.output}: already exists; choose another --output or remove it')
+    if options.output is not None:
+        check_absent(options.output)
     for path in (options.output, options.index):
         if path is not None and not path.exists():
             check_writable(path)

@@ -156,6 +156,14 @@ def test_a_second_run_with_the_same_output_is_refused(index, tmp_path):
     assert len((tmp_path / 'out.jsonl').read_text().splitlines()) == len(TITLES)
 
 
+def test_an_output_that_another_process_has_finished_meanwhile_is_not_overwritten(index, tmp_path):
+    (tmp_path / 'out.jsonl').write_text('finished')
+    with pytest.raises(ValueError, match=r'out\.jsonl: already exists'):
+        rank_into(tmp_path / 'out.jsonl', index, TITLES, 2, ['settings'], len(TITLES))
+    assert (tmp_path / 'out.jsonl').read_text() == 'finished'
+    assert [path.name for path in tmp_path.iterdir()] == ['out.jsonl']
+
+
 def test_another_number_of_queries_than_expected_is_refused(index, tmp_path):
     with pytest.raises(ValueError, match=rf'{len(TITLES)} queries in it, expected 1; remove it'):
         rank_into(tmp_path / 'out.jsonl', index, TITLES, 2, ['settings'], 1)
