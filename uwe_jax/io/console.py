@@ -105,6 +105,11 @@ def parse_config_flags(argv: list[str]) -> list[str]:
     return remaining
 
 
+def hide_progress() -> None:
+    """Shows no progress from now on, for a process whose work another process shows as well."""
+    logger.setLevel(logging.WARNING)
+
+
 class Progress:
     """Shows how far long work has come: a bar on a terminal, and elsewhere a log line now and then.
 
@@ -120,7 +125,7 @@ class Progress:
       total: how many units there are.
       unit: their plural, for example `texts`.
       done: how many were done before.
-      every: seconds between two log lines.
+      every: seconds between two log lines; with infinity, only `report` writes them.
     """
 
     def __init__(self, what: str, total: int, unit: str, done: int = 0, every: float = 30.0):
