@@ -76,7 +76,7 @@ def get_config(variant: str = '') -> Any:
     config.run.evaluate_queries = 500  # per held-out task at most, drawn by the seed; against all targets
     config.run.save_every = 500  # steps; also after the last one
     config.run.keep = 3  # checkpoints, the newest
-    # Seconds for a step, or for the embedding or one task of an evaluation; then all processes end, if there are several.
+    # Seconds for a step, or for the embedding or one task of an evaluation; then all processes end, if several run.
     config.run.stall_timeout = 3_600
     config.run.prefetch = 4  # batches read ahead
 
