@@ -56,7 +56,7 @@ def get_config(variant: str = '') -> Any:
     config.optimizer.warmup = 0.1  # share of the steps (paper)
     config.optimizer.decay = 'linear'  # to 0; or cosine, constant (ours)
     config.optimizer.weight_decay = 0.01  # of matrices, not of biases and norms (ours)
-    config.optimizer.clip = 1.0  # largest global norm of the gradient (ours)
+    config.optimizer.clip = 1.0  # largest global norm of the gradient; inf: no clipping (ours)
     config.optimizer.max_skips = 0  # updates in a row that a non-finite gradient may cost; one more ends it (ours)
     config.optimizer.b1 = 0.9  # (AdamW's default)
     config.optimizer.b2 = 0.999  # (AdamW's default)
@@ -76,7 +76,8 @@ def get_config(variant: str = '') -> Any:
     config.run.evaluate_queries = 500  # per held-out task at most, drawn by the seed; against all targets
     config.run.save_every = 500  # steps; also after the last one
     config.run.keep = 3  # checkpoints, the newest
-    config.run.stall_timeout = 3_600  # seconds for a step or a task; then all processes end, if there are several
+    # Seconds for a step, or for the embedding or one task of an evaluation; then all processes end, if several run.
+    config.run.stall_timeout = 3_600
     config.run.prefetch = 4  # batches read ahead
 
     if variant == 'quickstart':

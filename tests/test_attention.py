@@ -136,4 +136,4 @@ def test_a_model_without_attention_is_refused_before_its_weights_are_read(narrow
 
 def test_a_blank_text_is_refused(tmp_path):
     with pytest.raises(ValueError, match="--query: '  ', expected a text that is not blank"):
-        Options('model', '  ', TARGET, tmp_path / 'map.png')
+        draw(Options('model', '  ', TARGET, tmp_path / 'map.png'))

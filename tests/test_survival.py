@@ -110,13 +110,23 @@ def test_sigterm_in_the_last_evaluation_ends_the_run_at_once_and_may_come_twice(
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_where_one_stopped_and_stop_together(config, unfinished, finished):
+def test_two_processes_go_on_where_one_stopped_stop_together_and_end_together(config, unfinished, finished):
     run = Run(config(), unfinished, processes=2, devices=4)
     assert run.wait_until(lambda workdir: steps_logged(workdir) > 8)
     run.kill(signal.SIGTERM, process=1)
     assert run.end(timeout=90)[0] == [RESTART, RESTART]
     assert 8 < load_state(unfinished)[1] == steps_logged(unfinished) < STEPS
+
+    statuses, [first, second] = Run(config(), unfinished, processes=2, devices=4).end()
+    assert statuses == [0, 0], first
+    assert steps_logged(unfinished) == STEPS
     assert_close(unfinished, finished)
+    ours, theirs = numbers(unfinished, 'evaluation.jsonl'), numbers(finished, 'evaluation.jsonl')
+    assert [(line['step'], line['task']) for line in ours] == [(line['step'], line['task']) for line in theirs]
+    np.testing.assert_allclose([line['map'] for line in ours], [line['map'] for line in theirs], atol=1)  # %
+    for shown in ('training: 24 of 24 steps', 'held-out tasks, before and after'):
+        assert shown in first
+        assert shown not in second
 
 
 @pytest.mark.slow

@@ -101,7 +101,7 @@ def test_temperatures_that_are_not_numbers_above_0_are_refused(words):
 @pytest.mark.parametrize('unfit', [{'max_queries': 0}, {'seed': -1}])
 def test_options_out_of_range_are_refused(tmp_path, unfit):
     with pytest.raises(ValueError, match='expected a whole number'):
-        Options('model', tmp_path, tmp_path / 'sweep.png', **unfit)
+        measure_and_draw(Options('model', tmp_path, tmp_path / 'sweep.png', **unfit))
 
 
 def test_the_table_has_a_line_for_each_task_and_a_column_for_each_temperature(rows):

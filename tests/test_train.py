@@ -72,7 +72,7 @@ def assert_alike(metrics, gradient, expected):
 SLOW = [pytest.param(*axes, marks=pytest.mark.slow) for axes in ((8, 1), (4, 2))]
 
 
-@pytest.mark.parametrize(('data', 'fsdp'), [(2, 2), (1, 8), *SLOW])
+@pytest.mark.parametrize(('data', 'fsdp'), [(2, 1), (2, 2), (1, 8), *SLOW])
 def test_the_number_of_devices_changes_neither_loss_nor_gradients(data, fsdp, on_one_device, config):
     [metrics], gradient = first_steps(config, mesh.make_mesh(data, fsdp, jax.devices()[: data * fsdp]))
     assert_alike(metrics, gradient, on_one_device)

@@ -23,7 +23,8 @@ class Options:
     output: pathlib.Path
     """The PNG file to write."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raises ValueError if an option does not fit."""
         for name in ('query', 'target'):
             if not getattr(self, name).strip():
                 raise ValueError(f'--{name}: {getattr(self, name)!r}, expected a text that is not blank')
@@ -33,8 +34,9 @@ def draw(options: Options) -> None:
     """Draws A and C of one pair, and prints its score.
 
     Raises:
-      ValueError, OSError: the model has no attention between tokens, or the output cannot be written.
+      ValueError, OSError: a text is blank, the model has no attention between tokens, or the output cannot be written.
     """
+    options.check()
     plots.check_output(options.output)
     ranker = Ranker.from_pretrained(options.model, check=check_has_attention)
     attention = ranker.attention(options.query, options.target)

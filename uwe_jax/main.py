@@ -37,6 +37,8 @@ def main(argv: list[str]) -> int:
         config = Config.of(CONFIG.value.to_dict())
         join_processes(workdir, JOIN_TIMEOUT.value, PEER_TIMEOUT.value)
         logger.info('process %d of %d, devices: %s', jax.process_index(), jax.process_count(), jax.local_devices())
+        if jax.process_index() > 0:
+            console.hide_progress()
         train(config, workdir)
     except NotJoinedError as error:
         print(f'error: {error}', file=sys.stderr)

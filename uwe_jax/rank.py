@@ -13,7 +13,7 @@ from uwe_jax.io import console
 from uwe_jax.io.files import check_writable, sha256
 from uwe_jax.io.tables import read_texts
 from uwe_jax.ranking import Ranker, TargetIndex
-from uwe_jax.ranking.bulk import rank_into
+from uwe_jax.ranking.bulk import check_absent, rank_into
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,8 @@ class Options:
     pooling: Literal['tokens', 'mean'] = 'tokens'
     """Late interaction, or the cosine of mean-pooled vectors."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raises ValueError if options do not fit, or do not go together."""
         if bool(self.queries) == (self.input is not None):
             raise ValueError('expected either queries after the flags or --input')
         if (self.input is None) != (self.output is None):
@@ -59,11 +60,13 @@ def rank(options: Options) -> None:
     """Prints the best targets of every query, or writes those of many.
 
     Raises:
-      ValueError: a file has no texts or another format, the output exists, or --index belongs to something else.
+      ValueError: the options do not fit, a file has no texts or another format, the output exists, or --index belongs
+        to something else.
       OSError: a file cannot be read or written.
     """
-    if options.output is not None and options.output.exists():
-        raise ValueError(f'{options.output}: already exists; choose another --output or remove it')
+    options.check()
+    if options.output is not None:
+        check_absent(options.output)
     for path in (options.output, options.index):
         if path is not None and not path.exists():
             check_writable(path)

@@ -47,7 +47,8 @@ class Options:
     seed: int = 0
     """For the choice of queries where there are more."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raises ValueError if an option does not fit."""
         if self.max_queries is not None and self.max_queries < 1:
             raise ValueError(f'--max_queries: {self.max_queries}, expected a whole number above 0')
         if self.seed < 0:
@@ -56,6 +57,7 @@ class Options:
 
 def measure_and_draw(options: Options) -> None:
     """Prints MAP and the mean entropy of A's rows at every temperature, writes them as JSON, and draws them."""
+    options.check()
     plots.check_output(options.output)
     temperatures = read_temperatures(options.temperatures)
     dataset = open_dataset(options.data)

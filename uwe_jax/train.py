@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import pathlib
 
 import jax
@@ -85,9 +86,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
             with jax.transfer_guard('allow'), preemption.interruptible():
                 ranker = Ranker(nnx.merge(graphdef, state.params), tokenizer, config.score, device_mesh)
                 done = broadcast(len(log.evaluated(step)))  # above 0 if the run was stopped while it evaluated
-                for task, result in evaluate_all(ranker, tasks, done):
+                for task, result in evaluate_all(ranker, tasks, done, heartbeat.beat):
                     log.write_evaluation(step, task.name, result)
-                    heartbeat.beat()
                     if preemption.reached():
                         raise Preempted
 
@@ -103,7 +103,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         read_ahead = batches(dataset, plan, lengths, mesh.rows(device_mesh), steps, config.run.prefetch)
         with (
             jax.transfer_guard('disallow'),  # in the loop, data moves to and from the devices only by explicit calls
-            Progress('training', config.steps, 'steps', done=first_step) as progress,
+            Progress('training', config.steps, 'steps', done=first_step, every=math.inf) as progress,
         ):
             for step, batch in zip(steps, meter.waiting(read_ahead), strict=True):
                 state, metrics = take_step(state, batch)
@@ -124,7 +124,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
                 if 'evaluate' in due:
                     evaluate(step + 1)
                     meter.restart()
-        logger.info('held-out tasks, before and after:\n%s', before_and_after(log.evaluations()))
+        if jax.process_index() == 0:
+            logger.info('held-out tasks, before and after:\n%s', before_and_after(log.evaluations()))
 
 
 def _due(step: int, config: Config) -> set[str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from uwe_jax.evaluation.evaluate import evaluate, evaluate_all
+from uwe_jax.evaluation.evaluate import embedded, evaluate, evaluate_all
 from uwe_jax.evaluation.tasks import RankingTask, held_out_tasks, sampled
 from uwe_jax.interaction import Score
 
@@ -54,6 +54,19 @@ def test_each_distinct_text_of_all_tasks_is_embedded_once(make_ranker):
     ranker, noted = noting(make_ranker())
     list(evaluate_all(ranker, TASKS))
     assert sorted(text for _, text in noted) == sorted(DISTINCT)
+
+
+def test_neighbouring_tasks_with_one_target_space_share_its_index(ranker):
+    forward, alternative, backward = (index for _, index, _ in embedded(ranker, TASKS))
+    assert forward is alternative
+    assert list(backward.texts) == TITLES
+
+
+def test_an_evaluation_reports_progress_after_the_embedding_and_around_each_task(make_ranker):
+    ranker, noted = noting(make_ranker())
+    beats = []
+    list(evaluate_all(ranker, TASKS, beat=lambda: beats.append(len(noted))))
+    assert beats == [len(DISTINCT)] * 2 * len(TASKS)
 
 
 def test_each_distinct_text_is_embedded_once_per_side_where_the_sides_need_different_vectors(make_ranker):

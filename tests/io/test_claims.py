@@ -23,11 +23,11 @@ def output(request, tmp_path):
     return path
 
 
-def held_elsewhere(lock):
+def held_elsewhere(lock, holder='elsewhere, pid 1, on a machine whose name is longer than that of this one\n'):
     """A lock of a process on another machine."""
     file = open(lock, 'w')  # noqa: SIM115 (the test closes it)
     fcntl.flock(file, fcntl.LOCK_EX)
-    file.write('elsewhere, pid 1, on a machine whose name is longer than that of this one\n')
+    file.write(holder)
     file.flush()
     return file
 
@@ -74,6 +74,15 @@ def test_a_holder_on_another_machine_is_waited_for_because_its_server_frees_the_
     with claim(tmp_path):
         assert len(waits) == 1
         assert (tmp_path / 'lock').read_text() == f'{socket.gethostname()}, pid {os.getpid()}\n'
+
+
+def test_a_holder_that_has_not_written_its_name_yet_is_not_waited_for(tmp_path):
+    with (
+        held_elsewhere(tmp_path / 'lock', holder=''),
+        pytest.raises(DataError, match=r'another process is at work on it \(it has just begun\)'),
+        claim(tmp_path),
+    ):
+        pass
 
 
 def test_a_lock_file_that_its_holder_removed_meanwhile_is_not_taken_for_the_lock(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """What a command shows of its work."""
 
 import logging
+import math
 import os
 import pty
 import subprocess
@@ -29,6 +30,23 @@ def test_where_there_is_no_terminal_lines_say_how_far_it_is_and_how_much_time_is
         progress.advance(3, '5 texts/s')
         progress.advance()
     assert caplog.messages == ['embedding: 3 of 4 texts, 00:00 left, 5 texts/s', 'embedding: 4 of 4 texts']
+
+
+def test_with_infinite_time_between_lines_only_reports_are_lines(caplog):
+    caplog.set_level(logging.INFO)
+    with Progress('training', 4, 'steps', every=math.inf) as progress:
+        progress.advance(2)
+        progress.report('loss 1.5')
+        progress.advance(2)
+    assert caplog.messages == ['training: 2 of 4 steps, 00:00 left, loss 1.5']
+
+
+def test_hidden_progress_writes_nothing_while_other_lines_are_still_written():
+    work = WORK.replace('start_logging()', 'start_logging(); hide_progress()').replace(
+        'import P', 'import hide_progress, P'
+    )
+    ended = subprocess.run([sys.executable, '-c', work], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [line.partition(' ')[2] for line in ended.stderr.splitlines()] == ['a line', 'a warning']
 
 
 def test_time_left_counts_only_what_was_done_since_the_start(caplog):

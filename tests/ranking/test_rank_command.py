@@ -111,7 +111,7 @@ def test_a_file_without_texts_is_refused(options, tmp_path, file):
 )
 def test_options_that_do_not_go_together_are_refused(options, asked, message):
     with pytest.raises(ValueError, match=message):
-        Options(**options, **asked)
+        rank(Options(**options, **asked))
 
 
 def broken(queries, fine):
@@ -154,6 +154,14 @@ def test_a_second_run_with_the_same_output_is_refused(index, tmp_path):
 
     rank_into(tmp_path / 'out.jsonl', index, meanwhile(), 2, ['settings'], len(TITLES))
     assert len((tmp_path / 'out.jsonl').read_text().splitlines()) == len(TITLES)
+
+
+def test_an_output_that_another_process_has_finished_meanwhile_is_not_overwritten(index, tmp_path):
+    (tmp_path / 'out.jsonl').write_text('finished')
+    with pytest.raises(ValueError, match=r'out\.jsonl: already exists'):
+        rank_into(tmp_path / 'out.jsonl', index, TITLES, 2, ['settings'], len(TITLES))
+    assert (tmp_path / 'out.jsonl').read_text() == 'finished'
+    assert [path.name for path in tmp_path.iterdir()] == ['out.jsonl']
 
 
 def test_another_number_of_queries_than_expected_is_refused(index, tmp_path):

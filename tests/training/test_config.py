@@ -46,10 +46,12 @@ def changed(fields, name, value):
         ('interaction.exchange', 'post'),
         ('interaction.block_entries', -1),
         ('loss.weight.sentence', -0.5),
+        ('loss.weight.sentence', float('inf')),
         ('loss.temperature.job', 0.0),
         ('loss.positives', 'some'),
         ('optimizer.peak_lr', 0.0),
         ('optimizer.peak_lr', float('nan')),
+        ('optimizer.peak_lr', float('inf')),
         ('optimizer.warmup', 1.0),
         ('optimizer.decay', 'step'),
         ('optimizer.weight_decay', -1.0),
@@ -65,6 +67,11 @@ def changed(fields, name, value):
 def test_a_value_that_a_field_cannot_have_is_refused_by_the_name_of_the_field(field, value):
     with pytest.raises(ValueError, match=re.escape(f'{field}: {value!r}, expected ')):
         Config.of(changed(get_config().to_dict(), field, value))
+
+
+def test_clipping_is_switched_off_by_inf():
+    config = experiment(**{'optimizer.clip': float('inf')})
+    assert Config.of(json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
 
 def test_a_field_that_is_missing_is_named():
@@ -128,6 +135,7 @@ def test_the_quickstart_changes_sizes_and_not_the_method():
         ('--config.optimizer.lr=1', "error: --config.optimizer.lr=1: no field 'lr' there"),
         ('--config.optimizer.b1=2', 'error: optimizer.b1: 2.0, expected a number from 0 to below 1'),
         ('--config.data.dir=/nowhere', 'error: /nowhere: not a dataset'),
+        ('optimizer.b1=0.5', 'error: unexpected arguments: optimizer.b1=0.5'),
     ],
 )
 def test_the_command_refuses_in_one_line_and_leaves_no_workdir(tmp_path, argument, message):

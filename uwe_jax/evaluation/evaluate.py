@@ -1,7 +1,7 @@
 """Measures a ranker on tasks while it is being trained: MAP and RP@10."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -17,15 +17,20 @@ QUERY_BLOCK = 256  # queries whose scores against the whole target space are hel
 
 
 def evaluate_all(
-    ranker: Ranker, tasks: Sequence[RankingTask], done: int = 0
+    ranker: Ranker, tasks: Sequence[RankingTask], done: int = 0, beat: Callable[[], None] = lambda: None
 ) -> Iterator[tuple[RankingTask, dict[str, float]]]:
     """Evaluates tasks one after another, as `evaluate`; each distinct text of all tasks is embedded once, at first.
 
     An interrupted evaluation continues after the first `done` tasks. It embeds the texts of all tasks again, in the
     same batches, since other batches may round differently: so its numbers are those of an uninterrupted one.
+
+    `beat` is called when the texts are embedded, and before and after the ranking of each task.
     """
     for task, index, queries in embedded(ranker, tasks, done):
-        yield task, evaluate(index, task, queries)
+        beat()
+        result = evaluate(index, task, queries)
+        beat()
+        yield task, result
 
 
 def embedded(
@@ -35,7 +40,8 @@ def embedded(
     index and its queries' vectors.
 
     The vectors of all texts are held until the last task is done. Where queries and targets need different vectors (a
-    mean-pooled target), a text that stands on both sides is embedded once for each.
+    mean-pooled target), a text that stands on both sides is embedded once for each. Neighbouring tasks with the same
+    target space, as one object, share the index.
     """
     if done == len(tasks):
         return
@@ -45,8 +51,10 @@ def embedded(
         of_queries = of_targets = _Vectors(ranker, queries + targets, 'query')
     else:
         of_queries, of_targets = _Vectors(ranker, queries, 'query'), _Vectors(ranker, targets, 'target')
+    index = None
     for task in tasks[done:]:
-        index = TargetIndex(ranker, task.targets, range(len(task.targets)), of_targets[task.targets])
+        if index is None or index.texts is not task.targets:
+            index = TargetIndex(ranker, task.targets, range(len(task.targets)), of_targets[task.targets])
         yield task, index, of_queries[task.queries]
 
 

@@ -35,8 +35,7 @@ def claim(output: pathlib.Path, flag: str = '--output') -> Iterator[None]:
     """
     path = output / 'lock' if output.is_dir() else output.with_name(f'.{output.name}.lock')
     with writing(output, f'choose another {flag}'):
-        if not path.parent.exists():
-            path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         locked = _locked(path, output, flag)
     with locked as file:
         file.truncate(0)
@@ -57,7 +56,7 @@ def _locked(path: pathlib.Path, output: pathlib.Path, flag: str) -> TextIO:
             if _is_at(path, file):
                 return file
         except BlockingIOError as error:
-            holder = _holder(file)
+            holder = _holder(file) or 'it has just begun'
             file.close()
             raise DataError(
                 f'{output}: another process is at work on it ({holder}); wait until it ends, or choose another {flag}. '
@@ -76,7 +75,8 @@ def _wait_for_lock(file: TextIO) -> None:
       BlockingIOError: another process holds it.
       OSError: the file system has no locks.
     """
-    patience = 0 if _holder(file).startswith(f'{socket.gethostname()},') else LEASE
+    host, _, _ = _holder(file).partition(',')
+    patience = LEASE if host not in ('', socket.gethostname()) else 0  # '': locked just now, and not yet written
     end = time.monotonic() + patience
     while True:
         try:

@@ -1,6 +1,7 @@
 """How a command reads its flags, and what it shows: log lines, progress, and one line for an error."""
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -76,8 +77,11 @@ def parse(options: type[T], arguments: Sequence[str] | None = None, prog: str | 
 
 
 def run(work: Callable[[], None]) -> int:
-    """Does the work of a command as `command` does, and returns its exit status."""
-    start_logging()
+    """Does the work of a command as `command` does, and returns its exit status.
+
+    With UWE_JAX_DEBUG=1 in the environment, the traceback of an error is shown as well.
+    """
+    start_logging(logging.DEBUG if os.environ.get('UWE_JAX_DEBUG') else logging.INFO)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         work()
@@ -89,7 +93,7 @@ def run(work: Callable[[], None]) -> int:
 
 
 def parse_config_flags(argv: list[str]) -> list[str]:
-    """Reads absl's flags; an override of an unknown config field is an error of one line."""
+    """Reads absl's flags; an unknown config field and an argument that is not a flag end the program in one line."""
     try:
         remaining = app.parse_flags_with_usage(argv)
     except AttributeError as error:
@@ -97,8 +101,13 @@ def parse_config_flags(argv: list[str]) -> list[str]:
         overrides = [argument for argument in argv if argument.startswith('--config.') and unknown in argument]
         sys.exit(f'error: {", ".join(overrides)}: no field {unknown!r} there; the config file shows those that exist')
     if len(remaining) > 1:
-        raise app.UsageError(f'unexpected arguments: {" ".join(remaining[1:])}')
+        sys.exit(f'error: unexpected arguments: {" ".join(remaining[1:])}')
     return remaining
+
+
+def hide_progress() -> None:
+    """Shows no progress from now on, for a process whose work another process shows as well."""
+    logger.setLevel(logging.WARNING)
 
 
 class Progress:
@@ -116,7 +125,7 @@ class Progress:
       total: how many units there are.
       unit: their plural, for example `texts`.
       done: how many were done before.
-      every: seconds between two log lines.
+      every: seconds between two log lines; with infinity, only `report` writes them.
     """
 
     def __init__(self, what: str, total: int, unit: str, done: int = 0, every: float = 30.0):

@@ -17,6 +17,12 @@ logger = logging.getLogger(__name__)
 QUERIES_AT_A_TIME = 256
 
 
+def check_absent(output: pathlib.Path) -> None:
+    """Raises ValueError if the output exists: it is complete, and is not written again."""
+    if output.exists():
+        raise ValueError(f'{output}: already exists; choose another --output or remove it')
+
+
 def rank_into(
     output: pathlib.Path, index: TargetIndex, queries: Iterable[str], k: int, settings: Sequence[str], total: int
 ) -> None:
@@ -34,21 +40,23 @@ def rank_into(
 
     Raises:
       OSError: the output cannot be written.
-      ValueError: another process is at work on the output, or the number of queries is not `total`.
+      ValueError: the output exists, another process is at work on it, or the number of queries is not `total`.
     """
     key = hashlib.sha256(json.dumps([*settings, k]).encode()).hexdigest()[:16]
     partial = output.with_name(f'.{output.name}.{key}.partial')
     output.parent.mkdir(parents=True, exist_ok=True)
-    with claim(output), ResumableJsonl(partial) as file:
-        done = sum(1 for _ in read_whole_lines(partial))
-        if done:
-            logger.info('continuing after the %d queries in %s', done, partial)
-        remaining = itertools.islice(queries, done, None)
-        while block := list(itertools.islice(remaining, QUERIES_AT_A_TIME)):
-            ranked = zip(block, index.rank(block, k), strict=True)
-            file.append(*({'query': query, 'targets': [hit._asdict() for hit in hits]} for query, hits in ranked))
-            done += len(block)
-            logger.info('ranked %d of %d queries', done, total)
-        if done != total:
-            raise ValueError(f'{partial}: {done} queries in it, expected {total}; remove it')
-        partial.rename(output)
+    with claim(output):
+        check_absent(output)  # again, as another process may have made it since
+        with ResumableJsonl(partial) as file:
+            done = sum(1 for _ in read_whole_lines(partial))
+            if done:
+                logger.info('continuing after the %d queries in %s', done, partial)
+            remaining = itertools.islice(queries, done, None)
+            while block := list(itertools.islice(remaining, QUERIES_AT_A_TIME)):
+                ranked = zip(block, index.rank(block, k), strict=True)
+                file.append(*({'query': query, 'targets': [hit._asdict() for hit in hits]} for query, hits in ranked))
+                done += len(block)
+                logger.info('ranked %d of %d queries', done, total)
+            if done != total:
+                raise ValueError(f'{partial}: {done} queries in it, expected {total}; remove it')
+            partial.rename(output)

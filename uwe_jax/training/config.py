@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -28,8 +29,8 @@ def one_of(names: Iterable[str]) -> Expected:
 
 Count = Annotated[int, Expected('a whole number above 0', lambda value: value > 0)]
 CountOrZero = Annotated[int, Expected('a whole number, 0 or above', lambda value: value >= 0)]
-Positive = Annotated[float, Expected('a number above 0', lambda value: value > 0)]
-PositiveOrZero = Annotated[float, Expected('a number, 0 or above', lambda value: value >= 0)]
+Positive = Annotated[float, Expected('a finite number above 0', lambda value: 0 < value < math.inf)]
+PositiveOrZero = Annotated[float, Expected('a finite number, 0 or above', lambda value: 0 <= value < math.inf)]
 Probability = Annotated[float, Expected('a number from 0 to 1', lambda value: 0 <= value <= 1)]
 BelowOne = Annotated[float, Expected('a number from 0 to below 1', lambda value: 0 <= value < 1)]
 Tokens = Annotated[int, Expected(f'0, or 3 to {MAX_TOKENS}', lambda value: value == 0 or 3 <= value <= MAX_TOKENS)]
@@ -82,7 +83,7 @@ class OptimizerConfig:
     warmup: BelowOne
     decay: Literal['linear', 'cosine', 'constant']
     weight_decay: PositiveOrZero
-    clip: Positive
+    clip: Annotated[float, Expected('a number above 0, or inf: no clipping', lambda value: value > 0)]
     max_skips: CountOrZero
     b1: BelowOne
     b2: BelowOne

@@ -42,7 +42,8 @@ class Options:
     training_data: pathlib.Path | None = None
     """A dataset of `python -m data_prep build`: adds MAP by the number of training titles of a skill."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raises ValueError if an option does not fit."""
         if not self.model:
             raise ValueError('--model: expected NAME=SOURCE at least once')
         if self.max_queries is not None and self.max_queries < 1:
@@ -57,6 +58,7 @@ def measure(options: Options) -> None:
     Raises:
       ValueError, OSError: an option, a model or a file does not fit, or the output cannot be written.
     """
+    options.check()
     models = [read_model(words, options.dtype) for words in options.model]
     tasks = load_tasks([name.strip() for name in options.tasks.split(',')], read_places(options.data))
     benchmark.check(models, tasks, options.base)
