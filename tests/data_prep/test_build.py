@@ -51,8 +51,9 @@ def test_the_three_graphs_hold_what_the_files_say(build):
     assert expert['ids'] == [JOB + 'engineer', JOB + 'baker']
 
 
-def test_what_was_repaired_is_counted_and_shown(build):
-    repairs = build().manifest['repairs']
+def test_what_was_repaired_is_counted_and_shown(build, caplog):
+    with caplog.at_level('INFO'):
+        repairs = build().manifest['repairs']
     assert {kind: repair['count'] for kind, repair in repairs.items()} == {
         "alternative that is another skill's label, joined to both": 1,
         'blank line in a cell, dropped': 1,
@@ -65,6 +66,7 @@ def test_what_was_repaired_is_counted_and_shown(build):
     assert repairs['vacancy or sentence without a known skill, dropped']['examples'] == [
         'sentences.csv, line 5: Call us.'
     ]
+    assert 'repaired or dropped: 7 texts and pairs of 7 kinds, counted in manifest.json' in caplog.messages
 
 
 def test_essential_wins_over_optional_and_can_be_asked_for_alone(build):
