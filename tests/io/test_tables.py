@@ -104,7 +104,7 @@ def test_a_file_whose_texts_cannot_be_read_is_refused_with_its_line(tmp_path, na
 
 def test_a_string_is_not_a_row(tmp_path):
     (tmp_path / 'a.jsonl').write_text('"SQL"\n')
-    with pytest.raises(DataError, match='a.jsonl, line 1: expected a JSON object, found "SQL"'):
+    with pytest.raises(DataError, match='line 1: expected a JSON object, found "SQL"'):
         list(read_rows(tmp_path / 'a.jsonl'))
 
 
