@@ -1,6 +1,7 @@
 """From ESCO's CSV files to a dataset: what is kept, what is repaired, what is refused, and that nothing leaks."""
 
 import importlib
+import shlex
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ from data_prep.build.split import hold_out
 from data_prep.pairs import PairsBuilder
 from tests.conftest import ROOT, SAMPLE, read_rows
 from tests.data_prep.conftest import JOB, JOBS, SKILL, SKILLS, pairs_by_text, write_csv
-from uwe_jax.data.graph import GRAPHS, SIDES
+from uwe_jax.data.graph import GRAPHS, SIDES, open_dataset
 from uwe_jax.data.loader import StepReader
 from uwe_jax.data.plan import Plan
 from uwe_jax.data.text import match_key
@@ -349,6 +350,13 @@ def test_refused_by_name_and_nothing_is_left_behind(name, esco, build):
     assert '\n' not in str(caught.value)
     left = [path for path in sorted(esco.parent.rglob('*')) if path not in before]
     assert [path for path in left if path.name != 'out'] == []
+
+
+def test_the_command_line_builds_a_dataset_that_keeps_the_command(esco, tokenizer_dir, tmp_path):
+    command = ['-m', 'data_prep', 'build', f'--esco={esco}', f'--output={tmp_path / "data"}']
+    command += [f'--vacancies={esco / "sentences.csv"}', f'--tokenizer={tokenizer_dir}']
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
+    assert open_dataset(tmp_path / 'data').manifest['command'] == shlex.join(['python', *command])
 
 
 def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path):
