@@ -44,15 +44,21 @@ class MakePiece(beam.DoFn):
 
 def main() -> int:
     """Makes the missing pieces, then the manifest; returns the exit status."""
-    options, of_beam = tyro.cli(
+    options, of_beam = parse(sys.argv[1:])
+    return console.run(lambda: tag(options, of_beam))
+
+
+def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
+    """The options of `tag`, and the other ones, as typed, which are Beam's."""
+    return tyro.cli(
         Options,
         prog='python -m data_prep.tag_beam',
         description=__doc__,
+        args=arguments,
         return_unknown_args=True,
         use_underscores=True,
         config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
-    return console.run(lambda: tag(options, of_beam))
 
 
 def tag(options: Options, of_beam: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ import pathlib
 import shutil
 import socket
 import subprocess
-import sys
 
 # A program that an earlier test has compiled, in any process and any checkout, is not compiled again.
 COMPILED = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'uwe_jax' / 'compiled'
@@ -25,6 +24,7 @@ jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 8)
 
 from configs.uwe import get_config  # noqa: E402 (the devices must be set before anything else uses jax)
+from data_prep import build  # noqa: E402
 from uwe_jax.data.graph import open_dataset  # noqa: E402
 from uwe_jax.interaction import Score  # noqa: E402
 from uwe_jax.models import download, pretrained  # noqa: E402
@@ -45,6 +45,12 @@ def pytest_collection_modifyitems(items):
         needs_run = 'finished' in item.fixturenames
         item.add_marker(pytest.mark.xdist_group('finished run' if needs_run else item.path.as_posix()))
     items.sort(key=lambda item: 'finished' not in item.fixturenames)
+
+
+@pytest.fixture(scope='session')
+def tokenizer_dir():
+    """The directory of the real tokenizer; it may lack the 400 MB of weights."""
+    return download.fetch('all-mpnet-base-v2', [download.TOKENIZER])
 
 
 @pytest.fixture(scope='session')
@@ -107,10 +113,10 @@ def without_weights(model, output, score):
 
 
 @pytest.fixture(scope='session')
-def dataset_dir(tmp_path_factory, base_model):
+def dataset_dir(tmp_path_factory, tokenizer_dir):
     """The sample, built as the quickstart builds it."""
     output = tmp_path_factory.mktemp('sample') / 'data'
-    build_dataset(SAMPLE, output, base_model)
+    build_dataset(SAMPLE, output, tokenizer_dir)
     return output
 
 
@@ -120,7 +126,7 @@ def dataset(dataset_dir):
 
 
 @pytest.fixture(scope='session')
-def small_dataset_dir(tmp_path_factory, base_model):
+def small_dataset_dir(tmp_path_factory, tokenizer_dir):
     """Twelve occupations of the sample, for tests that are about the loop."""
     esco = tmp_path_factory.mktemp('small') / 'esco'
     esco.mkdir()
@@ -143,7 +149,7 @@ def small_dataset_dir(tmp_path_factory, base_model):
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-    build_dataset(esco, esco.parent / 'data', base_model)
+    build_dataset(esco, esco.parent / 'data', tokenizer_dir)
     return esco.parent / 'data'
 
 
@@ -157,10 +163,10 @@ def read_rows(path):
         return list(csv.DictReader(file))
 
 
-def build_dataset(esco, output, base_model):
-    command = [sys.executable, '-m', 'data_prep', 'build', f'--esco={esco}', f'--vacancies={esco / "sentences.csv"}']
-    command += ['--held_out_occupations=0.1', f'--tokenizer={base_model}', f'--output={output}']
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+def build_dataset(esco, output, tokenizer):
+    vacancies = (str(esco / 'sentences.csv'),)
+    options = build.Options(esco, output, vacancies, held_out_occupations=0.1, tokenizer=str(tokenizer))
+    build.run(options, 'python -m data_prep build')
 
 
 def experiment(variant='', **changes):

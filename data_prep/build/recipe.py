@@ -122,8 +122,10 @@ def _fill(directory: pathlib.Path, options: Options, command: str) -> None:
         'command': command,
     }
     write_manifest(directory, manifest)
-    for kind, repair in manifest['repairs'].items():
-        logger.info('%s: %d', kind, repair['count'])
+    if counts := [repair['count'] for repair in manifest['repairs'].values()]:
+        logger.info(
+            'repaired or dropped: %d texts and pairs of %d kinds, counted in manifest.json', sum(counts), len(counts)
+        )
     for kind in ('unknown', 'ambiguous'):
         if count := manifest['skill_names'][kind]['count']:
             logger.info('%s skill names: %d, see %s', kind, count, UNMATCHED)

@@ -45,6 +45,11 @@ class Leaks:
         """Whether a model that is trained on the pairs must not be measured on the set."""
         return bool(self.same_pair or (self.held_out and self.query_seen))
 
+    @property
+    def clean(self) -> bool:
+        """Whether nothing of the set is in training."""
+        return not (self.same_pair or self.query_seen or self.linked)
+
     def kinds(self) -> list[tuple[str, bool, list]]:
         """(name, whether it fails the check, items) of each kind of leak."""
         return [

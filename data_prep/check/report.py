@@ -40,19 +40,23 @@ def summary(report: Sequence[Leaks], examples: int | None = EXAMPLES) -> dict[st
 
 
 def text(report: Sequence[Leaks]) -> str:
-    """The report for people."""
+    """The report for people: leaks set by set, and one line about the sets that have none."""
     lines = []
-    for leaks in report:
+    clean, leaking = ([leaks for leaks in report if leaks.clean == wanted] for wanted in (True, False))
+    for leaks in leaking:
         whose = 'held out of the dataset' if leaks.held_out else 'an outside set'
-        size = f'{leaks.queries} queries, {leaks.pairs} pairs'
-        known = any(items for _, _, items in leaks.kinds())
-        lines.append(f'{leaks.evaluation}, {whose}: {size}' + ('' if known else ', none in training'))
-        for kind, fails, items in leaks.kinds() if known else ():
+        lines.append(f'{leaks.evaluation}, {whose}: {leaks.queries} queries, {leaks.pairs} pairs')
+        for kind, fails, items in leaks.kinds():
             verdict = '' if not items else ', FAILS' if fails else ', reported'
             lines.append(f'  {kind}: {len(items)}{verdict}')
             lines += [f'    {_example(item)}' for item in items[:EXAMPLES]]
-    failed = sum(leaks.failed for leaks in report)
-    return '\n'.join([*lines, f'{len(report)} sets checked, {failed} failed'])
+    if clean:
+        names = ', '.join(leaks.evaluation for leaks in clean)
+        queries, pairs = sum(leaks.queries for leaks in clean), sum(leaks.pairs for leaks in clean)
+        lines.append(f'{names}: none of {queries} queries and {pairs} pairs is in training')
+    if leaking or not report:
+        lines.append(f'{len(report)} sets checked, {sum(leaks.failed for leaks in leaking)} failed')
+    return '\n'.join(lines)
 
 
 def _example(item: str | tuple[str, ...]) -> str:

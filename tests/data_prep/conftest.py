@@ -65,7 +65,7 @@ def esco(tmp_path):
 
 
 @pytest.fixture
-def build(esco, base_model):
+def build(esco, tokenizer_dir):
     """Builds a dataset of the small release, with other options than these if asked to, and opens it."""
 
     def build(**changes):
@@ -75,7 +75,7 @@ def build(esco, base_model):
             'vacancies': (str(esco / 'sentences.csv'),),
             'held_out_occupations': 0.0,
             'held_out_alternatives': 0.0,
-            'tokenizer': str(base_model),
+            'tokenizer': str(tokenizer_dir),
         }
         options = Options(**(usual | changes))
         run(options, 'test')

@@ -1,6 +1,7 @@
 """From ESCO's CSV files to a dataset: what is kept, what is repaired, what is refused, and that nothing leaks."""
 
 import importlib
+import shlex
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ from data_prep.build.split import hold_out
 from data_prep.pairs import PairsBuilder
 from tests.conftest import ROOT, SAMPLE, read_rows
 from tests.data_prep.conftest import JOB, JOBS, SKILL, SKILLS, pairs_by_text, write_csv
-from uwe_jax.data.graph import GRAPHS, SIDES
+from uwe_jax.data.graph import GRAPHS, SIDES, open_dataset
 from uwe_jax.data.loader import StepReader
 from uwe_jax.data.plan import Plan
 from uwe_jax.data.text import match_key
@@ -51,8 +52,9 @@ def test_the_three_graphs_hold_what_the_files_say(build):
     assert expert['ids'] == [JOB + 'engineer', JOB + 'baker']
 
 
-def test_what_was_repaired_is_counted_and_shown(build):
-    repairs = build().manifest['repairs']
+def test_what_was_repaired_is_counted_and_shown(build, caplog):
+    with caplog.at_level('INFO'):
+        repairs = build().manifest['repairs']
     assert {kind: repair['count'] for kind, repair in repairs.items()} == {
         "alternative that is another skill's label, joined to both": 1,
         'blank line in a cell, dropped': 1,
@@ -65,6 +67,7 @@ def test_what_was_repaired_is_counted_and_shown(build):
     assert repairs['vacancy or sentence without a known skill, dropped']['examples'] == [
         'sentences.csv, line 5: Call us.'
     ]
+    assert 'repaired or dropped: 7 texts and pairs of 7 kinds, counted in manifest.json' in caplog.messages
 
 
 def test_essential_wins_over_optional_and_can_be_asked_for_alone(build):
@@ -347,6 +350,13 @@ def test_refused_by_name_and_nothing_is_left_behind(name, esco, build):
     assert '\n' not in str(caught.value)
     left = [path for path in sorted(esco.parent.rglob('*')) if path not in before]
     assert [path for path in left if path.name != 'out'] == []
+
+
+def test_the_command_line_builds_a_dataset_that_keeps_the_command(esco, tokenizer_dir, tmp_path):
+    command = ['-m', 'data_prep', 'build', f'--esco={esco}', f'--output={tmp_path / "data"}']
+    command += [f'--vacancies={esco / "sentences.csv"}', f'--tokenizer={tokenizer_dir}']
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
+    assert open_dataset(tmp_path / 'data').manifest['command'] == shlex.join(['python', *command])
 
 
 def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path):

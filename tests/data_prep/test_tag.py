@@ -1,6 +1,7 @@
 """Tagging: which skills a sentence gets, and that pieces appear whole, are made once, and may be shared."""
 
 import csv
+import importlib
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from importlib.util import find_spec
+from unittest import mock
 
 import numpy as np
 import pyarrow
@@ -389,3 +391,20 @@ def test_beam_makes_what_one_process_makes(many, tmp_path):
     assert done.returncode == 0, done.stderr
     assert by_name(tmp_path) == alone
     assert (tmp_path / 'manifest.json').exists()
+
+
+OF_BEAM = ['--runner=DirectRunner', '--flink-master', 'x:1', '--experiments=a_b', '--direct_num_workers', '2']
+
+
+@pytest.mark.parametrize('first', [True, False])
+def test_options_that_tag_does_not_have_are_passed_on_to_beam_as_typed(monkeypatch, first):
+    for name in ('', '.options', '.options.pipeline_options', '.utils', '.utils.shared'):
+        stub = mock.MagicMock(DoFn=object)  # the extra may be missing, and no pipeline runs
+        monkeypatch.setitem(sys.modules, f'apache_beam{name}', stub)
+    monkeypatch.delitem(sys.modules, 'data_prep.tag_beam', raising=False)
+    tag_beam = importlib.import_module('data_prep.tag_beam')
+    monkeypatch.delitem(sys.modules, 'data_prep.tag_beam')
+    flags = ['--vacancies=a_b.csv', '--vacancies=c.csv', '--esco=e-f', '--output=o', '--threshold=0.5', '--k=3']
+    options, of_beam = tag_beam.parse([*OF_BEAM, *flags] if first else [*flags, *OF_BEAM])
+    assert of_beam == OF_BEAM
+    assert options == tag.Options(('a_b.csv', 'c.csv'), pathlib.Path('e-f'), pathlib.Path('o'), threshold=0.5, k=3)

@@ -69,6 +69,8 @@ def test_a_cell_lists_names_by_line_or_as_a_list(tmp_path, cell, names):
         ('a.csv', 'id,label\n1,bake bread\n2,\n3,"SQL"\n', 'label'),
         ('a.TSV', 'id\tlabel\n1\tbake bread\n2\tSQL\n', 'label'),
         ('a.jsonl', '{"text": "bake bread"}\n\n{"text": "SQL"}\n', 'text'),
+        ('a.jsonl', '"bake bread"\n" "\n" SQL"\n', 'label'),
+        ('a.jsonl', '"bake bread"\n{"label": "SQL"}\n', 'label'),
     ],
 )
 def test_texts_are_read_without_spaces_and_blank_ones(tmp_path, name, content, column):
@@ -79,7 +81,12 @@ def test_texts_are_read_without_spaces_and_blank_ones(tmp_path, name, content, c
 @pytest.mark.parametrize(
     ('name', 'content', 'message'),
     [
-        ('a.csv', b'id,label\n1,x\n', r"a.csv, line 2: no column 'text'; found id, label; --own_flag names it"),
+        ('a.csv', b'id,label\n1,x\n', r"a.csv, line 2: no column 'text'; found id, label; --own_flag names it$"),
+        (
+            'a.tsv',
+            b'bake bread\nSQL\n',
+            r"a.tsv, line 2: no column 'text'; found bake bread; --own_flag names it; or, if .* rename it to .txt$",
+        ),
         ('a.csv', b'text,text\n1,x\n', r"a.csv, line 1: two columns 'text', expected one of each name"),
         ('a.csv', b'id,text\n1,x\n2\n', r'a.csv, line 3: 1 cells, but the header has 2'),
         ('a.csv', b'', r'a.csv: empty, it has no rows'),
@@ -93,6 +100,12 @@ def test_a_file_whose_texts_cannot_be_read_is_refused_with_its_line(tmp_path, na
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         list(read_texts(tmp_path / name, 'text', '--own_flag'))
+
+
+def test_a_string_is_not_a_row(tmp_path):
+    (tmp_path / 'a.jsonl').write_text('"SQL"\n')
+    with pytest.raises(DataError, match='line 1: expected a JSON object, found "SQL"'):
+        list(read_rows(tmp_path / 'a.jsonl'))
 
 
 words = st.text(st.characters(exclude_characters='\0', exclude_categories=['Cs']))

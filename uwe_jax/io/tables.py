@@ -133,20 +133,27 @@ def read_texts(path: pathlib.Path, column: str, flag: str = '--column') -> Itera
     """Yields the texts in a column of a table, or the lines of any other file; stripped, without blank ones.
 
     Args:
-      path: a table as `read_rows` takes it, or a file with one text per line.
+      path: a table as `read_rows` takes it, or a file with one text per line. A line of JSONL may also be a string.
       column: of the table.
       flag: by which the user names the column.
 
     Raises:
       DataError: as `read_rows`; or a cell is not a text.
     """
-    if path.suffix.lower() in READERS:
-        try:
-            yield from filter(None, (row.text(column).strip() for row in read_rows(path, [column])))
-        except NoColumnError as error:
-            raise DataError(f'{error}; {flag} names it') from error
-    else:
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
         yield from filter(None, map(str.strip, _lines(path)))
+        return
+    for row in _jsonl_rows(path, Repairs(), string_column=column) if suffix == '.jsonl' else read_rows(path):
+        try:
+            row.cell(column)
+        except NoColumnError as error:
+            # A list without a header cannot be told from a column of another name, so it is not guessed.
+            no_header = len(row.cells) == 1 and suffix in ('.csv', '.tsv')
+            hint = '; or, if the file is one text per line without a header, rename it to .txt' if no_header else ''
+            raise DataError(f'{error}; {flag} names it{hint}') from error
+        if text := row.text(column).strip():
+            yield text
 
 
 def _csv_rows(path: pathlib.Path, repairs: Repairs, delimiter: str = ',') -> Iterator[Row]:
@@ -171,8 +178,8 @@ def _csv_rows(path: pathlib.Path, repairs: Repairs, delimiter: str = ',') -> Ite
         raise DataError(f'{path}, line {line}: not CSV from here on ({error}); is a quote left open?') from error
 
 
-def _jsonl_rows(path: pathlib.Path, repairs: Repairs) -> Iterator[Row]:
-    """The objects of a file with one JSON object per line."""
+def _jsonl_rows(path: pathlib.Path, repairs: Repairs, string_column: str | None = None) -> Iterator[Row]:
+    """The objects of a file with one JSON object per line; a string stands for an object with the `string_column`."""
     for number, line in enumerate(_lines(path, newline='\n'), start=1):
         if not line.strip():
             repairs.add('blank row', f'{path.name}, line {number}')
@@ -181,6 +188,8 @@ def _jsonl_rows(path: pathlib.Path, repairs: Repairs) -> Iterator[Row]:
             cells = json.loads(line)
         except ValueError as error:
             raise DataError(f'{path}, line {number}: not JSON ({error})') from error
+        if string_column is not None and isinstance(cells, str):
+            cells = {string_column: cells}
         if not isinstance(cells, dict):
             raise DataError(f'{path}, line {number}: expected a JSON object, found {line.strip()[:60]}')
         yield Row(str(path), f'line {number}', cells)

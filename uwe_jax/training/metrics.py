@@ -209,7 +209,7 @@ def before_and_after(evaluations: Sequence[Mapping]) -> str:
         of_task = [line for line in evaluations if line['task'] == task]
         first, last = of_task[0], of_task[-1]
         rise = round(last['map'], 2) - round(first['map'], 2)
-        change = 'rose' if rise > 0 else 'fell' if rise < 0 else 'same'
+        change = 'rose' if rise > 0 else 'FELL' if rise < 0 else 'same'
         rows.append(
             f'{task:20}{first["queries"]:9}{first["targets"]:9}  {first["map"]:<10.2f}{last["map"]:<10.2f} {change:6}'
             f'{first["rp@10"]:<10.2f}{last["rp@10"]:.2f}'

@@ -1,37 +1,49 @@
 """Histograms of scores that arrive block by block, with a range that nobody knows in advance."""
 
+import collections
+import math
+
 import numpy as np
 
-BINS = 64
-CODES = 1 << 16  # of float16
-LARGEST = float(np.finfo(np.float16).max)
+BINS = 64  # at most
 
 
 class Histogram:
     """Counts the scores of right and of wrong targets.
 
-    Each float16 value has a counter of its own, and the bins are chosen at the end. So the result does not depend on
-    the blocks; only the rounding of scores to float16 is lost.
+    The width of a bin is a power of two, and edges are multiples of it. Where scores exceed the range, the width
+    doubles, which merges bins in pairs. So the counts are exact, whatever the blocks.
     """
 
     def __init__(self):
-        self._positive, self._all = np.zeros((2, CODES), np.int64)
+        self._exponent = -math.inf  # of the width
+        self._low, self._high = math.inf, -math.inf
+        self._positive, self._all = collections.Counter(), collections.Counter()  # by lower edge, in widths
 
     def add(self, positive: np.ndarray, scores: np.ndarray) -> None:
         """Counts a block: the scores of right targets and those of all targets, arrays of any shape, finite."""
+        self._low, self._high = min(self._low, float(scores.min())), max(self._high, float(scores.max()))
+        span = self._high - self._low or abs(self._high) or 1.0
+        # The range may begin and end within a bin, which takes one bin more.
+        exponent = max(math.ceil(math.log2(span / (BINS - 1))), self._exponent)
         for counts, values in ((self._positive, positive), (self._all, scores)):
-            codes = np.clip(values, -LARGEST, LARGEST).astype(np.float16).view(np.uint16)
-            counts += np.bincount(codes.ravel(), minlength=CODES)
+            if exponent > self._exponent > -math.inf:
+                before = counts.copy()
+                counts.clear()
+                for place, count in before.items():
+                    counts[place >> (exponent - self._exponent)] += count
+            if values.size:
+                places = np.floor(np.ldexp(values.astype(np.float64), -exponent)).astype(np.int64)
+                first = int(places.min())
+                counts.update(dict(enumerate(np.bincount((places - first).ravel()).tolist(), first)))
+        self._exponent = exponent
 
     def summary(self) -> dict[str, list]:
         """`edges`, n + 1 of them, and the n counts of `positive` and `negative` scores, that is, of wrong targets."""
-        [codes] = np.nonzero(self._all)
-        values = codes.astype(np.uint16).view(np.float16).astype(np.float64)
-        right = self._positive[codes]
-        positive, edges = np.histogram(values, BINS, weights=right)
-        negative, _ = np.histogram(values, edges, weights=self._all[codes] - right)
+        places = range(min(self._all), max(self._all) + 1)
+        width = math.ldexp(1, int(self._exponent))
         return {
-            'edges': edges.tolist(),
-            'positive': positive.tolist(),
-            'negative': negative.tolist(),
+            'edges': [place * width for place in (*places, places[-1] + 1)],
+            'positive': [self._positive[place] for place in places],
+            'negative': [self._all[place] - self._positive[place] for place in places],
         }
