@@ -103,7 +103,7 @@ def open_index(options: Options, ranker: Ranker, targets: list[str]) -> TargetIn
         return index
     index = TargetIndex.load(options.index, ranker)
     if list(index.texts) != targets:
-        raise ValueError(f'{options.index}: contains other targets than {options.targets}; remove it to make it again')
+        raise ValueError(f'{options.index}: holds other targets than {options.targets}; remove it to make it again')
     return index
 
 
