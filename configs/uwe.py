@@ -24,7 +24,7 @@ def get_config(variant: str = '') -> Any:
     config.model.dtype = 'bfloat16'  # of the encoder's matrix products; parameters and scores are float32 (ours)
     config.model.dropout = 0.1  # as in MPNet's own training (ours)
     config.model.remat = False  # recompute each layer in the backward pass: less memory, a third more time
-    config.model.layers = placeholder(int)  # keep only the first so many; for tests
+    config.model.layers = placeholder(int)  # keep only the first N layers; for tests
 
     config.data = ConfigDict()
     config.data.dir = placeholder(str)  # what `python -m data_prep build --output` made; required
@@ -57,7 +57,7 @@ def get_config(variant: str = '') -> Any:
     config.optimizer.decay = 'linear'  # to 0; or cosine, constant (ours)
     config.optimizer.weight_decay = 0.01  # of matrices, not of biases and norms (ours)
     config.optimizer.clip = 1.0  # largest global norm of the gradient; inf: no clipping (ours)
-    config.optimizer.max_skips = 0  # updates in a row that a non-finite gradient may cost; one more ends it (ours)
+    config.optimizer.max_skips = 0  # consecutive non-finite updates to skip before stopping (ours)
     config.optimizer.b1 = 0.9  # (AdamW's default)
     config.optimizer.b2 = 0.999  # (AdamW's default)
 

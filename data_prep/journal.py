@@ -1,4 +1,4 @@
-"""Journals: JSONL files of what was done under certain settings, from which a killed run goes on.
+"""Journals: JSONL files of what was done under certain settings, from which a killed run resumes.
 
 The first line holds the settings. Every record is a JSON object with a `kind`.
 """
@@ -54,5 +54,5 @@ def read_records(path: pathlib.Path, settings: Record) -> Iterator[tuple[Record,
             if record.get(name) != value:
                 raise DataError(
                     f'{path}: begun with {name} {record.get(name)!r}, now {value!r}; '
-                    'use the same to go on, or choose another --output'
+                    'use the same to resume, or choose another --output'
                 )

@@ -52,7 +52,7 @@ class Run:
         return True
 
     def ends_within(self, seconds):
-        """Whether the first process ends in so many seconds."""
+        """Whether the first process ends within this many seconds."""
         try:
             self.processes[0].wait(seconds)
         except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""A run survives: it is killed, preempted, moved to other devices, poisoned, and goes on as if nothing had happened.
+"""A run survives: it is killed, preempted, moved to other devices, poisoned, and continues as if nothing had happened.
 
 `soak.py` does the same with a real encoder, at random moments.
 """

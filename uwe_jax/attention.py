@@ -1,4 +1,7 @@
-"""Draws how two texts meet: python -m uwe_jax.attention --model=DIR --query=TEXT --target=TEXT --output=FILE.png."""
+"""Draws the attention between two texts.
+
+python -m uwe_jax.attention --model=DIR --query=TEXT --target=TEXT --output=FILE.png
+"""
 
 import dataclasses
 import pathlib

@@ -46,7 +46,7 @@ class Direction(NamedTuple):
       loss: L(Y|Q).
       accuracy: accuracy@1, over the rows that have a positive: the share whose best candidate is a positive.
       positives: mean number of positives of these rows.
-      masked: share of the score matrix that is no candidate.
+      masked: share of the score matrix's entries that are not candidates.
     """
 
     loss: Scalar

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.', lock_config=True)
 WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Where checkpoints and metrics go. A run that is there is continued.', required=True
+    'workdir', None, 'Where checkpoints and metrics go. An existing run is resumed.', required=True
 )
 JOIN_TIMEOUT = flags.DEFINE_integer(
     'join_timeout', 300, 'Seconds to wait for the other processes of the run.', lower_bound=1

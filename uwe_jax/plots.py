@@ -46,7 +46,7 @@ def save(figure: 'Figure', output: pathlib.Path) -> None:
 def attention_map(attention: AttentionMap, query: str, target: str, score: Score) -> 'Figure':
     """Draws A and C, with the query's tokens from top to bottom and the target's from left to right.
 
-    Beside C stands what each attending token adds to the score: the sum of A·C over the tokens that it attends to.
+    Labels beside C show what each attending token adds to the score: the sum of A·C over the tokens that it attends to.
 
     Args:
       attention: what `Ranker.attention` returned.

@@ -25,17 +25,17 @@ class Options:
     model: str
     """An export, a training workdir, or a plain MPNet model: a directory or a Hub name."""
     targets: pathlib.Path
-    """The target space: .csv, .jsonl, or text with one target per line."""
+    """The target space: CSV, TSV, JSONL, Parquet, or one text per line."""
     queries: tyro.conf.Positional[tuple[str, ...]] = ()
     """The queries, after the flags."""
     column: str = 'text'
-    """The column of a CSV file, or field of a JSONL file, with the targets."""
+    """The column with the targets, if they are in a table: CSV, TSV, JSONL or Parquet."""
     index: pathlib.Path | None = None
     """A directory that keeps the embedded targets for the next time."""
     input: pathlib.Path | None = None
-    """Many queries: .csv, .jsonl, or text with one query per line."""
+    """A file of queries: CSV, TSV, JSONL, Parquet, or one text per line."""
     input_column: str = 'text'
-    """The column of a CSV file, or field of a JSONL file, with the queries."""
+    """The column with the queries, if they are in a table: CSV, TSV, JSONL or Parquet."""
     output: pathlib.Path | None = None
     """With --input: the JSONL file to write. After an interruption, the same command continues it."""
     k: int = 5
@@ -89,10 +89,10 @@ def rank(options: Options) -> None:
 
 
 def open_index(options: Options, ranker: Ranker, targets: list[str]) -> TargetIndex:
-    """The index of the targets: loaded from --index if that exists, else made, and saved there if it is given.
+    """Loads the index of the targets from --index if it exists; else makes it, and saves it if --index is given.
 
     Raises:
-      ValueError: --index holds other targets, or belongs to another model.
+      ValueError: --index contains other targets, or belongs to another model.
     """
     if options.index is None or not options.index.exists():
         index = ranker.index(targets)

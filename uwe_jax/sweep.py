@@ -1,7 +1,7 @@
 """Measures a model at several temperatures τ_a: python -m uwe_jax.sweep --model=DIR --data=DATASET --output=FILE.png.
 
-A temperature costs no new embeddings, for the encoder does not know it, and no new program: τ_a occurs only in
-softmax(R / τ_a), R is linear in the queries' embeddings, and C does not depend on their norms. So queries whose
+A temperature costs no new embeddings, because the encoder does not depend on it, and no new program: τ_a occurs only
+in softmax(R / τ_a), R is linear in the queries' embeddings, and C does not depend on their norms. So queries whose
 embeddings are multiplied by f are scored as at τ_a / f.
 """
 
@@ -35,7 +35,7 @@ class Options:
     """Measures MAP and the spread of the attention on the held-out texts, at several temperatures τ_a."""
 
     model: str
-    """An export, or a plain MPNet model: a directory or a Hub name."""
+    """An export, a training workdir, or a plain MPNet model: a directory or a Hub name."""
     data: pathlib.Path
     """What `python -m data_prep build --output` made."""
     output: pathlib.Path
@@ -43,9 +43,9 @@ class Options:
     temperatures: str = ','.join(f'{temperature:g}' for temperature in TEMPERATURES)
     """τ_a, separated by commas; the model's own is added."""
     max_queries: int | None = None
-    """Queries of each task at most; all by default."""
+    """The most queries of each task; all by default."""
     seed: int = 0
-    """For the choice of queries where there are more."""
+    """Seed for the choice of queries where a task has more."""
 
     def check(self) -> None:
         """Raises ValueError if an option does not fit."""

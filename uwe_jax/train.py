@@ -129,6 +129,6 @@ def train(config: Config, workdir: pathlib.Path) -> None:
 
 
 def _due(step: int, config: Config) -> set[str]:
-    """What is done after so many steps: log, evaluate, save; all of it after the last one."""
+    """What is done after `step` steps: log, evaluate, save; all of it after the last step."""
     every = {'log': config.run.log_every, 'evaluate': config.run.evaluate_every, 'save': config.run.save_every}
     return {name for name, period in every.items() if step == config.steps or step % period == 0}

@@ -16,6 +16,6 @@ def run(options: Options, command: str) -> None:
       FetchError: the tokenizer cannot be downloaded.
     """
     options.check()
-    from data_prep.build.recipe import build  # TensorFlow Datasets takes a second, for which --help need not wait
+    from data_prep.build.recipe import build  # slow import; keep --help fast
 
     build(options, command)

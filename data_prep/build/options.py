@@ -26,7 +26,7 @@ class Options:
     """The directory to make."""
     vacancies: Annotated[tuple[str, ...], arg(metavar='GLOB')] = ()
     """CSV, TSV, JSONL or Parquet files of vacancies, or of their sentences, with skills. If there are no sentences,
-    those of the skills' descriptions stand in."""
+    sentences from ESCO's skill descriptions are used instead."""
     columns: Columns = dataclasses.field(default_factory=Columns)
     synthetic: Annotated[tuple[str, ...], arg(metavar='GLOB')] = ()
     """JSONL files of titles that enrich wrote."""

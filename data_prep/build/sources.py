@@ -28,11 +28,11 @@ class Sources(NamedTuple):
     Attributes:
       esco: the release.
       skills: the skill nodes.
-      names: what the skill names in vacancies and synthetic titles meant.
-      pairs: by graph, with what is going to be held out.
+      names: which skills the names in vacancies and synthetic titles mean.
+      pairs: by graph, including those that will be held out.
       repeated: by graph, how many pairs were read more than once.
       vacancies, synthetic: the files.
-      stand_in: whether the skills' descriptions stand in for sentences of vacancies.
+      stand_in: whether sentences from the skills' descriptions replace those of vacancies.
     """
 
     esco: Esco
@@ -69,12 +69,12 @@ def read_sources(options: Options, repairs: Repairs) -> Sources:
         raise DataError(_nothing_matched(options, names))
     stand_in = not graphs['sentence'].added
     if stand_in:
-        logger.info("no sentences in --vacancies: those of the skills' descriptions stand in")
+        logger.info("no sentences in --vacancies: sentences from ESCO's skill descriptions are used instead")
         for row in _descriptions(esco.skills, number):
             graphs['sentence'].add(*row)
         if not graphs['sentence'].added:
             raise DataError(
-                'no sentences: skills_en.csv has no descriptions to stand in for them; give sentences by --vacancies'
+                'no sentences: skills_en.csv has no descriptions to use instead; give sentences with --vacancies'
             )
     for row in _alternatives(esco.skills, number, repairs):
         graphs['alternative'].add(*row)

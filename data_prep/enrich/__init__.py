@@ -7,7 +7,7 @@ from uwe_jax.io.errors import DataError
 
 
 def run(options: Options, command: str) -> None:
-    """Fills the output directory; what was answered is kept, and the same command goes on from there.
+    """Fills the output directory. Answers are kept, and the same command resumes after an interruption.
 
     Args:
       options: what to ask whom.
@@ -21,6 +21,6 @@ def run(options: Options, command: str) -> None:
     options.check()
     if not options.dry_run and importlib.util.find_spec('openai') is None:
         raise DataError("enrich needs the openai client; install it: pip install -c constraints.txt -e '.[enrich]'")
-    from data_prep.enrich.recipe import enrich  # JAX takes seconds, for which --help need not wait
+    from data_prep.enrich.recipe import enrich  # slow import; keep --help fast
 
     enrich(options, command)

@@ -37,7 +37,7 @@ def read_titles(content: str, skill: Concept, known: Collection[str]) -> Titles:
     Args:
       content: the text of the answer, expected to be JSON of the schema in prompt.py.
       skill: its names do not count as job titles.
-      known: titles that the skill has already, real or proposed.
+      known: titles that the skill already has, real or proposed.
 
     Raises:
       UnusableError: the answer is empty, not JSON, of another schema, or without any usable title.
@@ -57,7 +57,7 @@ def read_titles(content: str, skill: Concept, known: Collection[str]) -> Titles:
     usable: list[str] = []
     dropped: collections.Counter[str] = collections.Counter()
     for raw in answer['titles']:
-        # Texts of unlimited length are measured and nothing else.
+        # A text may have any length; a very long one is only measured, not normalised.
         title = normalise(raw) if len(raw) <= 4 * MOST_CHARACTERS else raw
         key = match_key(title) if len(title) <= MOST_CHARACTERS else ''
         if len(usable) == MOST_TITLES:

@@ -1,4 +1,4 @@
-"""Asks about many skills: bounded concurrency, retries, and every answer is kept before the next question."""
+"""Asks about many skills in parallel, with retries; every answer is kept before the next question is asked."""
 
 import concurrent.futures
 import dataclasses
@@ -25,7 +25,8 @@ class Limits:
     Attributes:
       wanted: titles that a skill should have.
       concurrency: calls in parallel.
-      attempts: the run ends after so many failed calls in a row, a skill is given up after so many unusable answers.
+      attempts: the run ends after this many failed calls in a row, and a skill is given up after this many unusable
+        answers.
       max_wait: the longest wait between calls, in seconds.
       seed: of the waits.
     """
@@ -40,11 +41,11 @@ class Limits:
 class Asker:
     """Asks for titles, and keeps the answers.
 
-    A worker takes one skill, asks until an answer is usable or the attempts are used up, and takes the next skill when
-    the answer is durable. So at most `concurrency` answers are not on disk at any moment.
+    A worker takes one skill, asks until an answer is usable or the attempts are used up, and takes the next skill only
+    when the answer is on disk. So at most `concurrency` answers can be lost.
 
     Args:
-      endpoint: whom to ask.
+      endpoint: the model to ask.
       prompt: what to ask.
       limits: how much to ask.
       keep: makes a record durable.
@@ -70,8 +71,8 @@ class Asker:
         """Asks one round about each skill, and applies the answers.
 
         Raises:
-          DataError: the endpoint does not answer, refuses everything, or an answer cannot be kept. Calls in progress
-            are waited for and their answers kept.
+          DataError: the endpoint does not answer or refuses everything, or an answer cannot be kept. It is raised when
+            the calls in progress have ended and their answers are kept.
         """
         pool = concurrent.futures.ThreadPoolExecutor(self._limits.concurrency)
         try:
@@ -132,10 +133,10 @@ class Asker:
         """Waits before the next call.
 
         Raises:
-          DataError: no further call is worth the wait.
+          DataError: another call would be useless, or would have to wait too long.
         """
         where = f'{self._endpoint.secrets.endpoint}: {failure}'
-        hint = 'what was answered is kept, and the same command goes on'
+        hint = 'the answers are kept, and the same command continues'
         if not failure.may_pass:
             raise DataError(f'{where}; expected an answer. Correct the key, the model or --base_url: {hint}')
         if failures == self._limits.attempts:
@@ -150,7 +151,7 @@ class Asker:
 
 
 def backoff(failures: int, max_wait: float, seed: str) -> float:
-    """Seconds to wait after so many failures in a row: doubled for each, and shortened at random by up to half."""
+    """Seconds to wait after `failures` failures in a row: doubled for each, and shortened at random by up to half."""
     longest = min(max_wait, FIRST_WAIT * 2 ** (failures - 1))
     return longest * (0.5 + 0.5 * random.Random(f'{seed} {failures}').random())
 

@@ -1,4 +1,4 @@
-"""What asking will take, estimated before anything is asked."""
+"""Estimates what asking will cost, before anything is asked."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -37,15 +37,15 @@ class Estimate:
 
 
 def estimate(skills: Sequence[SkillTitles], prompt: Prompt, wanted: int, rounds: int, attempts: int) -> Estimate:
-    """What `rounds` rounds take if every answer is usable and no skill has enough titles before the last one.
+    """Estimates `rounds` rounds in which every answer is usable and no skill has enough titles before the last round.
 
     A token is counted as four bytes. A call sends the schema and its messages, which list all titles known so far; it
     returns as many titles as it asks for, 40 bytes each. How many titles will be merged is unknown, so the real numbers
     are a little higher in the first round and lower afterwards.
 
     Args:
-      skills: those still open are counted.
-      prompt: what is asked.
+      skills: only those that need more titles are counted.
+      prompt: the messages of a call.
       wanted: titles that a skill should have.
       rounds: per skill, including those already done.
       attempts: unusable answers after which a skill is given up.

@@ -13,15 +13,15 @@ MOST_CACHED = 100_000  # vectors, 300 MB
 
 
 def merge(titles: Collection[str], real: Collection[str], vectors: Float[np.ndarray, 'titles d']) -> list[str]:
-    """Keeps titles of which no two are more similar than `TOO_SIMILAR`.
+    """Selects titles of which no two are more similar than `TOO_SIMILAR`.
 
     The order is: real titles before synthetic ones, then shorter before longer ones, then by code points. A title is
-    kept unless it is too similar to one that was kept before. So no real title gives way to a synthetic one, of two
-    similar real titles the shorter stays, and the result depends on the set of titles only, not on their order.
+    kept unless it is too similar to one that is already kept. So a synthetic title never replaces a real one, the
+    shorter of two similar real titles stays, and the result does not depend on the order of the input.
 
     Args:
       titles: distinct texts.
-      real: the titles that were not proposed by a model.
+      real: those of the titles that a model did not propose.
       vectors: of unit length, in the order of the titles.
 
     Returns:
@@ -38,7 +38,7 @@ def merge(titles: Collection[str], real: Collection[str], vectors: Float[np.ndar
 
 
 class Vectors:
-    """Mean-pooled vectors of texts; the model is read with the first text.
+    """Mean-pooled vectors of texts; the model is loaded when the first text is embedded.
 
     Args:
       directory: an MPNet model.

@@ -19,10 +19,10 @@ MODEL = 'gpt-4o-mini'  # as in the paper; any model behind a chat-completions en
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Asks a language model for job titles that need the skills of which few titles are known.
+    """Asks a language model for job titles for skills with few known titles.
 
     The key comes from an environment variable: as a flag, it would be in the shell's history and in the manifest.
-    A killed run goes on when the same command is started again; answers that were kept are not asked for again.
+    The same command continues a killed run; no question is asked twice.
     """
 
     esco: pathlib.Path
@@ -30,12 +30,12 @@ class Options:
     output: pathlib.Path
     """The directory to make, or to continue."""
     vacancies: Annotated[tuple[str, ...], arg(metavar='GLOB')] = ()
-    """CSV, JSONL or Parquet files of vacancies with skills, as for build; their titles count too."""
+    """CSV, TSV, JSONL or Parquet files of vacancies with skills, as for build; their titles count too."""
     columns: Columns = dataclasses.field(default_factory=Columns)
     titles: int = 20
     """How many distinct titles a skill should have."""
     rounds: int = 3
-    """How often to ask about one skill at most."""
+    """How often to ask about one skill, at most."""
     base_url: Annotated[str | None, arg(metavar='URL')] = None
     """An OpenAI-compatible endpoint; by default OPENAI_BASE_URL in the environment, else OpenAI's."""
     model: Annotated[str | None, arg(metavar='NAME')] = None
@@ -47,9 +47,9 @@ class Options:
     attempts: int = 6
     """The run ends after this many failed calls in a row; a skill is given up after this many unusable answers."""
     timeout: float = 60
-    """The most seconds for a call."""
+    """The longest that a call may take, in seconds."""
     max_wait: float = 60
-    """The most seconds between two calls."""
+    """The longest wait between two calls, in seconds."""
     seed: int = 0
     """Seed of the waits between calls."""
     limit: Annotated[int | None, arg(metavar='INT')] = None

@@ -27,7 +27,7 @@ def write_outputs(
     Raises:
       DataError: a file cannot be written.
     """
-    with writing(directory, f'{JOURNAL} is whole, and the same command goes on'):
+    with writing(directory, f'{JOURNAL} is complete, and the same command continues'):
         (directory / MANIFEST).unlink(missing_ok=True)
         for name, lines in ((TITLES, titles), (BELOW, below)):
             _replace(directory / name, ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines))

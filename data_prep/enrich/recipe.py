@@ -1,4 +1,4 @@
-"""The recipe: real titles, then rounds of asking and merging, until every skill has enough or no round is left."""
+"""The recipe: real titles, then rounds of asking and merging, until each skill has enough or all rounds are done."""
 
 import contextlib
 import hashlib
@@ -35,7 +35,7 @@ SKILLS_PER_MERGE = 256  # their titles are embedded together, and the result is 
 
 
 def enrich(options: Options, command: str) -> None:
-    """Does what `data_prep.enrich.run` says."""
+    """See `data_prep.enrich.run`."""
     repairs = Repairs()
     vacancies = sorted(files_of(options.vacancies, '--vacancies'))
     check_tables(vacancies, options.columns)

@@ -1,4 +1,4 @@
-"""Keeps the key, and tokens in a URL, out of everything that is written or shown."""
+"""Keeps the API key and tokens in a URL out of all files, logs and messages."""
 
 import re
 import urllib.parse
@@ -17,7 +17,7 @@ class Secrets:
         self._base_url = base_url
         self._key = key
         tokens = [value for _, value in urllib.parse.parse_qsl(parts.query)]
-        # Endpoints show part of a key ("sk-abcd***"), and excerpts may cut it: its beginning is enough.
+        # Endpoints show part of a key ("sk-abcd***"), and excerpts may cut it, so its first 8 characters are matched.
         patterns = [
             re.escape(secret[:8]) + r'[^\s\'"]*' if len(secret) >= 8 else rf'(?<!\w){re.escape(secret)}(?!\w)'
             for secret in (key, *tokens)
@@ -26,10 +26,10 @@ class Secrets:
         self._pattern = re.compile('|'.join(patterns)) if patterns else None
 
     def redact(self, text: str) -> str:
-        """Replaces every secret in a text by [secret]."""
+        """Replaces every secret in a text with [secret]."""
         text = text.replace(self._base_url, self.endpoint)
         return self._pattern.sub('[secret]', text) if self._pattern else text
 
     def gives_away(self, text: str) -> bool:
-        """Whether an answer contains the key. Keys shorter than real ones are not looked for: they may be words."""
+        """Whether an answer contains the key. Keys shorter than 16 characters do not count: they may be words."""
         return len(self._key) >= 16 and self._key in text

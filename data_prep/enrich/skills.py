@@ -89,7 +89,7 @@ def choose(
 
 
 def _read_skills(path: pathlib.Path, skills: Mapping[str, SkillTitles]) -> set[str]:
-    """The URIs of a file with one URI or preferred label a line."""
+    """The URIs of a file with one URI or preferred label per line."""
     by_label: dict[str, list[str]] = {}
     for uri, titles in skills.items():
         by_label.setdefault(titles.skill.label, []).append(uri)

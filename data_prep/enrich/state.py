@@ -13,7 +13,7 @@ FEWEST_ASKED = 5
 
 # Kinds of records in the journal.
 ANSWER = 'answer'  # with titles
-UNUSABLE = 'unusable'  # an answer without a usable title, which was perhaps paid for
+UNUSABLE = 'unusable'  # an answer without a usable title; it may have cost money
 FAILED = 'failed'  # a call without an answer
 MERGED = 'merged'  # the titles of a skill that remained after a round
 
@@ -24,7 +24,7 @@ class SkillTitles:
 
     Attributes:
       skill: the skill.
-      real: distinct titles that were not proposed by a model.
+      real: distinct titles that no model proposed.
       answers: by round, from 1: the titles of the accepted answer.
       models: by round: the model that answered.
       kept: by round, from 0: the titles that remained after merging.
@@ -117,9 +117,10 @@ def spent(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Totals of all calls, counted from the journal's records, including those of earlier runs.
 
     Returns:
-      `calls`: the number of answers, which are either `accepted` or `unusable` (by reason). `refusals`: those among the
-      unusable ones. `retries`: calls without an answer, by kind. `tokens`: sums of what the endpoint reports, and the
-      number of answers for which it reports nothing. `titles_dropped`: from accepted answers, by reason.
+      `calls`: the number of answers, which are either `accepted` or `unusable` (by reason). `refusals`: how many of the
+      unusable ones are refusals. `retries`: calls without an answer, by kind. `tokens`: sums of what the endpoint
+      reports, and the number of answers for which it reports nothing. `titles_dropped`: from accepted answers, by
+      reason.
     """
     accepted, unknown = 0, 0
     unusable: collections.Counter[str] = collections.Counter()

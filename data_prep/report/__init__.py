@@ -31,7 +31,7 @@ def run(options: Options, command: str) -> None:
         raise DataError(f'{output}: already there; choose another --output or remove it')
     with writing(output):
         check_writable(output)
-    from data_prep.report import plots  # matplotlib takes a second, for which --help need not wait
+    from data_prep.report import plots  # slow import; keep --help fast
     from data_prep.report.balance import balance
     from uwe_jax.data.graph import DatasetError, open_dataset
 

@@ -44,7 +44,7 @@ def titles_per_skill(dataset: Dataset) -> dict[str, Any]:
 
     Returns:
       `wanted`, the titles that a skill should have; and in `by_source`, for each source that the dataset has, counted
-      with all sources before it: `skills`, [[titles, how many skills have so many], ...], and how many skills have
+      with all sources before it: `skills`, [[titles, how many skills have that many], ...], and how many skills have
       `fewer` than `wanted`.
     """
     graph = dataset.graphs['job']

@@ -7,7 +7,7 @@ from uwe_jax.io.errors import DataError
 def run(options: Options, command: str) -> None:
     """Makes the output, and beside it OUTPUT.summary.json with the counts.
 
-    What a killed run has read and fetched is in OUTPUT.partial; the same command goes on from there.
+    OUTPUT.partial keeps what a killed run has read and fetched; the same command resumes from there.
 
     Args:
       options: what to read, and how to fetch.

@@ -22,7 +22,7 @@ SAME_CONTENT = 'same title and description as one before, dropped'
 
 
 def write_piece(path: pathlib.Path, pages: Iterable[Page], repairs: Repairs) -> None:
-    """Writes the vacancies of pages to a file, which appears when all pages are read.
+    """Writes the vacancies of pages to a file, which appears when all pages have been read.
 
     Args:
       path: the file: one line per page with vacancies or notes, and a last one with the counts.
@@ -47,8 +47,8 @@ def write_piece(path: pathlib.Path, pages: Iterable[Page], repairs: Repairs) -> 
 class Assembly:
     """Writes each vacancy once, and counts the outcomes of pages and postings.
 
-    Of several pages with the same address, the first is kept. So is the first of several vacancies whose title and
-    description differ in case and spaces only.
+    Of several pages with the same address, the first is kept. Of several vacancies whose
+    titles and descriptions differ only in case and spaces, the first is kept too.
 
     Args:
       file: gets one JSON line per vacancy.

@@ -1,4 +1,4 @@
-"""A polite web client: it obeys robots.txt, stays below the rate of each host, and follows a few redirects."""
+"""A polite web client: it obeys robots.txt, keeps to a rate limit for each host, and follows a few redirects."""
 
 import dataclasses
 import urllib.parse
@@ -12,7 +12,7 @@ from data_prep.scrape.robots import NO_ROBOTS, Robots
 ANSWERED = 'answered'
 REDIRECT_LOOP = 'redirect loop'
 TOO_MANY_REDIRECTS = 'too many redirects'
-BAD_REDIRECT = 'redirect to no web address'
+BAD_REDIRECT = 'redirect to something that is not a web address'
 NOT_HTML = 'not HTML'
 
 _SILENT = (TIMED_OUT, UNREACHABLE, BROKEN, NO_ROBOTS)  # the host did not respond: a later run may ask again
@@ -21,7 +21,7 @@ _HTML = ('', 'text/html', 'application/xhtml+xml')
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one page may cost.
+    """Limits on fetching one page.
 
     Attributes:
       max_seconds: time on the network.
@@ -40,13 +40,14 @@ class Answer:
 
     Attributes:
       outcome: `ANSWERED`, or why there is no page.
-      heard: whether the outcome is final: the host or our own rules decided it. False if the host did not respond.
+      final: whether the host or our own rules decided the outcome. If False, the host did not respond, and a later run
+        asks again.
       url: the last address requested.
       body, content_type, language: of an answered page.
     """
 
     outcome: str
-    heard: bool
+    final: bool
     url: str
     body: bytes = b''
     content_type: str | None = None
@@ -59,7 +60,7 @@ class Client:
     Args:
       network: sends the requests.
       limits: for each page.
-      rate: pages per second of one host.
+      rate: the most pages per second from one host.
       journal: remembers each robots.txt.
     """
 
@@ -69,7 +70,7 @@ class Client:
         self._robots = Robots(self._network, limits.max_seconds, rate, journal)
 
     def get(self, url: str, max_bytes: int | None = None, *, html: bool = True) -> Answer:
-        """Fetches one page, following its redirects; every failure is an outcome, none is raised.
+        """Fetches one page, following its redirects. A failure is returned as an outcome, never raised.
 
         Args:
           url: as `web_address` returns it.

@@ -1,4 +1,4 @@
-"""The journal of a crawl: what was fetched so far, so that a killed run requests nothing again."""
+"""The journal of a crawl: what was fetched so far, so that a resumed run requests nothing twice."""
 
 import pathlib
 from collections.abc import Mapping
@@ -41,11 +41,11 @@ class CrawlJournal:
     def _index(self, entry: Entry, place: Place) -> None:
         kind = entry['kind']
         self._places[kind, entry[kind]] = place
-        if kind == PAGE and entry['heard']:
+        if kind == PAGE and entry['final']:
             self._answered.add(entry[PAGE])
 
     def add(self, kind: str, entry: Entry) -> None:
-        """Keeps an entry; of a page or sitemap, `heard` says whether the host responded.
+        """Keeps an entry. For a page or sitemap, `final` says whether it must not be requested again.
 
         Raises:
           DataError: it cannot be written.

@@ -140,7 +140,7 @@ def _bounded(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
 
 
 def inflated(chunks: Iterable[bytes], portion: int) -> Iterator[bytes]:
-    """Decompresses gzip, with one or more members, in portions of at most so many bytes.
+    """Decompresses gzip, with one or more members, in portions of a limited size.
 
     Raises:
       Failure: it is not gzip, or ends early; all before that has been yielded.

@@ -17,7 +17,7 @@ _CONTACT = re.compile(r'[!-~]+@[!-~]+\.[!-~]+|https?://[!-~]+')
 class Options:
     """Extracts the vacancies from web pages: WARC archives, saved HTML, lists of addresses and sitemaps.
 
-    A killed run goes on when the same command is started again. OUTPUT.summary.json has the counts.
+    The same command resumes a killed run. OUTPUT.summary.json has the counts.
     """
 
     output: pathlib.Path
@@ -37,13 +37,13 @@ class Options:
     hosts_at_once: int = 16
     """How many hosts are crawled in parallel."""
     max_pages: int = 10_000
-    """The most pages of one host."""
+    """The most pages from one host."""
     max_bytes: int = 5_000_000
     """The largest page, decompressed."""
     max_seconds: float = 30.0
     """The most time for one page, redirects included."""
     max_redirects: int = 5
-    """The most redirects of one page."""
+    """The most redirects to follow for one page."""
     allow_host: Annotated[tuple[str, ...], arg(metavar='ADDRESS:PORT')] = ()
     """A private address that may be requested nevertheless."""
 

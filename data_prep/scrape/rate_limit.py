@@ -1,4 +1,4 @@
-"""A rate limiter: requests wait for their host's turn, and busy hosts are asked again later."""
+"""A rate limiter: requests to a host wait for their turn, and busy hosts are asked again later."""
 
 import email.utils
 import threading
@@ -16,7 +16,7 @@ _FIRST_WAIT = 5.0  # s, if the host does not say how long to wait; doubled for t
 
 
 class RateLimitedNetwork:
-    """Sends the requests to each host one after another; threads may share it."""
+    """Spaces out the requests to each host; threads may share it."""
 
     def __init__(self, network: Network):
         self._network = network
@@ -38,7 +38,7 @@ class RateLimitedNetwork:
         Args:
           url: as `web_address` returns it.
           delay: seconds before the next request to this host.
-          seconds: for all attempts together, without the waits between them.
+          seconds: limit for all attempts together, not counting the waits between them.
           max_bytes, wants_body, truncate: see `Network.get`.
 
         Returns:
@@ -67,7 +67,7 @@ class RateLimitedNetwork:
 
 
 class _Turns:
-    """When a host may be asked next."""
+    """The time of the next request to a host."""
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -81,7 +81,7 @@ class _Turns:
         time.sleep(max(0.0, turn - time.monotonic()))
 
     def postpone(self, seconds: float) -> None:
-        """Allows no turn for so long."""
+        """Delays the next turn by at least `seconds` from now."""
         with self._lock:
             self._next = max(self._next, time.monotonic() + seconds)
 

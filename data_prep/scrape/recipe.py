@@ -30,17 +30,17 @@ from uwe_jax.io.repairs import Repairs
 logger = logging.getLogger(__name__)
 
 
-# What must stay the same for a run to go on; the rate and the contact may change.
+# These must stay the same when a run is resumed; the rate and the contact may change.
 _SETTINGS = (*SOURCES, 'max_bytes', 'max_seconds', 'max_pages', 'max_redirects')
 _VACANCIES, _SUMMARY = 'vacancies.jsonl', 'summary.json'
 
 
 def scrape(options: Options, command: str) -> None:
-    """Does what `data_prep.scrape.run` says."""
+    """See `data_prep.scrape.run`."""
     output = options.output
     work = output.with_name(f'{output.name}.partial')
-    complete = work / 'complete'  # says that what is to be renamed is complete
-    with writing(output, 'the same command goes on'), claim(output):
+    complete = work / 'complete'  # marks that the files to rename are complete
+    with writing(output, 'the same command resumes it'), claim(output):
         if output.exists():
             if not complete.exists():
                 raise DataError(f'{output}: already there; choose another --output or remove it')
@@ -99,9 +99,9 @@ def _allowed(values: tuple[str, ...]) -> Allowed:
 def _read_pieces(
     work: pathlib.Path, warc: list[pathlib.Path], html: list[pathlib.Path], max_bytes: int
 ) -> list[pathlib.Path]:
-    """Reads each archive, and all saved pages together, unless that is done; returns the files with their vacancies.
+    """Returns files with the vacancies of each archive, and of all saved pages together.
 
-    Files that have changed are read again.
+    What an earlier run has read is not read again, unless it has changed.
     """
     pieces = []
     sizes = {path: path.stat().st_size // MEGABYTE for path in warc}
@@ -169,19 +169,19 @@ def _listed_by(
 
 def _count_invalid(number: int, sitemap: str, addresses: Repairs) -> None:
     for _ in range(number):
-        addresses.add('no web address, left out', sitemap)
+        addresses.add('not a web address, left out', sitemap)
 
 
 def _chosen(pages: list[str], at_most: int, addresses: Repairs) -> list[str]:
-    """Each address once, and at most so many of each host."""
+    """Each address once, and at most `at_most` of each host."""
     chosen: dict[str, None] = {}
     hosts: Counter[str] = Counter()
     for url in pages:
         host = host_of(url)
         if url in chosen:
-            addresses.add('repeated, asked once', url)
+            addresses.add('repeated, requested once', url)
         elif hosts[host] == at_most:
-            addresses.add('above --max_pages of its host, not asked', url)
+            addresses.add('above --max_pages of its host, not requested', url)
         else:
             hosts[host] += 1
             chosen[url] = None

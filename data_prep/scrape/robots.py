@@ -1,8 +1,8 @@
 """What a site's robots.txt allows, and how fast.
 
 By RFC 9309: after status 2xx the first 500 KiB of the file apply; after 4xx there are no rules; after 429, 5xx, or
-without a response, nothing of the site is requested in this run. Rules are valid for 24 hours. Of Crawl-delay,
-Request-rate and our own rate, the slowest applies; a site that wants more than 300 s between pages is left alone.
+without a response, nothing from the site is requested in this run. Rules are valid for 24 hours. Of Crawl-delay,
+Request-rate and our own rate, the slowest applies; a site that asks for more than 300 s between pages is not crawled.
 """
 
 import threading
@@ -19,7 +19,7 @@ from data_prep.scrape.rate_limit import LONGEST_WAIT, RateLimitedNetwork
 PRODUCT = 'uwe_jax'  # our name in robots.txt
 
 REFUSED = 'refused by robots.txt'
-NO_ROBOTS = 'robots.txt without an answer'
+NO_ROBOTS = 'no answer for robots.txt'
 TOO_SLOW = 'host wants more than 300 s between pages'
 
 _ROBOTS_BYTES = 500 * 1024
@@ -30,10 +30,10 @@ class Robots:
     """The rules of all sites; threads may share it.
 
     Args:
-      network: fetches them.
+      network: fetches the rules.
       seconds: the most time for one robots.txt.
-      rate: pages per second of one host, unless its rules want a slower one.
-      journal: keeps them beyond the end of a run.
+      rate: pages per second from one host, unless its rules ask for a lower rate.
+      journal: keeps them for a resumed run.
     """
 
     def __init__(self, network: RateLimitedNetwork, seconds: float, rate: float, journal: CrawlJournal):
@@ -64,7 +64,7 @@ class Robots:
         return delay
 
     def _rules_of(self, origin: str) -> Protego | str:
-        """The rules of a site, requested once a day; or the reason why nothing of it may be requested."""
+        """The rules of a site, fetched at most once a day; or the reason why none of its pages may be requested."""
         with self._lock:
             lock = self._locks.setdefault(origin, threading.Lock())
         with lock:
@@ -89,7 +89,7 @@ class Robots:
         """The text of a robots.txt; empty if there is none.
 
         Raises:
-          Failure: there is no telling.
+          Failure: it is unknown what the rules are.
         """
         for _ in range(6):  # RFC 9309: at least five redirects
             response, _ = self._network.get(

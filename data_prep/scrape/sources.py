@@ -33,11 +33,11 @@ def warc_pages(
     Args:
       path: a WARC file, plain or compressed by gzip (each record by itself, or all as one).
       max_bytes: larger pages are left out.
-      repairs: counts what is left out, and archives that are broken from some place on.
+      repairs: counts what is left out, and archives that are broken partway.
       on_megabytes: is told how many further megabytes of the file have been read.
 
     Raises:
-      DataError: it cannot be read, or does not begin as WARC.
+      DataError: it cannot be read, or does not start as WARC.
     """
     reported = 0
     with _Archive(path) as archive:
@@ -59,7 +59,7 @@ def warc_pages(
         if not begun:
             raise DataError(f'{path}: {archive.broken or "no record in it"}; expected WARC, or WARC compressed by gzip')
         if archive.broken:
-            repairs.add('archive that is broken from some place on', f'{path}: {archive.broken}')
+            repairs.add('archive broken partway', f'{path}: {archive.broken}')
 
 
 def _record_pages(record, path: pathlib.Path, max_bytes: int, repairs: Repairs) -> Iterator[Page]:
@@ -89,7 +89,7 @@ def _record_pages(record, path: pathlib.Path, max_bytes: int, repairs: Repairs) 
 
 
 class _Archive:
-    """A file, decompressed if it is gzip. One that is cut short just ends there, and `broken` says why."""
+    """A file, decompressed if it is gzip. If it is cut short, reading ends there and `broken` says why."""
 
     def __init__(self, path: pathlib.Path):
         self.broken = ''
@@ -110,7 +110,7 @@ class _Archive:
         self._raw.close()
 
     def read(self, size: int) -> bytes:
-        """Returns at most so many bytes; none at the end."""
+        """Returns at most `size` bytes; none at the end."""
         try:
             while not self._rest:
                 self._rest = next(self._chunks)
@@ -123,7 +123,7 @@ class _Archive:
         return part
 
     def bytes_read(self) -> int:
-        """How much of the file was read, as it is on the disk."""
+        """How many bytes of the file on disk were read."""
         return self._raw.tell()
 
 

@@ -15,6 +15,6 @@ def run(options: Options, command: str) -> None:
       FetchError: the model cannot be downloaded.
     """
     options.check()
-    from data_prep.tag.recipe import tag  # JAX takes seconds, for which --help need not wait
+    from data_prep.tag.recipe import tag  # slow import; keep --help fast
 
     tag(options, command)

@@ -16,12 +16,12 @@ from uwe_jax.models.download import BASE_MODEL
 class Options:
     """Finds ESCO skills for the sentences of vacancies that have no skills, with a model that ranks the skills.
 
-    The output fills with pieces, each for some rows of the input. A piece that exists is not made again, so that the
-    same command goes on after a kill, and several processes may share the work.
+    The output is a directory of pieces, each for some rows of the input. A piece that exists is not made again, so the
+    same command continues a killed run, and several processes may share the work.
     """
 
     vacancies: Annotated[tuple[str, ...], arg(metavar='GLOB')]
-    """CSV, JSONL or Parquet files."""
+    """CSV, TSV, JSONL or Parquet files."""
     esco: pathlib.Path
     """The folder with the CSV files of an ESCO release."""
     output: pathlib.Path
@@ -34,7 +34,7 @@ class Options:
     pooling: Literal['tokens', 'mean'] = 'tokens'
     """Late interaction of tokens, or cosines of mean-pooled vectors."""
     k: int = 10
-    """How many skills of a sentence are kept at most."""
+    """The most skills to keep for a sentence."""
     piece_rows: int = 1000
     """Rows of the input per piece."""
 

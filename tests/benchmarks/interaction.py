@@ -165,7 +165,7 @@ def program(device_mesh: Any, texts: int, tokens: int, dtype: Any, backward: boo
 
 
 def bare_products(tokens: int, dtype: Any, backward: bool) -> dict[int, Callable]:
-    """R of so many tokens per side, and with `backward` R again, R·E_y and Rᵀ·E_q, by the tokens in a block."""
+    """R of this many tokens per side, and with `backward` R again, R·E_y and Rᵀ·E_q, by the tokens in a block."""
 
     def dot(a, b, *contracted):
         dims = (tuple((axis,) for axis in contracted), ((), ()))

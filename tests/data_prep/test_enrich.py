@@ -258,7 +258,7 @@ def test_other_waits_depend_on_the_seed_only():
         ('401', r'status 401 Incorrect API key provided: \[secret\]', 1),
         ('404', 'status 404 The model does not exist', 1),
         ('429 for an hour', r'asks to wait 3600 s, longer than --max_wait=0\.06', 1),
-        ('500', 'status 500 .*; 4 calls in a row failed: what was answered is kept', 4),
+        ('500', 'status 500 .*; 4 calls in a row failed: the answers are kept', 4),
         ('endless 500', 'status 500 x+; 4 calls in a row failed', 4),
         ('cut', '4 calls in a row failed', 4),
         ('the key', 'the answer holds the key; 4 calls in a row failed', 4),

@@ -1,4 +1,4 @@
-"""A journal goes on under the settings with which it was begun, and under no others."""
+"""A journal is resumed with the settings that it was begun with, and with no others."""
 
 import pytest
 
@@ -50,7 +50,7 @@ def test_a_crash_in_the_middle_of_the_settings_leaves_nothing_to_go_on_from(path
 
 
 def test_other_settings_are_refused_by_the_name_of_the_first_that_differs(path):
-    with pytest.raises(DataError, match=r"journal\.jsonl: begun with model 'a', now 'b'; use the same to go on"):
+    with pytest.raises(DataError, match=r"journal\.jsonl: begun with model 'a', now 'b'; use the same to resume"):
         records_of(path, SETTINGS | {'model': 'b'})
 
 

@@ -141,8 +141,8 @@ def test_a_dataset_without_alternatives_is_reported_too(esco, build):
 
 
 REFUSED = {
-    'more skills a batch than there are': ({'batch_size': 512}, 'only 4 skills have an edge'),
-    'no skill a batch': ({'batch_size': 0}, 'expected a positive number'),
+    'more skills per batch than there are': ({'batch_size': 512}, 'only 4 skills have an edge'),
+    'no skill per batch': ({'batch_size': 0}, 'expected a positive number'),
     'no dataset': ({'shards': 'nowhere'}, 'not a dataset'),
     'an output that is there': ({'output': ''}, 'already there'),
     'an output below a file': ({'output': 'manifest.json/report'}, 'cannot be written'),

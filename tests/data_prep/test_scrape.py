@@ -319,7 +319,7 @@ def test_an_archive_that_ends_early_gives_what_it_has(tmp_path, compress):
     assert titles(postings) == [f'Job {n}' for n in range(len(postings))]
     assert 1 < len(postings) < 9
     if compress:
-        assert counts['pages']['archive that is broken from some place on'] == 1
+        assert counts['pages']['archive broken partway'] == 1
 
 
 def test_saved_pages_tell_their_own_address(tmp_path):
@@ -370,9 +370,9 @@ def test_every_request_states_our_name_and_the_contact(site, tmp_path):
     [
         ((404, TEXT, b''), 'with postings'),
         ((403, TEXT, b''), 'with postings'),
-        ((500, TEXT, b''), 'robots.txt without an answer'),
-        (web.silence, 'robots.txt without an answer'),
-        (web.endless_drip, 'robots.txt without an answer'),
+        ((500, TEXT, b''), 'no answer for robots.txt'),
+        (web.silence, 'no answer for robots.txt'),
+        (web.endless_drip, 'no answer for robots.txt'),
         (redirect('/rules'), 'refused by robots.txt'),
         (redirect('/robots.txt'), 'with postings'),
         ((200, TEXT, b'User-agent: *\nAllow: /\n' + b'#' * 600_000 + b'\nDisallow: /\n'), 'with postings'),
@@ -429,8 +429,8 @@ MISBEHAVIOUR = {
     '/loop': (redirect('/loop2'), 'redirect loop'),
     '/loop2': (redirect('/loop', 301), 'redirect loop'),
     '/far/0': (lambda handler: handler.answer(*redirect(f'/far/{int(handler.path[5:]) + 1}')), 'too many redirects'),
-    '/to a file': (redirect('file:///etc/passwd'), 'redirect to no web address'),
-    '/to nowhere': ((302, {}, b''), 'redirect to no web address'),
+    '/to a file': (redirect('file:///etc/passwd'), 'redirect to something that is not a web address'),
+    '/to nowhere': ((302, {}, b''), 'redirect to something that is not a web address'),
     '/to another port': (redirect('http://127.0.0.1:1/'), 'private address'),
     '/to this machine': (redirect('http://localhost:1/'), 'private address'),
     '/to the network here': (redirect('http://192.168.0.1/'), 'private address'),
@@ -538,7 +538,7 @@ def test_several_hosts_are_asked_at_once_and_the_output_keeps_the_order_of_the_l
         flags = [f'--urls={tmp_path}/urls.txt', f'--urls={tmp_path}/more.txt', f'--allow_host=127.0.0.1:{other.port}']
         postings, counts = scrape(tmp_path, *fetching(site, *flags))
         assert titles(postings) == ['A', 'B']
-        assert counts['addresses'] == {'repeated, asked once': 1}
+        assert counts['addresses'] == {'repeated, requested once': 1}
         assert other.times('/b')[0] < site.times('/a')[0]
 
 
@@ -546,7 +546,7 @@ def test_of_each_host_at_most_so_many_pages_are_asked(site, tmp_path):
     site.pages = {f'/{n}': page(posting(f'Job {n}')) for n in range(5)}
     postings, counts = scrape_urls(tmp_path, site, *site.pages, flags=['--max_pages=3'])
     assert titles(postings) == ['Job 0', 'Job 1', 'Job 2']
-    assert counts['addresses'] == {'above --max_pages of its host, not asked': 2}
+    assert counts['addresses'] == {'above --max_pages of its host, not requested': 2}
     assert len(site.times('/3', '/4')) == 0
 
 
@@ -576,8 +576,8 @@ def test_a_sitemap_index_leads_to_pages(site, tmp_path):
     postings, counts = scrape(tmp_path, *fetching(site, f'--sitemap={site.origin}/index.xml'))
     assert titles(postings) == ['Job 0', 'Job 1', 'Job 2', 'Job 3']
     assert counts['addresses'] == {
-        'no web address, left out': 1,
-        'repeated, asked once': 1,
+        'not a web address, left out': 1,
+        'repeated, requested once': 1,
         'sitemap: not a sitemap': 1,
     }
     assert len(site.times('/index.xml')) == 1
@@ -601,7 +601,7 @@ def test_a_sitemap_reads_nothing_from_elsewhere_and_does_not_grow(tmp_path):
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary() | st.binary().map(lambda data: sitemap('https://a.example/1').encode()[:150] + data))
-def test_what_is_no_sitemap_is_a_value_error(data):
+def test_what_is_not_a_sitemap_is_a_value_error(data):
     for variant in (data, gzip.compress(data), gzip.compress(data)[:-1]):
         try:
             sitemap_of = parse_sitemap(variant)
@@ -686,8 +686,8 @@ def test_killed_at_any_moment_it_goes_on_without_repeating_a_request_and_ends_th
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        heard = [entry for entry in known if entry.get('heard', True)]
-        answered = {e.get('page') or e.get('sitemap') or f'{e.get("robots")}/robots.txt' for e in heard}
+        final = [entry for entry in known if entry.get('final', True)]
+        answered = {e.get('page') or e.get('sitemap') or f'{e.get("robots")}/robots.txt' for e in final}
         assert not answered & {site.origin + path for path in site.paths()[before:]}
         assert not (tmp_path / 'out.jsonl').exists()
         with open(journal, 'ab') as file:
@@ -750,7 +750,7 @@ REFUSED = {
     'an empty archive': (['--warc=empty'], r'empty: no record in it; expected WARC'),
     'a missing list': (['--urls=none', CONTACT], r'none: cannot be read \(No such file'),
     'an empty list': (['--urls=empty', CONTACT], r'empty: empty, it has no address'),
-    'a list with a line that is no address': (
+    'a list with a line that is not an address': (
         ['--urls=bad.txt', CONTACT],
         r"bad\.txt, line 2: 'example\.org/1', expec",
     ),
@@ -762,7 +762,10 @@ REFUSED = {
         r'1/s: no page found \(sitemap: private address\)',
     ),
     'a rate of none': (['--html=page.html', '--rate=0'], r'--rate=0\.0: expected more than 0'),
-    'a time that is no number': (['--html=page.html', '--max_seconds=nan'], r'--max_seconds=nan: expected more than 0'),
+    'a time that is not a number': (
+        ['--html=page.html', '--max_seconds=nan'],
+        r'--max_seconds=nan: expected more than 0',
+    ),
     'redirects below none': (['--html=page.html', '--max_redirects=-1'], r'--max_redirects=-1: expected 0 or more'),
     'an allowed name': (
         ['--html=page.html', '--allow_host=localhost:1'],

@@ -283,12 +283,12 @@ REFUSED = {
     'a NUL byte': (raw('v.jsonl', b'{"title": "a\0", "skills": []}\n'), {}, r'v\.jsonl, line 1: a NUL byte'),
     'a ragged row': (raw('v.csv', b'title,skills\na,SQL\nb\n'), {}, r'v\.csv, line 3: 1 cells, but the header has 2'),
     'an open quote': (raw('v.csv', b'title,skills\na,"SQL\n'), {}, r'v\.csv, line 2: not CSV from here on'),
-    'a line that is no object': (
+    'a line that is not an object': (
         raw('v.jsonl', b'["a"]\n'),
         {},
         r'v\.jsonl, line 1: expected a JSON object, found \["a"\]',
     ),
-    'a line that is no JSON': (raw('v.jsonl', b'{"title": \n'), {}, r'v\.jsonl, line 1: not JSON'),
+    'a line that is not JSON': (raw('v.jsonl', b'{"title": \n'), {}, r'v\.jsonl, line 1: not JSON'),
     'skills given as a number': (
         jsonl(GOOD, GOOD | {'skills': 7}),
         {},

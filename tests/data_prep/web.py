@@ -103,7 +103,7 @@ def redirect(to, status=302):
 
 
 def endless_drip(handler):
-    """Sends a byte of the body now and then, for ever."""
+    """Sends a byte of the body now and then, forever."""
     handler.send_response(200)
     handler.send_header('Content-Type', 'text/html')
     handler.end_headers()
@@ -113,7 +113,7 @@ def endless_drip(handler):
 
 
 def drip_of_headers(handler):
-    """Sends a header now and then, for ever."""
+    """Sends a header now and then, forever."""
     handler.wfile.write(b'HTTP/1.1 200 OK\r\n')
     while True:
         handler.wfile.write(b'X-More: x\r\n')

@@ -132,7 +132,7 @@ def test_appended_padding_and_another_order_change_nothing(on_one_device):
 
 @functools.cache
 def compiled(devices, exchange, *, backward, rows=32, tokens=16, d=256):
-    """The program for so many texts per device."""
+    """The program for this many texts per device."""
     device_mesh = mesh.make_mesh(devices=jax.devices()[:devices])
     sharding = mesh.rows(device_mesh)
 

@@ -189,7 +189,7 @@ def test_a_small_batch_is_one_block():
 
 
 def temporary_bytes(count, tokens, d):
-    """Of the compiled forward and backward pass with so many texts per side."""
+    """Of the compiled forward and backward pass with this many texts per side."""
     x = jax.ShapeDtypeStruct((count, tokens, d), jnp.float32)
     length = jax.ShapeDtypeStruct((count,), jnp.int32)
 

@@ -38,7 +38,7 @@ def test_a_limit_without_room_for_both_end_tokens_is_refused(tokenizer):
         tokenizer.encode(['a'], 1)
 
 
-def test_a_file_that_is_no_tokenizer_is_refused_by_its_name(tmp_path):
+def test_a_file_that_is_not_a_tokenizer_is_refused_by_its_name(tmp_path):
     (tmp_path / 'tokenizer.json').write_text('{}')
     with pytest.raises(ValueError, match=r'tokenizer\.json: not a readable tokenizer'):
         Tokenizer.from_pretrained(tmp_path)

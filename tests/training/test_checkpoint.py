@@ -119,7 +119,9 @@ def save_more(workdir, prepare):
 
 
 def test_a_disk_that_fills_is_one_line_and_leaves_the_last_checkpoint(workdir):
-    limit = 'resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))'  # bytes a file, as a quota would
+    limit = (
+        'resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))'  # bytes per file, as a quota would
+    )
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
     said = save_more(workdir, limit)
     assert 'a checkpoint could not be written: ' in said

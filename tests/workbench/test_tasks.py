@@ -229,7 +229,7 @@ def test_a_file_that_is_not_as_expected_is_refused_with_its_row(data, name, file
         (b'query,answer\na,x\n', "line 2: no column 'target'; found query, answer"),
     ],
 )
-def test_a_file_that_is_no_table_is_refused(tmp_path, content, message):
+def test_a_file_that_is_not_a_table_is_refused(tmp_path, content, message):
     file = tmp_path / 'pairs.csv'
     file.write_bytes(content)
     with pytest.raises(ValueError, match=f'{file}(, |: ){message}'):
@@ -272,9 +272,9 @@ def test_what_is_not_there_is_refused(tasks, data, message):
         (['a'], ['x'], [[1]], 'a right target outside the 1 targets'),
         (['a', ' '], ['x'], [[0], [0]], "query 1 is ' ', expected a text"),
         (['a'], ['x', None], [[0]], 'target 1 is None, expected a text'),
-        (['a'], ['x', 'y', 'x'], [[0]], "target 'x' stands 2 times in the target space"),
+        (['a'], ['x', 'y', 'x'], [[0]], "target 'x' appears 2 times in the target space"),
     ],
 )
-def test_what_is_no_task_is_refused(queries, targets, positives, message):
+def test_what_is_not_a_task_is_refused(queries, targets, positives, message):
     with pytest.raises(ValueError, match=message):
         RankingTask('t', queries, targets, positives)

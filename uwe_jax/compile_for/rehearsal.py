@@ -44,9 +44,9 @@ class Trial:
 
     Attributes:
       batch_size: skills in the global batch.
-      program: the compiled step; None where the compiler refused it for its size.
-      memory: what a device holds; None where the compiler refused the program.
-      refusal: why it does not fit; '' where it does.
+      program: the compiled step; None if the compiler refused it for its size.
+      memory: what a device holds; None if the compiler refused the program.
+      refusal: why it does not fit; '' if it does.
     """
 
     batch_size: int
@@ -56,7 +56,7 @@ class Trial:
 
     @property
     def peak(self) -> str:
-        """The peak per device in GiB, as text; '-' where the compiler refused the program."""
+        """The peak per device in GiB, as text; '-' if the compiler refused the program."""
         return f'{self.memory.needed / 2**30:.2f}' if self.memory else '-'
 
 
@@ -64,7 +64,7 @@ def compile_trial(lowered: Lowered, batch_size: int, usable: int) -> Trial:
     """Compiles a lowered step, and checks whether it fits into `usable` bytes per device.
 
     Raises:
-      jax.errors.JaxRuntimeError: the compiler refused the program for another reason than its size.
+      jax.errors.JaxRuntimeError: the compiler refused the program for a reason other than its size.
     """
     try:
         program = lowered.compile()
@@ -85,7 +85,7 @@ class Rehearsal:
       config: the experiment; its `data.batch_size` is ignored.
       base: a directory whose `config.json` holds the encoder's sizes.
       lengths: the padded length of each side, in tokens.
-      device_mesh: of real devices, or of `topology.pod_mesh`.
+      device_mesh: real devices, or the result of `topology.pod_mesh`.
       usable: bytes of a device's memory that the program may use.
 
     Attributes:

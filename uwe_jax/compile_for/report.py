@@ -87,7 +87,7 @@ def table(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
 
 
 def _collectives(program: Compiled) -> dict[tuple[str, int], list[int]]:
-    """By kind and number of devices: how many run per step, and the bytes of their operands and sent by a chip."""
+    """By kind and number of devices: runs per step, bytes of the operands, bytes that a chip sends."""
     sums = collections.defaultdict(lambda: [0, 0, 0])
     for one in compiled.collectives(program):
         numbers = one.times, one.times * one.bytes, one.times * one.sent

@@ -1,4 +1,4 @@
-"""The largest batch that fits, by compiling the step with one batch size after another."""
+"""Finds the largest batch that fits, by compiling the step with one batch size after another."""
 
 import dataclasses
 import logging
@@ -9,13 +9,13 @@ import jax
 
 from uwe_jax.compile_for.rehearsal import Rehearsal, Trial
 
-PARTS = 8  # the search ends within an eighth of the largest: each trial compiles for a minute or more
+PARTS = 8  # the result is within an eighth of the largest batch, because each trial compiles for a minute or more
 
 logger = logging.getLogger(__name__)
 
 
 def largest_batch(rehearsal: Rehearsal, known: Trial) -> tuple[Trial | None, Trial]:
-    """Looks for the largest batch that fits, from one that was tried.
+    """Looks for the largest batch that fits, starting from a batch that was tried.
 
     Returns:
       The largest batch that fits, None if no batch does, and the smallest one that was tried and does not fit.
@@ -50,7 +50,7 @@ def without_program(trial: Trial) -> Trial:
 def first_guess(rehearsal: Rehearsal, trial: Trial) -> int:
     """Rows per device at which memory is full if everything but state and gradients grows with the batch.
 
-    Where the compiler refused the trial, half of its rows.
+    If the compiler refused the trial, half of its rows.
     """
     rows, arguments = trial.batch_size // rehearsal.devices, rehearsal.arguments(trial.batch_size)
     if not trial.memory:
@@ -61,9 +61,9 @@ def first_guess(rehearsal: Rehearsal, trial: Trial) -> int:
 
 
 def largest(fits: Callable[[int], bool], start: int) -> tuple[int, int]:
-    """Finds about the largest number that fits: from a guess, in doubling steps past the edge, then by bisection.
+    """Finds the largest number that fits, approximately: doubling steps from a guess past the limit, then bisection.
 
-    If a number does not fit, no larger one is assumed to.
+    It assumes that if a number does not fit, no larger number does.
 
     Args:
       fits: called at most once per number; must be false for some number.

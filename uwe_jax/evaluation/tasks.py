@@ -47,7 +47,7 @@ class RankingTask:
                     raise ValueError(f'task {self.name}: {kind} {number} is {text!r}, expected a text')
         if len(set(self.targets)) < len(self.targets):
             [(twice, count)] = collections.Counter(self.targets).most_common(1)
-            raise ValueError(f'task {self.name}: target {twice!r} stands {count} times in the target space')
+            raise ValueError(f'task {self.name}: target {twice!r} appears {count} times in the target space')
         for query, positives in zip(self.queries, self.positives, strict=True):
             if not positives:
                 raise ValueError(f'task {self.name}: query {query!r} has no right target')

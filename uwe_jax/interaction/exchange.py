@@ -1,7 +1,8 @@
 """Late interaction over the mesh: the queries stay on their devices, and the targets are exchanged.
 
-There are three ways. With n devices, b targets per device and E the bytes of their embeddings (their float32 gradients
-take 2 E if embeddings are bfloat16, E if they are float32), a device holds and sends, forward and backward:
+There are three ways. Let n be the number of devices, b the targets per device, and E the bytes of their embeddings (the
+float32 gradients take 2 E if embeddings are bfloat16, E if they are float32). Then a device holds and sends, in the
+forward and backward pass together:
 
     gather     all targets at once, kept for the backward pass    holds n E            sends (n-1) (E + gradients)
     regather   all targets at once, again in the backward pass    holds n E for a time sends (n-1) (2 E + gradients)
@@ -36,7 +37,7 @@ def scores(
     exchange: str,
     mesh: Mesh | None,
 ) -> tuple[Float32[Array, 'q_texts y_texts'], Float32[Array, 'q_texts y_texts']]:
-    """Equals `Form.scores`, on arrays whose rows are sharded over all axes of the mesh, and so are its results.
+    """Equals `Form.scores`, on arrays whose rows are sharded over all axes of the mesh; the results are sharded alike.
 
     Args:
       q, q_mask, y, y_mask: the global arrays.
@@ -134,7 +135,7 @@ def _ring_gradients(q, q_mask, y, y_mask, g, form, axes):
         dq_part, dy_part = gradients(step, block)
         return dq + dq_part, following, dy + dy_part
 
-    # The gradient of a block starts on the first device that the block is sent to, and the last one sends it home.
+    # A block's gradient starts on the first device that receives the block, and the last device sends it home.
     if devices > 2:
         following = _pass_on(block, axes)
         dq_part, dy = gradients(1, block)

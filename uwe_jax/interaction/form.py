@@ -26,7 +26,7 @@ class Form:
 
     Attributes:
       name: `blockwise` or `kernel`.
-      score: what a score is.
+      score: the kind of score and its settings.
       entries: pairs of tokens per block; 0 takes the default of the platform.
       platform: of the devices, as JAX names it: cpu, gpu, cuda or tpu.
     """
@@ -45,7 +45,7 @@ class Form:
     ) -> tuple[Float32[Array, 'q_texts y_texts'], Float32[Array, 'q_texts y_texts']]:
         """The sums of `reference.scores`, divided as `score.reduce` says.
 
-        Dividing here saves a device that receives its targets block by block a copy of its score rows.
+        The division is here so that a device that gets its targets block by block needs no copy of its score rows.
         """
         kernel = self._kernel(q, y)
         if kernel is tpu:
@@ -82,7 +82,7 @@ class Form:
         return CPU_ENTRIES if self.platform == 'cpu' else ACCELERATOR_ENTRIES
 
     def _kernel(self, q: Array, y: Array) -> ModuleType | None:
-        """The module of the kernel, or None where the blockwise form runs."""
+        """The module of the kernel; None if the blockwise form runs."""
         if self.name != 'kernel':
             return None
         module = {'tpu': tpu, 'gpu': gpu, 'cuda': gpu}.get(self.platform)

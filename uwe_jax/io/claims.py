@@ -23,7 +23,7 @@ def claim(output: pathlib.Path, flag: str = '--output') -> Iterator[None]:
 
     A locked file names the holder: `lock` in a directory, `.NAME.lock` beside a file. If the holder ran on another
     machine, it is waited for, up to `LEASE` seconds: the file server may not have noticed yet that the machine is gone.
-    Where the file system has no locks, a warning says so, and the work goes on.
+    Where the file system has no locks, a warning says so, and the work continues.
 
     Args:
       output: an existing directory, or a file to be written.

@@ -1,4 +1,4 @@
-"""JSONL files that only grow, so that interrupted work can go on: no line that was written is lost or half there."""
+"""JSONL files that only grow, so that interrupted work can resume: no written line is lost or incomplete."""
 
 import json
 import logging
@@ -14,14 +14,14 @@ logger = logging.getLogger(__name__)
 
 
 class Place(NamedTuple):
-    """Where a line stands in its file, in bytes."""
+    """The position of a line in its file, in bytes."""
 
     start: int
     length: int
 
 
 class ResumableJsonl:
-    """Appends values to a JSONL file, one a line; they are on the disk, fsync included, when `append` returns.
+    """Appends values to a JSONL file, one per line; they are on the disk, fsync included, when `append` returns.
 
     A last line that a crash cut short is dropped when the file is opened. Threads may share one; `io.claims` keeps
     other processes away.
@@ -83,7 +83,7 @@ class ResumableJsonl:
         return json.loads(os.pread(self._file, place.length, place.start))
 
     def _writing(self):
-        return writing(self._path, 'the lines in it are whole, and the same command goes on')
+        return writing(self._path, 'the lines in it are complete, and the same command continues')
 
 
 def read_whole_lines(path: pathlib.Path) -> Iterator[tuple[Any, Place]]:

@@ -3,18 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 SCORE = {
-    ('soft', 'tokens'): 'sim(q, y) = Σ_ij A_ij C_ij, with R = E_q E_yᵀ the products of the token embeddings, C their '
+    'soft': 'sim(q, y) = Σ_ij A_ij C_ij, with R = E_q E_yᵀ the products of the token embeddings, C their '
     'cosines, and A = softmax(R / τ_a) over the tokens of the {attend}',
-    ('soft', 'mean'): "sim(q, y) = Σ_i cos(q_i, ȳ), with ȳ the mean of the target's token embeddings",
-    (
-        'maxsim',
-        'tokens',
-    ): 'sim(q, y) = Σ max cos(q_i, y_j), the maximum over the tokens of the {attend} and the sum '
+    'maxsim': 'sim(q, y) = Σ max cos(q_i, y_j), the maximum over the tokens of the {attend} and the sum '
     'over those of the other text',
-    ('maxsim', 'mean'): "sim(q, y) = Σ_i cos(q_i, ȳ), with ȳ the mean of the target's token embeddings",
-    ('mean', 'tokens'): 'sim(q, y) = cos(q̄, ȳ), the cosine of the mean-pooled texts',
-    ('mean', 'mean'): 'sim(q, y) = cos(q̄, ȳ), the cosine of the mean-pooled texts',
+    'mean': 'sim(q, y) = cos(q̄, ȳ), the cosine of the mean-pooled texts',
 }
+SCORE_OF_MEAN_TARGETS = "sim(q, y) = Σ_i cos(q_i, ȳ), with ȳ the mean of the target's token embeddings"
 
 
 def model_card(config: Mapping, manifest: Mapping, step: int, evaluations: Sequence[Mapping]) -> str:
@@ -27,7 +22,9 @@ def model_card(config: Mapping, manifest: Mapping, step: int, evaluations: Seque
       evaluations: lines of the workdir's evaluation.jsonl.
     """
     score, loss, optimizer = config['score'], config['loss'], config['optimizer']
-    formula = SCORE[score['kind'], score['target']].format(attend=score['attend'])
+    formula = SCORE[score['kind']].format(attend=score['attend'])
+    if score['target'] == 'mean' and score['kind'] != 'mean':
+        formula = SCORE_OF_MEAN_TARGETS
     reduced = 'divided by the number of attending tokens' if score['reduce'] == 'mean' else 'summed, not averaged'
     special = 'take part' if score['special_tokens'] else 'do not take part'
     sources = '\n'.join(f'- {source["name"]}: {_described(source)}' for source in manifest['sources'])

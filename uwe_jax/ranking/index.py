@@ -76,7 +76,7 @@ class TargetIndex:
         Args:
           queries: not blank.
           k: how many; all if there are fewer.
-          shortlist: if given, only so many targets are scored: those whose mean-pooled vectors have the largest cosine
+          shortlist: if set, only this many targets are scored: those whose mean-pooled vectors have the largest cosine
             with the query's. Faster, and not exact.
 
         Raises:

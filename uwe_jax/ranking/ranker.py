@@ -77,7 +77,7 @@ class Ranker(Embedder):
         workdir = pathlib.Path(source).expanduser()
         trained = (workdir / 'checkpoints').is_dir()
         if trained:
-            from uwe_jax.training import checkpoint  # here, for Orbax takes seconds to import
+            from uwe_jax.training import checkpoint  # here, because Orbax takes seconds to import
             from uwe_jax.training.workdir import read_config
 
             config = read_config(workdir)

@@ -1,6 +1,7 @@
 """The experiment as a typed value, checked as a whole before any work is done for it.
 
-`configs/uwe.py` says what each field means and where its value comes from; here stands what it may be.
+`configs/uwe.py` says what each field means and where its value comes from; this module defines which values it may
+have.
 """
 
 import dataclasses

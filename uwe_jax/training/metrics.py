@@ -51,7 +51,7 @@ class MetricsLog:
             self._write(self._metrics, step, values, values)
 
     def write_evaluation(self, step: int, task: str, values: Mapping[str, float]) -> None:
-        """Writes the result of one task after so many steps."""
+        """Writes the result of one task after `step` steps."""
         named = {f'evaluation/{task}/{name}': values[name] for name in ('map', 'rp@10')}
         self._write(self._evaluation, step, {'task': task, **values}, named)
 
@@ -65,7 +65,7 @@ class MetricsLog:
         self._tensorboard.write(step, scalars)
 
     def evaluated(self, step: int) -> list[str]:
-        """The tasks that were evaluated after so many steps, in order."""
+        """The tasks that were evaluated after `step` steps, in order."""
         return [line['task'] for line in self.evaluations() if line['step'] == step]
 
     def evaluations(self) -> list[dict]:

@@ -69,7 +69,7 @@ def _fetch(source: str) -> None:
 
 
 def _workrb():
-    """The bridge to WorkRB, which imports PyTorch: seconds that other models need not wait for."""
+    """The bridge to WorkRB; imported here because PyTorch is slow to import and other models do not need it."""
     try:
         from uwe_jax import workrb
     except ImportError as error:
