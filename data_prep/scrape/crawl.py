@@ -26,7 +26,7 @@ def read_sitemaps(urls: list[str], client: Client, journal: CrawlJournal, at_mos
     """Reads sitemaps and the sitemaps that they list, each once.
 
     Returns:
-      The journal's entries for the first `at_most`: `sitemap`, `outcome`, `final`, `pages`, `sitemaps`, `invalid`.
+      The journal's entries for the first `at_most`: `sitemap`, `outcome`, `heard`, `pages`, `sitemaps`, `invalid`.
     """
     entries: dict[str, Entry] = {}
     level = urls
@@ -41,9 +41,9 @@ def read_sitemaps(urls: list[str], client: Client, journal: CrawlJournal, at_mos
 
 def _sitemap(url: str, client: Client, journal: CrawlJournal) -> Entry:
     entry = journal.get(SITEMAP, url)
-    if entry is None or not entry['final']:
+    if entry is None or not entry['heard']:
         answer = client.get(url, SITEMAP_BYTES, html=False)
-        entry = {'sitemap': url, 'outcome': answer.outcome, 'final': answer.final}
+        entry = {'sitemap': url, 'outcome': answer.outcome, 'heard': answer.final}
         entry |= {'pages': [], 'sitemaps': [], 'invalid': 0}
         if answer.outcome == ANSWERED:
             try:
@@ -60,7 +60,7 @@ def crawl(urls: Iterable[str], client: Client, journal: CrawlJournal, hosts_at_o
     """Requests each page for which the journal has no answer.
 
     The journal gets an entry for each page: `page` (its address), `url` (its address after redirects), `outcome`,
-    `final`, `vacancies`, `notes`.
+    `heard`, `vacancies`, `notes`.
 
     Raises:
       DataError: the journal cannot be written.
@@ -109,9 +109,9 @@ def _crawl_host(urls: list[str], client: Client, journal: CrawlJournal, results:
     for url in urls:
         if silent < _SILENT_PAGES:
             entry = _page(url, client)
-            silent = 0 if entry['final'] else silent + 1
+            silent = 0 if entry['heard'] else silent + 1
         else:
-            entry = {'page': url, 'url': url, 'outcome': GIVEN_UP, 'final': False, 'vacancies': [], 'notes': []}
+            entry = {'page': url, 'url': url, 'outcome': GIVEN_UP, 'heard': False, 'vacancies': [], 'notes': []}
         journal.add(PAGE, entry)
         results.put(len(entry['vacancies']))
 
@@ -120,5 +120,5 @@ def _page(url: str, client: Client) -> Entry:
     answer = client.get(url)
     page = Page(answer.url, answer.url, answer.body, answer.content_type, answer.language)
     postings, notes = vacancies(page)
-    entry = {'page': url, 'url': answer.url, 'outcome': answer.outcome, 'final': answer.final}
+    entry = {'page': url, 'url': answer.url, 'outcome': answer.outcome, 'heard': answer.final}
     return entry | {'vacancies': postings, 'notes': notes}

@@ -41,11 +41,11 @@ class CrawlJournal:
     def _index(self, entry: Entry, place: Place) -> None:
         kind = entry['kind']
         self._places[kind, entry[kind]] = place
-        if kind == PAGE and entry['final']:
+        if kind == PAGE and entry['heard']:
             self._answered.add(entry[PAGE])
 
     def add(self, kind: str, entry: Entry) -> None:
-        """Keeps an entry. For a page or sitemap, `final` says whether it must not be requested again.
+        """Keeps an entry. For a page or sitemap, `heard` says whether it must not be requested again.
 
         Raises:
           DataError: it cannot be written.

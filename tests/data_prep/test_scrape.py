@@ -686,8 +686,8 @@ def test_killed_at_any_moment_it_goes_on_without_repeating_a_request_and_ends_th
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        final = [entry for entry in known if entry.get('final', True)]
-        answered = {e.get('page') or e.get('sitemap') or f'{e.get("robots")}/robots.txt' for e in final}
+        heard = [entry for entry in known if entry.get('heard', True)]
+        answered = {e.get('page') or e.get('sitemap') or f'{e.get("robots")}/robots.txt' for e in heard}
         assert not answered & {site.origin + path for path in site.paths()[before:]}
         assert not (tmp_path / 'out.jsonl').exists()
         with open(journal, 'ab') as file:

@@ -35,7 +35,8 @@ def claim(output: pathlib.Path, flag: str = '--output') -> Iterator[None]:
     """
     path = output / 'lock' if output.is_dir() else output.with_name(f'.{output.name}.lock')
     with writing(output, f'choose another {flag}'):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # if it is a file, opening the lock says so
+            path.parent.mkdir(parents=True, exist_ok=True)
         locked = _locked(path, output, flag)
     with locked as file:
         file.truncate(0)

@@ -164,11 +164,11 @@ class Layer(nnx.Module):
 
 
 def linear(x: Array, layer: nnx.Linear) -> Array:
-    """X W + b in the dtype of x, accumulated in float32 and rounded once, forward and backward.
+    """Returns x W + b in the dtype of x, accumulated in float32 and rounded once, forward and backward.
 
-    What XLA makes of a plain product of bfloat16 arrays rounds inside the product on CPUs, at half the speed.
+    On CPUs, XLA multiplies bfloat16 into bfloat16 at half the speed, and rounds inside the product.
     """
-    return _linear(x, layer.kernel[...], layer.bias[...])
+    return _linear(x, layer.kernel[...], layer.bias[...])  # pyright: ignore[reportOptionalSubscript] (all have one)
 
 
 @jax.custom_vjp
