@@ -16,7 +16,7 @@ QUERIES := 2000
 LAYERS :=
 TESTS := tests
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
-# Most of a test's time is compilation: XLA optimises as ever, but LLVM does not.
+# Most of the time goes into compilation: this keeps XLA's optimisations and turns off LLVM's.
 COMPILE_FAST := XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 
 
@@ -46,7 +46,7 @@ quickstart: $(VENV)/installed.test
 	$(BIN)/python -m uwe_jax.rank --model=$(RUN)/model --targets=data_prep/sample/skills_en.csv --column=preferredLabel \
 	  'data engineer' 'pastry cook' 'night nurse on a surgical ward'
 	@echo
-	@echo '== 5/5 what is where'
+	@echo '== 5/5 where everything is'
 	@echo 'data      $(RUN)/data          manifest.json says what is in it'
 	@echo 'training  $(RUN)/train         metrics.jsonl, evaluation.jsonl, tensorboard/, checkpoints/'
 	@echo 'model     $(RUN)/model         README.md says how to use it'
