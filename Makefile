@@ -15,7 +15,7 @@ STEPS := 32
 QUERIES := 2000
 LAYERS :=
 TESTS := tests
-PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 # Most of the time goes into compilation: this keeps XLA's optimisations and turns off LLVM's.
 COMPILE_FAST := XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 

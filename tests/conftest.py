@@ -38,12 +38,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 SAMPLE = ROOT / 'data_prep' / 'sample'
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """One worker takes all tests of a file; and first, all that need the finished run, which takes long to make."""
-    for item in items:
-        needs_run = 'finished' in item.fixturenames
-        item.add_marker(pytest.mark.xdist_group('finished run' if needs_run else item.path.as_posix()))
+    """The longest files begin first, so that at the end no worker is alone with one."""
     items.sort(key=lambda item: 'finished' not in item.fixturenames)
 
 

@@ -101,6 +101,7 @@ SECRETS = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_unpickles_nothing_and_writes_no_secret(small_dataset_dir, narrow_model, tmp_path):
     config = small_config(small_dataset_dir, narrow_model, **{'steps': 2, 'run.save_every': 1, 'mesh.fsdp': 1})
     command = [sys.executable, '-c', WATCHED, '--config=configs/uwe.py:quickstart', f'--workdir={tmp_path}']
