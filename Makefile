@@ -43,7 +43,7 @@ quickstart: $(VENV)/installed.test
 	@echo '== 3/5 export to the Hugging Face format'
 	$(BIN)/python -m uwe_jax.export --workdir=$(RUN)/train --output=$(RUN)/model
 	@echo '== 4/5 ranking skills for job titles with the export'
-	$(BIN)/python -m uwe_jax.rank --model=$(RUN)/model --targets=data_prep/sample/skills_en.csv --column=preferredLabel \
+	$(BIN)/python -m uwe_jax.rank --model=$(RUN)/model --targets=data_prep/sample/skills_en.csv --column=preferredLabel --k=3 \
 	  'data engineer' 'pastry cook' 'night nurse on a surgical ward'
 	@echo
 	@echo '== 5/5 where everything is'

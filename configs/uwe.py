@@ -94,7 +94,7 @@ def _make_small(config: Any) -> None:
     config.model.dropout = 0.0  # it sees each text about once
     config.optimizer.peak_lr = 5e-5
     config.interaction.dtype = 'float32'
-    config.run.log_every = 4
+    config.run.log_every = 8
     config.run.evaluate_every = 1_000  # before the first and after the last step only
     config.run.evaluate_queries = 2_000  # all of the sample's
     config.run.save_every = 16
