@@ -6,6 +6,7 @@ import pathlib
 import sys
 
 from uwe_jax.io import console
+from uwe_jax.io.files import check_absent
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,7 @@ def export(options: Options) -> None:
     from uwe_jax.training.workdir import read_config
 
     config = read_config(workdir)
-    if output.exists():
-        raise ValueError(f'{output}: already there; choose another --output or remove it')
+    check_absent(output)
     base = download.fetch(config.init)
     if pathlib.Path(config.init).is_dir():  # a path on this machine tells others nothing
         config = dataclasses.replace(config, init=base.name)

@@ -10,10 +10,10 @@ from typing import Literal
 import tyro
 
 from uwe_jax.io import console
-from uwe_jax.io.files import check_writable, sha256
+from uwe_jax.io.files import check_absent, check_writable, sha256
 from uwe_jax.io.tables import read_texts
 from uwe_jax.ranking import Ranker, TargetIndex
-from uwe_jax.ranking.bulk import check_absent, rank_into
+from uwe_jax.ranking.bulk import rank_into
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from uwe_jax.data.text import match_key
 from uwe_jax.io.console import Progress
 from uwe_jax.io.errors import DataError, writing
 from uwe_jax.io.esco import ATTRIBUTION
-from uwe_jax.io.files import whole_directory
+from uwe_jax.io.files import check_absent, whole_directory
 from uwe_jax.io.repairs import Repairs
 from uwe_jax.models import download
 from uwe_jax.models.tokenizer import Tokenizer
@@ -38,8 +38,7 @@ Lines = list[dict[str, Any]]  # of a JSONL file
 
 def build(options: Options, command: str) -> None:
     """Makes a dataset; arguments and errors as for `data_prep.build.run`."""
-    if options.output.exists():
-        raise DataError(f'{options.output}: already there; choose another --output or remove it')
+    check_absent(options.output)
     remedy = 'free some space or choose another --output'
     with writing(options.output, remedy), whole_directory(options.output) as directory:
         _fill(directory, options, command)

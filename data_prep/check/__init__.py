@@ -4,7 +4,7 @@ import json
 import logging
 
 from data_prep.check.options import Options
-from uwe_jax.io.errors import DataError, writing
+from uwe_jax.io.errors import writing
 from uwe_jax.io.files import check_writable, whole_file
 
 logger = logging.getLogger(__name__)
@@ -22,16 +22,13 @@ def run(options: Options, command: str) -> None:
     """
     from data_prep.check import leaks, report
     from data_prep.check.evaluations import held_out_evaluations, read_evaluation
-    from uwe_jax.data.graph import SIDES, DatasetError, open_dataset
+    from uwe_jax.data.graph import SIDES, open_dataset
 
     if options.output:
         with writing(options.output):
             check_writable(options.output)
     evaluations = [read_evaluation(argument) for argument in options.evaluations]
-    try:
-        dataset = open_dataset(options.shards)
-    except DatasetError as error:
-        raise DataError(str(error)) from error
+    dataset = open_dataset(options.shards)
     nodes = {side: {node['text']: tuple(node['ids']) for node in dataset.nodes(side)} for side in SIDES}
     edges = {name: (graph.edge_skill, graph.edge_target) for name, graph in dataset.graphs.items()}
     results = leaks.find_leaks(nodes, edges, [*held_out_evaluations(dataset, list(nodes['skill'])), *evaluations])

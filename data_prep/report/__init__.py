@@ -8,7 +8,7 @@ from typing import Any
 
 from data_prep.report.options import Options
 from uwe_jax.io.errors import DataError, writing
-from uwe_jax.io.files import check_writable, whole_directory
+from uwe_jax.io.files import check_absent, check_writable, whole_directory
 
 logger = logging.getLogger(__name__)
 
@@ -27,18 +27,14 @@ def run(options: Options, command: str) -> None:
     output = options.output
     if find_spec('matplotlib') is None:
         raise DataError("the plots need matplotlib; install it: pip install -c constraints.txt -e '.[plot]'")
-    if output.exists():
-        raise DataError(f'{output}: already there; choose another --output or remove it')
+    check_absent(output)
     with writing(output):
         check_writable(output)
     from data_prep.report import plots  # slow import; keep --help fast
     from data_prep.report.balance import balance
-    from uwe_jax.data.graph import DatasetError, open_dataset
+    from uwe_jax.data.graph import open_dataset
 
-    try:
-        dataset = open_dataset(options.shards)
-    except DatasetError as error:
-        raise DataError(str(error)) from error
+    dataset = open_dataset(options.shards)
     numbers = {'command': command, **balance(dataset, options.batch_size, options.seed)}
     with writing(output), whole_directory(output) as partial:
         content = json.dumps(numbers, indent=1, ensure_ascii=False)

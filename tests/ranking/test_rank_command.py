@@ -77,7 +77,7 @@ def test_many_queries_are_ranked_into_a_file(options, index, tmp_path):
 
 def test_an_output_that_exists_is_refused(options, tmp_path):
     (tmp_path / 'out.jsonl').touch()
-    with pytest.raises(ValueError, match=r'out\.jsonl: already exists; choose another --output or remove it'):
+    with pytest.raises(ValueError, match=r'out\.jsonl: already there; choose another --output or remove it'):
         rank(Options(**options, input=tmp_path / 'titles.txt', output=tmp_path / 'out.jsonl'))
 
 
@@ -158,7 +158,7 @@ def test_a_second_run_with_the_same_output_is_refused(index, tmp_path):
 
 def test_an_output_that_another_process_has_finished_meanwhile_is_not_overwritten(index, tmp_path):
     (tmp_path / 'out.jsonl').write_text('finished')
-    with pytest.raises(ValueError, match=r'out\.jsonl: already exists'):
+    with pytest.raises(ValueError, match=r'out\.jsonl: already there'):
         rank_into(tmp_path / 'out.jsonl', index, TITLES, 2, ['settings'], len(TITLES))
     assert (tmp_path / 'out.jsonl').read_text() == 'finished'
     assert [path.name for path in tmp_path.iterdir()] == ['out.jsonl']

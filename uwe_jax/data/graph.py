@@ -22,6 +22,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int, Int32
 
+from uwe_jax.io.errors import DataError
 from uwe_jax.io.files import damage
 
 GRAPHS = ('job', 'sentence', 'alternative')  # the kinds of targets that skills are joined to
@@ -31,7 +32,7 @@ NAME = 'uwe_pairs'
 MANIFEST = 'manifest.json'
 
 
-class DatasetError(ValueError):
+class DatasetError(DataError):
     """A directory is not a dataset, or differs from its manifest."""
 
 

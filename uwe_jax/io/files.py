@@ -67,6 +67,16 @@ def files_of(patterns: Sequence[str], flag: str) -> list[pathlib.Path]:
     return list(files)
 
 
+def check_absent(output: pathlib.Path) -> None:
+    """Refuses an output that exists: it is complete, and is not written again.
+
+    Raises:
+      DataError: it exists.
+    """
+    if output.exists():
+        raise DataError(f'{output}: already there; choose another --output or remove it')
+
+
 def check_writable(path: pathlib.Path) -> None:
     """Checks that a file can be written, so that hours of work are not lost for it; makes the directory above it.
 

@@ -8,19 +8,13 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 from uwe_jax.io.claims import claim
+from uwe_jax.io.files import check_absent
 from uwe_jax.io.jsonl import ResumableJsonl, read_whole_lines
 from uwe_jax.ranking.index import TargetIndex
 
 logger = logging.getLogger(__name__)
 
-
 QUERIES_AT_A_TIME = 256
-
-
-def check_absent(output: pathlib.Path) -> None:
-    """Raises ValueError if the output exists: it is complete, and is not written again."""
-    if output.exists():
-        raise ValueError(f'{output}: already exists; choose another --output or remove it')
 
 
 def rank_into(

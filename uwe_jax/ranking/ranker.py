@@ -20,6 +20,7 @@ from uwe_jax.models import download, pretrained
 from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.ranking.embedder import Embedder
 from uwe_jax.ranking.index import TargetIndex
+from uwe_jax.training.workdir import has_checkpoints, read_config
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +76,9 @@ class Ranker(Embedder):
         if pooling not in ('tokens', 'mean'):
             raise ValueError(f'pooling: {pooling!r}, expected tokens or mean')
         workdir = pathlib.Path(source).expanduser()
-        trained = (workdir / 'checkpoints').is_dir()
+        trained = has_checkpoints(workdir)
         if trained:
             from uwe_jax.training import checkpoint  # here, because Orbax takes seconds to import
-            from uwe_jax.training.workdir import read_config
 
             config = read_config(workdir)
             directory, score = download.fetch(config.init), config.score

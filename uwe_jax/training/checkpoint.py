@@ -20,11 +20,11 @@ from etils import epath  # Orbax's paths
 from uwe_jax.distributed.processes import broadcast
 from uwe_jax.io.files import damage, sha256, whole_file
 from uwe_jax.training.state import State
+from uwe_jax.training.workdir import FOLDER
 
 logger = logging.getLogger(__name__)
 
 
-FOLDER = 'checkpoints'
 PREFIX = 'step_'
 CHECKSUMS = 'checksums.json'
 # Orbax writes these after the checksums, and restores nothing from them.
@@ -189,11 +189,6 @@ def _move_aside(folder: pathlib.Path, newest: int) -> None:
             aside = directory.with_name(f'damaged_{directory.name}')
             shutil.rmtree(aside, ignore_errors=True)  # from an earlier time
             directory.rename(aside)
-
-
-def has_checkpoints(directory: pathlib.Path) -> bool:
-    """Whether a directory is the workdir of a run that has begun to save."""
-    return (directory / FOLDER).is_dir()
 
 
 def load_params(workdir: pathlib.Path) -> tuple[dict, int]:

@@ -16,6 +16,7 @@ from uwe_jax.training.config import Config
 FREE = ('mesh', 'interaction.form', 'interaction.exchange', 'interaction.block_entries', 'run', 'data.dir')
 
 CONFIG = 'config.json'
+FOLDER = 'checkpoints'
 
 
 @contextlib.contextmanager
@@ -42,6 +43,11 @@ def claimed(workdir: pathlib.Path, config: Config, data_fingerprint: str) -> Ite
             with whole_file(workdir / name) as partial:
                 partial.write_text(json.dumps(content, indent=2) + '\n')
         yield
+
+
+def has_checkpoints(directory: pathlib.Path) -> bool:
+    """Whether a directory is the workdir of a run that has begun to save."""
+    return (directory / FOLDER).is_dir()
 
 
 def read_config(workdir: pathlib.Path) -> Config:

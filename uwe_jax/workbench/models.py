@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from uwe_jax.models import download
 from uwe_jax.ranking import Ranker
-from uwe_jax.training import checkpoint
+from uwe_jax.training.workdir import has_checkpoints
 from uwe_jax.workbench.measurement import Scorer
 
 POOLINGS = ('tokens', 'mean')
@@ -64,7 +64,7 @@ def read_model(words: str, dtype: str) -> Model:
 
 
 def _fetch(source: str) -> None:
-    if not checkpoint.has_checkpoints(pathlib.Path(source).expanduser()):
+    if not has_checkpoints(pathlib.Path(source).expanduser()):
         download.fetch(source)
 
 
