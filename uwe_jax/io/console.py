@@ -34,6 +34,8 @@ def start_logging(level: int = logging.INFO) -> None:
     handler = _Handler()
     handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and JAX log through absl
+    # Of tasks that fail together, the first error is raised; asyncio would log the others, each with a traceback.
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for package in OURS:
         logging.getLogger(package).setLevel(level)
