@@ -23,14 +23,13 @@ def get_config(variant: str = '') -> Any:
     config.model = ConfigDict()
     config.model.dtype = 'bfloat16'  # of the encoder's matrix products; parameters and scores are float32 (ours)
     config.model.dropout = 0.1  # as in MPNet's own training (ours)
-    config.model.remat = False  # recompute each layer in the backward pass: less memory, a third more time
     config.model.layers = placeholder(int)  # keep only the first N layers; for tests
 
     config.data = ConfigDict()
     config.data.dir = placeholder(str)  # what `python -m data_prep build --output` made; required
     config.data.batch_size = 512  # skills, and as many titles, sentences and alternatives (paper)
     config.data.distractor_probability = 0.8  # that an unrelated sentence is joined to a sentence (paper)
-    # Padded tokens per text; 0 takes what data prep chose from the lengths of the texts. 64 at most (paper).
+    # Tokens that texts are cut to; 0 takes what data prep chose from the lengths of the texts. 64 at most (paper).
     config.data.length = ConfigDict({'skill': 0, 'job': 0, 'sentence': 0, 'alternative': 0})
 
     config.score = ConfigDict()
@@ -79,6 +78,9 @@ def get_config(variant: str = '') -> Any:
     # Seconds for a step, or for the embedding or one task of an evaluation; then all processes end, if several run.
     config.run.stall_timeout = 3_600
     config.run.prefetch = 4  # batches read ahead
+    # Rows of 64 tokens that a device encodes at a time. The backward pass computes the activations of each part again: a
+    # third more time, and memory that does not grow with the batch. 0: all rows at once, nothing twice.
+    config.run.rows_at_once = 128
 
     if variant == 'quickstart':
         _make_small(config)
@@ -99,3 +101,4 @@ def _make_small(config: Any) -> None:
     config.run.evaluate_queries = 2_000  # all of the sample's
     config.run.save_every = 16
     config.run.keep = 1
+    config.run.rows_at_once = 0

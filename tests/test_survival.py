@@ -170,12 +170,12 @@ def poisoned(monkeypatch):
 
     def batches(*arguments):
         for step, batch in enumerate(clean(*arguments)):
-            skill = batch.texts['skill']
             if step in steps:
-                ids = np.array(skill.ids)
+                ids = np.array(batch.rows.ids)
                 ids[0, 1] = 10**6
-                skill = skill._replace(ids=jax.device_put(ids, skill.ids.sharding))
-            yield batch._replace(texts={**batch.texts, 'skill': skill})
+                ids = jax.device_put(ids, batch.rows.ids.sharding)
+                batch = batch._replace(rows=batch.rows._replace(ids=ids))
+            yield batch
 
     clean = train_module.batches
     monkeypatch.setattr(train_module, 'batches', batches)

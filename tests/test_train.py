@@ -78,6 +78,15 @@ def test_the_number_of_devices_changes_neither_loss_nor_gradients(data, fsdp, on
     assert_alike(metrics, gradient, on_one_device)
 
 
+@pytest.mark.parametrize('devices', [1, 4])
+def test_encoding_rows_part_by_part_changes_neither_loss_nor_gradients(
+    devices, on_one_device, small_dataset_dir, narrow_model
+):
+    config = small_config(small_dataset_dir, narrow_model, **{'run.rows_at_once': 2})
+    [metrics], gradient = first_steps(config, mesh.make_mesh(devices=jax.devices()[:devices]))
+    assert_alike(metrics, gradient, on_one_device)
+
+
 def test_the_number_of_processes_changes_neither_loss_nor_gradients(on_one_device, config, tmp_path):
     (tmp_path / 'config.json').write_text(json.dumps(dataclasses.asdict(config)))
     run_two_processes([sys.executable, '-m', 'tests.first_steps', str(tmp_path)], devices=1)

@@ -10,6 +10,7 @@ from flax import nnx
 
 from uwe_jax.data.graph import open_dataset
 from uwe_jax.data.loader import batches, choose_lengths
+from uwe_jax.data.packed_plan import ROW, PackedPlan
 from uwe_jax.data.plan import Plan
 from uwe_jax.distributed import mesh
 from uwe_jax.distributed.heartbeat import Heartbeat
@@ -58,8 +59,10 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         seed=config.seed,
         distractor_probability=config.data.distractor_probability,
     )
+    packed = PackedPlan(plan, dataset, lengths, device_mesh.size, config.run.rows_at_once)
     tasks = [sampled(task, config.run.evaluate_queries, config.seed) for task in held_out_tasks(dataset)]
-    logger.info('mesh %s, %.1f steps per epoch, padded to %s', dict(device_mesh.shape), plan.steps_per_epoch, lengths)
+    logger.info('mesh %s, %.1f steps per epoch', dict(device_mesh.shape), plan.steps_per_epoch)
+    logger.info('%d rows of %d tokens per device, texts cut to %s', packed.rows, ROW, lengths)
 
     base = download.fetch(config.init)
     tokenizer = Tokenizer.from_pretrained(base)
@@ -97,10 +100,11 @@ def train(config: Config, workdir: pathlib.Path) -> None:
 
         if 'evaluate' in _due(first_step, config):
             evaluate(first_step)
-        take_step = make_step(graphdef, optimizer, schedule, config, device_mesh, shardings_of(state_shape))
+        shardings = shardings_of(state_shape)
+        take_step = make_step(graphdef, optimizer, schedule, config, lengths, packed.chunks, device_mesh, shardings)
         steps = range(first_step, config.steps)
         meter = Meter()
-        read_ahead = batches(dataset, plan, lengths, mesh.rows(device_mesh), steps, config.run.prefetch)
+        read_ahead = batches(dataset, packed, lengths, mesh.rows(device_mesh), steps, config.run.prefetch)
         with (
             jax.transfer_guard('disallow'),  # in the loop, data moves to and from the devices only by explicit calls
             Progress('training', config.steps, 'steps', done=first_step, every=math.inf) as progress,

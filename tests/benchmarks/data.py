@@ -254,13 +254,15 @@ def read_batches(directory: pathlib.Path) -> Batches:
 
     from uwe_jax.data.graph import GRAPHS, open_dataset
     from uwe_jax.data.loader import Records, StepReader
+    from uwe_jax.data.packed_plan import PackedPlan
     from uwe_jax.data.plan import EMPTY, Plan
 
     start = time.perf_counter()
     dataset = open_dataset(directory)
     opened = time.perf_counter() - start
     plan = Plan(dataset.graphs, batch_size=BATCH, seed=SEED, distractor_probability=DISTRACTOR_PROBABILITY)
-    step_reader = StepReader(dataset, plan, dataset.manifest['lengths'], np.arange(BATCH))
+    lengths = dataset.manifest['lengths']
+    step_reader = StepReader(dataset, PackedPlan(plan, dataset, lengths, 1), lengths, np.arange(BATCH))
     everything, cpu = milliseconds(step_reader, 0)
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

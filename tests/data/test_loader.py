@@ -1,4 +1,4 @@
-"""The loader: from records to padded, sharded rows."""
+"""The loader: from records to packed, sharded rows."""
 
 import collections
 import concurrent.futures
@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uwe_jax.data.graph import GRAPHS, SIDES, DatasetError, open_dataset
-from uwe_jax.data.loader import PAD, Records, StepReader, batches, choose_lengths, join_distractor, local_rows, pad
+from uwe_jax.data.loader import Records, StepReader, batches, choose_lengths, join_distractor, local_slots
+from uwe_jax.data.packed_plan import PackedPlan
 from uwe_jax.data.plan import EMPTY, Plan
 from uwe_jax.distributed import mesh
 from uwe_jax.models.tokenizer import Tokenizer
@@ -34,14 +35,15 @@ def plan(dataset):
     return Plan(dataset.graphs, batch_size=16, seed=0, distractor_probability=0.8)
 
 
-def unpadded(texts, row):
-    return texts.ids[row, : texts.length[row]]
+@pytest.fixture(scope='module')
+def packed(dataset, plan):
+    return PackedPlan(plan, dataset, LENGTHS, 1)
 
 
-def test_texts_are_padded_to_one_length_and_longer_ones_keep_their_end():
-    ids, length = pad([text(5, 6), text(5, 6, 7, 8), np.zeros(0, np.int32)], 5)
-    np.testing.assert_array_equal(ids, [[0, 5, 6, 2, PAD], [0, 5, 6, 7, 2], [PAD] * 5])
-    np.testing.assert_array_equal(length, [4, 5, 0])
+def ids_of(batch, side, slot):
+    """The token ids of one text, of a batch whose rows are all on one device."""
+    start, length = batch.texts[side].start[slot], batch.texts[side].length[slot]
+    return np.asarray(batch.rows.ids).reshape(-1)[start : start + length]
 
 
 @pytest.mark.parametrize(
@@ -85,19 +87,19 @@ def test_threads_that_read_at_once_do_not_disturb_each_other(records):
             assert read == [b'%d' % number for number in order]
 
 
-def test_every_row_holds_the_texts_that_the_plan_names(dataset, plan, base_model):
+def test_every_slot_holds_the_texts_that_the_plan_names(dataset, packed, base_model):
     tokenizer = Tokenizer.from_pretrained(base_model)
     nodes = {side: [node['text'] for node in dataset.nodes(side)] for side in SIDES}
-    batch, planned = StepReader(dataset, plan, LENGTHS, np.arange(16))(3), plan(3)
+    batch, planned = StepReader(dataset, packed, LENGTHS, np.arange(16))(3), packed(3).plan
 
     def ids(side, node):
         return tokenizer.encode([nodes[side][node]], LENGTHS[side])[0]
 
-    for row in range(16):
-        np.testing.assert_array_equal(unpadded(batch.texts['skill'], row), ids('skill', planned.skill[row]))
+    for slot in range(16):
+        np.testing.assert_array_equal(ids_of(batch, 'skill', slot), ids('skill', planned.skill[slot]))
         for graph in GRAPHS:
-            node = planned.targets[graph].node[row]
-            loaded = unpadded(batch.texts[graph], row).tolist()
+            node = planned.targets[graph].node[slot]
+            loaded = ids_of(batch, graph, slot).tolist()
             if node == EMPTY:
                 assert loaded == []
             elif graph == 'sentence':  # a distractor may stand on either side
@@ -109,9 +111,10 @@ def test_every_row_holds_the_texts_that_the_plan_names(dataset, plan, base_model
         np.testing.assert_array_equal(batch.edges[graph], planned.targets[graph].positive)
 
 
-def test_processes_together_hold_the_rows_that_one_holds(dataset, plan):
-    whole = StepReader(dataset, plan, LENGTHS, np.arange(16))(1)
-    parts = [StepReader(dataset, plan, LENGTHS, rows)(1) for rows in np.split(np.arange(16), 4)]
+def test_processes_together_hold_what_one_holds(dataset, plan):
+    packed = PackedPlan(plan, dataset, LENGTHS, 4)
+    whole = StepReader(dataset, packed, LENGTHS, np.arange(16))(1)
+    parts = [StepReader(dataset, packed, LENGTHS, slots)(1) for slots in np.split(np.arange(16), 2)]
     joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     jax.tree.map(np.testing.assert_array_equal, joined, whole)
 
@@ -119,8 +122,9 @@ def test_processes_together_hold_the_rows_that_one_holds(dataset, plan):
 @settings(deadline=None, max_examples=20)
 @given(step=st.integers(0, 500), devices=st.sampled_from([1, 2, 4, 8]))
 def test_the_mask_has_exactly_the_edges_among_the_nodes_however_the_batch_is_cut(dataset, plan, step, devices):
-    planned = plan(step)
-    parts = [StepReader(dataset, plan, LENGTHS, rows)(step) for rows in np.split(np.arange(16), devices)]
+    packed = PackedPlan(plan, dataset, LENGTHS, devices)
+    planned = packed(step).plan
+    parts = [StepReader(dataset, packed, LENGTHS, slots)(step) for slots in np.split(np.arange(16), devices)]
     for graph in GRAPHS:
         csr, nodes = dataset.graphs[graph], planned.targets[graph].node
         mask = np.concatenate([part.edges[graph] for part in parts])
@@ -131,18 +135,19 @@ def test_the_mask_has_exactly_the_edges_among_the_nodes_however_the_batch_is_cut
 
 
 @pytest.mark.parametrize('prefetch', [0, 1, 4])
-def test_batches_are_sharded_by_rows_and_come_in_order(dataset, plan, prefetch):
-    sharding = mesh.rows(mesh.make_mesh(4, 2))
-    read = list(batches(dataset, plan, LENGTHS, sharding, range(2, 6), prefetch))
+def test_batches_are_sharded_by_slots_and_rows_and_come_in_order(dataset, plan, prefetch):
+    sharding, packed = mesh.rows(mesh.make_mesh(4, 2)), PackedPlan(plan, dataset, LENGTHS, 8)
+    read = list(batches(dataset, packed, LENGTHS, sharding, range(2, 6), prefetch))
     assert len(read) == 4
     for step, batch in enumerate(read, start=2):
-        expected = StepReader(dataset, plan, LENGTHS, np.arange(16))(step)
+        expected = StepReader(dataset, packed, LENGTHS, np.arange(16))(step)
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(batch), expected)
         assert batch.edges['job'].addressable_shards[0].data.shape == (2, 16)
+        assert batch.rows.ids.addressable_shards[0].data.shape == (packed.rows, 64)
 
 
-def test_the_only_process_holds_all_rows():
-    np.testing.assert_array_equal(local_rows(mesh.rows(mesh.make_mesh(4, 2)), 16), np.arange(16))
+def test_the_only_process_holds_all_slots():
+    np.testing.assert_array_equal(local_slots(mesh.rows(mesh.make_mesh(4, 2)), 16), np.arange(16))
 
 
 NO_OVERRIDE = dict.fromkeys(SIDES, 0)
@@ -180,8 +185,8 @@ def test_a_damaged_shard_is_refused_by_its_name(dataset, tmp_path, damage):
 def test_a_shard_that_is_damaged_while_a_run_reads_it_ends_the_run_by_its_name(dataset, tmp_path, prefetch):
     copy = open_dataset(shutil.copytree(dataset.directory, tmp_path / 'data'))
     plan = Plan(copy.graphs, batch_size=16, seed=0, distractor_probability=0.8)
-    rows = mesh.rows(mesh.make_mesh())
-    read = batches(copy, plan, LENGTHS, rows, range(100), prefetch)
+    slots = mesh.rows(mesh.make_mesh())
+    read = batches(copy, PackedPlan(plan, copy, LENGTHS, 8), LENGTHS, slots, range(100), prefetch)
     next(read)
     [shard] = copy.shards('job')
     os.truncate(shard, 1000)

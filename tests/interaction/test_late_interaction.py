@@ -17,7 +17,7 @@ from tests.interaction.inputs import (
     score_and_gradients,
     texts,
 )
-from uwe_jax.data.loader import pad
+from tests.packed import alone
 from uwe_jax.interaction import Score, attention, late_interaction, mean_entropy
 from uwe_jax.interaction.blockwise import block_sizes
 from uwe_jax.models import pretrained
@@ -84,8 +84,9 @@ def test_mean_pooled_targets_do_in_half_precision_too():
 @pytest.mark.parametrize('dtype', TOLERANCE)
 def test_blockwise_equals_the_float64_reference_on_the_base_models_embeddings(base_model, dtype):
     names = ['data engineer', 'SQL', 'bake bread', 'care for patients in a surgical ward', 'C++', 'carpenter']
-    ids, length = map(jnp.asarray, pad(Tokenizer.from_pretrained(base_model).encode(names, 16), 16))
-    embeddings = jnp.asarray(pretrained.load_encoder(base_model, dtype='float32')(ids, length), dtype)
+    texts = Tokenizer.from_pretrained(base_model).encode(names, 16)
+    length = jnp.array([len(text) for text in texts], jnp.int32)
+    embeddings = jnp.asarray(pretrained.load_encoder(base_model, dtype='float32')(*alone(texts, 16)), dtype)
     weights = np.random.default_rng(0).normal(size=(2, 6, 6)).astype(np.float32)
     inputs = embeddings, length, embeddings[::-1], length[::-1], weights
     equals_the_float64_reference(inputs, Score(), form='blockwise', block_entries=2 * 16 * 4 * 16)

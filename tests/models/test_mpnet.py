@@ -1,4 +1,4 @@
-"""The encoder: equal to the original in PyTorch, and indifferent to padding, remat and the mesh."""
+"""The encoder: equal to the original in PyTorch, and indifferent to padding, neighbours and the mesh."""
 
 import dataclasses
 import functools
@@ -8,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from configs.uwe import get_config
-from uwe_jax.data.loader import pad
+from tests.packed import alone, together
+from uwe_jax.data.packing import pack, unpacked
 from uwe_jax.distributed import mesh
 from uwe_jax.models import pretrained
-from uwe_jax.models.mpnet import MPNet, MPNetConfig, dropped, linear, relative_buckets
+from uwe_jax.models.mpnet import MPNet, MPNetConfig, cast_matrices, dropped, linear, relative_buckets
 from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.training.optimizer import make_optimizer, weight_decay_mask
 from uwe_jax.training.state import abstract_state, first_state
@@ -52,13 +55,13 @@ def small():
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def encode(graphdef, params, ids, length, key=None):
-    return nnx.merge(graphdef, params)(ids, length, dropout_key=key)
+def encode(graphdef, params, rows, key=None):
+    return nnx.merge(graphdef, params)(*rows, dropout_key=key)
 
 
-def batch_of(lengths, tokens=6, seed=0):
-    ids = np.random.default_rng(seed).integers(3, 100, (len(lengths), tokens))
-    return jnp.asarray(ids, jnp.int32), jnp.asarray(lengths, jnp.int32)
+def texts_of(lengths, seed=0):
+    random = np.random.default_rng(seed)
+    return [random.integers(3, 100, length).astype(np.int32) for length in lengths]
 
 
 @pytest.mark.parametrize('model', ['cut_model', pytest.param('base_model', marks=pytest.mark.slow)])
@@ -78,11 +81,11 @@ def test_token_embeddings_equal_pytorchs_on_texts_of_1_to_300_tokens_and_many_sc
         graphdef, params = nnx.split(pretrained.load_encoder(directory, dtype=dtype))
         for short in (True, False):
             chosen = [text for text in ids if (len(text) <= 64) == short]
-            batch = pad(chosen, max(len(text) for text in chosen))
-            mask = np.arange(batch.ids.shape[1]) < batch.length[:, None]
+            rows = alone(chosen)
+            mask = rows.text > 0
             with torch.inference_mode():
-                expected = theirs(torch.tensor(batch.ids), torch.tensor(mask.astype(np.int64))).last_hidden_state
-            embeddings = np.asarray(encode(graphdef, params, *batch))
+                expected = theirs(torch.tensor(rows.ids), torch.tensor(mask.astype(np.int64))).last_hidden_state
+            embeddings = np.asarray(encode(graphdef, params, rows))
             worst[dtype] = max(worst.get(dtype, 0.0), np.abs(embeddings - expected.numpy())[mask].max())
     print(worst)  # shown by -s: the figures behind the tolerances
     assert worst['float32'] <= 1e-5
@@ -90,31 +93,69 @@ def test_token_embeddings_equal_pytorchs_on_texts_of_1_to_300_tokens_and_many_sc
 
 
 def test_padding_changes_nothing(small):
-    ids, length = batch_of([5, 2, 6, 0])
-    wider = jnp.concatenate([ids, batch_of([6] * 4, seed=1)[0]], axis=1)
-    narrow, wide = encode(*nnx.split(small), ids, length), encode(*nnx.split(small), wider, length)
-    for row, tokens in enumerate(length):
-        np.testing.assert_allclose(narrow[row, :tokens], wide[row, :tokens], atol=1e-6)
+    texts = texts_of([5, 2, 6])
+    narrow, wide = (encode(*nnx.split(small), alone(texts, tokens)) for tokens in (6, 12))
+    for row, text in enumerate(texts):
+        np.testing.assert_allclose(narrow[row, : len(text)], wide[row, : len(text)], atol=1e-6)
     assert np.isfinite(wide).all()
 
 
-def test_recomputing_layers_gives_the_same_gradients_with_the_same_dropout():
-    ids, length = batch_of([5, 3])
+@settings(deadline=None, max_examples=15)
+@given(lengths=st.lists(st.integers(1, 16), min_size=2, max_size=12), seed=st.integers(0, 100))
+def test_a_text_beside_others_is_encoded_as_if_it_were_alone(small, lengths, seed):
+    texts = texts_of(lengths, seed)
+    rows, start = together(texts, 16)
+    packed = np.asarray(encode(*nnx.split(small), rows)).reshape(-1, SMALL.hidden_size)
+    single = encode(*nnx.split(small), alone(texts, 16))
+    for text, first, expected in zip(texts, start, single, strict=True):
+        np.testing.assert_allclose(packed[first : first + len(text)], expected[: len(text)], atol=2e-6)
 
-    def gradients(model):
-        graphdef, params = nnx.split(model)
 
-        def loss(params):
-            embeddings = nnx.merge(graphdef, params)(ids, length, dropout_key=jax.random.key(0))
-            return jnp.sum(jnp.where(jnp.arange(6)[:, None] < length[:, None, None], embeddings**3, 0))
+def test_moving_a_text_and_changing_its_neighbours_does_not_touch_it(small):
+    text, *others = texts_of([5, 4, 4, 7])
+    embeddings = []
+    for neighbours in ([], others[:1], others):
+        for place in (0, len(neighbours)):
+            row = [*neighbours[:place], text, *neighbours[place:]]
+            start = np.cumsum([0, *map(len, row)])[:-1]
+            encoded = encode(*nnx.split(small), pack(row, start, 1, 24))
+            embeddings.append(encoded[0, start[place] : start[place] + len(text)])
+    for other in embeddings[1:]:
+        np.testing.assert_allclose(other, embeddings[0], atol=1e-6)
 
-        return jax.jit(jax.grad(loss))(nnx.to_pure_dict(params))
 
-    stored, recomputed = (
-        gradients(MPNet(ONE_LAYER, dtype='float32', dropout=0.1, remat=remat, rngs=nnx.Rngs(0)))
-        for remat in (False, True)
+@pytest.mark.parametrize(('dtype', 'tolerance'), [('float32', 1e-5), ('bfloat16', 2e-2)])
+def test_packed_texts_have_the_values_and_gradients_of_texts_alone(dtype, tolerance):
+    """Tolerances are relative to the largest entry; bfloat16 keeps eight bits."""
+    graphdef, params = nnx.split(MPNet(SMALL, dtype=dtype, rngs=nnx.Rngs(0)))
+    texts = texts_of([16, 9, 3, 7, 1, 12, 4, 4, 5])
+    weights = np.random.default_rng(1).normal(size=(len(texts), 16, SMALL.hidden_size)).astype(np.float32)
+    length = np.array([len(text) for text in texts], np.int32)
+    rows, start = together(texts, 16)
+
+    def of_packed(params, rows):
+        embeddings = nnx.merge(graphdef, params)(*rows).reshape(-1, SMALL.hidden_size)
+        return jnp.sum(unpacked(embeddings, jnp.asarray(start), jnp.asarray(length), 16) * weights)
+
+    def of_alone(params, rows):
+        embeddings = nnx.merge(graphdef, params)(*rows)
+        return jnp.sum(jnp.where((np.arange(16) < length[:, None])[..., None], embeddings * weights, 0))
+
+    params = nnx.to_pure_dict(params)
+    (value, gradient), (expected, of_params) = (
+        jax.jit(jax.value_and_grad(loss))(params, inputs)
+        for loss, inputs in ((of_packed, rows), (of_alone, alone(texts, 16)))
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), recomputed, stored)
+    assert value == pytest.approx(float(expected), rel=tolerance, abs=10 * tolerance)
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(of_params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance * largest), gradient, of_params)
+
+
+def test_casting_the_matrices_once_changes_no_bit():
+    graphdef, params = nnx.split(MPNet(SMALL, dtype='bfloat16', rngs=nnx.Rngs(0)))
+    rows = alone(texts_of([5, 3]))
+    cast = cast_matrices(params, 'bfloat16')
+    np.testing.assert_array_equal(encode(graphdef, cast, rows), encode(graphdef, params, rows))
 
 
 @pytest.mark.parametrize(('dtype', 'tolerance'), [('float32', 1e-6), ('bfloat16', 4e-3)])
@@ -149,13 +190,13 @@ def test_a_linear_layer_is_rounded_once_in_value_and_gradients(dtype, tolerance)
 
 def test_dropout_is_off_without_a_key(small):
     without = MPNet(SMALL, dtype='float32', dropout=0.0, rngs=nnx.Rngs(0))
-    batch = batch_of([5, 2, 6, 0])
-    np.testing.assert_array_equal(encode(*nnx.split(small), *batch), encode(*nnx.split(without), *batch))
+    rows = alone(texts_of([5, 2, 6]))
+    np.testing.assert_array_equal(encode(*nnx.split(small), rows), encode(*nnx.split(without), rows))
 
 
 def test_dropout_is_fixed_by_its_key():
     model = nnx.split(MPNet(ONE_LAYER, dtype='float32', dropout=0.1, rngs=nnx.Rngs(0)))
-    one, again, other = (encode(*model, *batch_of([5, 3]), jax.random.key(seed)) for seed in (0, 0, 1))
+    one, again, other = (encode(*model, alone(texts_of([5, 3])), jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert np.abs(one - other).max() > 0.01
 
@@ -186,9 +227,8 @@ def test_parameters_are_born_sharded_over_fsdp_and_give_the_same_embeddings(smal
     moment = state.opt_state[1][0].mu['layers'][0]['q']['kernel']
     for array in (kernel, moment):
         assert array.addressable_shards[0].data.shape == (32 // fsdp, 32)
-    ids, length = batch_of([5, 2, 6, 0])
-    expected = encode(graphdef, params, ids, length)
-    np.testing.assert_allclose(encode(graphdef, state.params, ids, length), expected, atol=1e-5)
+    rows = alone(texts_of([5, 2, 6, 1]))
+    np.testing.assert_allclose(encode(graphdef, state.params, rows), encode(graphdef, params, rows), atol=1e-5)
 
 
 def test_only_matrices_decay():

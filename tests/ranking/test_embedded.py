@@ -21,7 +21,7 @@ def vectors():
 def stored(vectors, dtype):
     embedded = Embedded.empty(LENGTH, 8, dtype)
     for some in ([2, 0], [1, 3]):
-        embedded.fill(embedded.row[some], vectors[some])
+        embedded.fill(embedded.row[some], np.concatenate([vectors[text, : LENGTH[text]] for text in some]))
     return embedded
 
 

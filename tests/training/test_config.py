@@ -32,7 +32,7 @@ def changed(fields, name, value):
         ('init', 7),
         ('model.dtype', 'float16'),
         ('model.dropout', 1.0),
-        ('model.remat', 1),
+        ('run.rows_at_once', 0.5),
         ('model.layers', 0),
         ('data.batch_size', 0),
         ('data.distractor_probability', 1.5),

@@ -1,4 +1,4 @@
-"""From a batch plan to sharded arrays: reads the records of each step, pads them, and makes them global.
+"""From a batch plan to sharded arrays: reads the records of each step, packs them into rows, and makes them global.
 
 One Grain element is one step, so that a batch takes one read per graph, and the order of the data cannot depend on the
 number of workers.
@@ -14,38 +14,43 @@ from array_record.python.array_record_module import ArrayRecordReader
 from jaxtyping import Bool, Int, Int32
 from tensorflow_datasets.proto import tf_example_pb2
 
-from uwe_jax.data.graph import GRAPHS, MAX_TOKENS, Dataset, DatasetError
-from uwe_jax.data.plan import EMPTY, BatchPlan, Plan
+from uwe_jax.data.graph import GRAPHS, MAX_TOKENS, SIDES, Dataset, DatasetError
+from uwe_jax.data.packed_plan import ROW, PackedPlan
+from uwe_jax.data.packing import Rows, pack
+from uwe_jax.data.plan import EMPTY, BatchPlan
 from uwe_jax.data.text import truncated
 
-PAD = 1  # <pad> in MPNet's vocabulary; only the lengths say which positions are padding
 NO_IDS = np.zeros(0, np.int32)  # of an empty slot
 Array: TypeAlias = Any  # numpy within a process, jax once it is global
 Features: TypeAlias = Mapping[str, Any]  # of one tf.train.Example
 
 
 class Texts(NamedTuple):
-    """Texts of one side.
+    """Where the texts of one side lie.
 
     Attributes:
-      ids: token ids, padded with PAD.
+      start: the first token of each, counted over the rows of its device.
       length: tokens of each text, <s> and </s> included; 0 for an empty slot.
     """
 
-    ids: Int32[Array, 'texts tokens']
+    start: Int32[Array, ' texts']
     length: Int32[Array, ' texts']
 
 
 class Batch(NamedTuple):
-    """One batch of all graphs; the rows of every array are sharded over the whole mesh.
+    """One batch of all graphs; the first axis of every array is sharded over the whole mesh.
 
     Attributes:
-      texts: by side; the graphs share the skills.
+      rows: the texts of all sides. A text is on the device that has its slot.
+      texts: where they lie, by side; the graphs share the skills.
       edges: by graph, the pairs that it joins.
+      left_out: how many texts of each slot did not fit into the rows.
     """
 
+    rows: Rows
     texts: Mapping[str, Texts]
     edges: Mapping[str, Bool[Array, 'skill_slots target_slots']]
+    left_out: Int32[Array, ' slots']
 
 
 class Records:
@@ -92,33 +97,46 @@ class Records:
 
 
 class StepReader:
-    """Maps a step to the rows of its batch that this process holds. Picklable, for Grain.
+    """Maps a step to the part of its batch that this process holds. Picklable, for Grain.
 
     Args:
       dataset: the opened dataset.
-      plan: which nodes make a batch.
-      lengths: by side, the length to which texts are padded or cut.
-      rows: the rows of the global batch that this process holds.
+      plan: which nodes make a batch, and where their texts lie.
+      lengths: by side, the tokens that texts are cut to.
+      slots: those of the global batch that this process holds, whole devices' at a time.
     """
 
-    def __init__(self, dataset: Dataset, plan: Plan, lengths: Mapping[str, int], rows: Int[np.ndarray, ' local_rows']):
+    def __init__(
+        self, dataset: Dataset, plan: PackedPlan, lengths: Mapping[str, int], slots: Int[np.ndarray, ' local_slots']
+    ):
         self._records = {graph: Records(dataset.shards(graph)) for graph in GRAPHS}
         self._graphs = dataset.graphs
         self._plan = plan
         self._lengths = lengths
-        self._rows = rows
+        self._slots = slots
 
     def __call__(self, step: int) -> Batch:
-        """The rows of one step, in numpy."""
-        plan = self._plan(int(step))
-        read = {graph: self._read(graph, plan.targets[graph].edge[self._rows]) for graph in GRAPHS}
+        """The slots of one step, in numpy."""
+        packed, slots = self._plan(int(step)), self._slots
+        plan = packed.plan
+        read = {graph: self._read(graph, plan.targets[graph].edge[slots]) for graph in GRAPHS}
         texts = {graph: [_ids(row, 'target_ids') if row else NO_IDS for row in read[graph]] for graph in GRAPHS}
         texts['sentence'] = self._join_distractors(texts['sentence'], plan)
-        texts['skill'] = self._skills(plan.skill[self._rows], read)
+        texts['skill'] = self._skills(plan.skill[slots], read)
         return Batch(
-            texts={side: pad(ids, self._lengths[side]) for side, ids in texts.items()},
-            edges={graph: plan.targets[graph].positive[self._rows] for graph in GRAPHS},
+            rows=self._pack(texts, packed.start),
+            texts={side: Texts(packed.start[side][slots], packed.length[side][slots]) for side in SIDES},
+            edges={graph: plan.targets[graph].positive[slots] for graph in GRAPHS},
+            left_out=packed.left_out[slots],
         )
+
+    def _pack(self, texts: Mapping[str, list[np.ndarray]], start: Mapping[str, Int32[np.ndarray, ' slots']]) -> Rows:
+        """The rows of this process's devices, one device after another."""
+        rows, per_device = self._plan.rows, self._plan.slots_per_device
+        device = np.arange(len(self._slots)) // per_device
+        place = np.concatenate([start[side][self._slots] + device * rows * ROW for side in SIDES])
+        ids = [truncated(text, self._lengths[side]) for side in SIDES for text in texts[side]]
+        return pack(ids, place, rows * (len(self._slots) // per_device), ROW)
 
     def _read(self, graph: str, edges: Int32[np.ndarray, ' slots']) -> list[Features | None]:
         """The features of each edge's record; None for an empty slot."""
@@ -140,11 +158,11 @@ class StepReader:
         return _parse(record)
 
     def _join_distractors(self, sentences: list[np.ndarray], plan: BatchPlan) -> list[np.ndarray]:
-        distractors = self._read('sentence', plan.distractors.edge[self._rows])
+        distractors = self._read('sentence', plan.distractors.edge[self._slots])
         tokens = self._lengths['sentence']
         return [
             join_distractor(sentence, _ids(row, 'target_ids'), first, tokens) if row else sentence
-            for sentence, row, first in zip(sentences, distractors, plan.distractors.first[self._rows], strict=True)
+            for sentence, row, first in zip(sentences, distractors, plan.distractors.first[self._slots], strict=True)
         ]
 
 
@@ -176,19 +194,8 @@ def join_distractor(
     return np.concatenate(parts)
 
 
-def pad(texts: Sequence[np.ndarray], tokens: int) -> Texts:
-    """Pads texts to one length, and cuts longer ones, which keep their </s>."""
-    ids = np.full((len(texts), tokens), PAD, np.int32)
-    length = np.zeros(len(texts), np.int32)
-    for row, text in enumerate(texts):
-        kept = truncated(text, tokens)
-        length[row] = len(kept)
-        ids[row, : len(kept)] = kept
-    return Texts(ids, length)
-
-
 def choose_lengths(chosen: Mapping[str, int], overrides: Mapping[str, int]) -> dict[str, int]:
-    """The padded length of every side: the override if it is not 0, otherwise what data prep has chosen.
+    """The tokens that texts are cut to, by side: the override if it is not 0, otherwise what data prep has chosen.
 
     Raises:
       ValueError: a length is not from 3 (<s>, one token, </s>) to MAX_TOKENS.
@@ -200,15 +207,15 @@ def choose_lengths(chosen: Mapping[str, int], overrides: Mapping[str, int]) -> d
     return lengths
 
 
-def local_rows(sharding: jax.sharding.Sharding, batch_size: int) -> Int[np.ndarray, ' local_rows']:
-    """The rows of a global batch that the devices of this process hold, in order."""
+def local_slots(sharding: jax.sharding.Sharding, batch_size: int) -> Int[np.ndarray, ' local_slots']:
+    """The slots of a global batch that the devices of this process hold, in order."""
     slices = sharding.addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in slices]))
 
 
 def batches(
     dataset: Dataset,
-    plan: Plan,
+    plan: PackedPlan,
     lengths: Mapping[str, int],
     sharding: jax.sharding.NamedSharding,
     steps: range,
@@ -218,20 +225,22 @@ def batches(
 
     Args:
       dataset: the opened dataset.
-      plan: which nodes make a batch.
-      lengths: the padded length, by side.
-      sharding: of the rows over the mesh.
+      plan: which nodes make a batch, and where their texts lie.
+      lengths: by side, the tokens that texts are cut to.
+      sharding: of the first axis over the mesh.
       steps: the steps to read.
       prefetch: the number of steps to read ahead; 0 reads in the foreground.
     """
-    import grain  # it imports Orbax; who ranks texts needs `pad` of this module only
+    import grain  # it imports Orbax, which takes seconds
 
-    read = StepReader(dataset, plan, lengths, local_rows(sharding, plan.batch_size))
+    slots = local_slots(sharding, plan.batch_size)
+    read = StepReader(dataset, plan, lengths, slots)
     options = grain.ReadOptions(num_threads=min(prefetch, 2), prefetch_buffer_size=prefetch)
     for local in grain.MapDataset.range(steps.start, steps.stop).map(read).to_iter_dataset(options):
-        yield jax.tree.map(lambda x: _to_global(x, plan.batch_size, sharding), local)
+        yield jax.tree.map(lambda x: _to_global(x, plan.batch_size // len(slots), sharding), local)
 
 
-def _to_global(local: np.ndarray, batch_size: int, sharding: jax.sharding.NamedSharding) -> jax.Array:
+def _to_global(local: np.ndarray, parts: int, sharding: jax.sharding.NamedSharding) -> jax.Array:
+    """Joins the equal parts that the processes hold."""
     with jax.transfer_guard_host_to_device('allow'):  # with several processes, JAX takes this for an implicit transfer
-        return jax.make_array_from_process_local_data(sharding, local, (batch_size, *local.shape[1:]))
+        return jax.make_array_from_process_local_data(sharding, local, (parts * len(local), *local.shape[1:]))

@@ -51,16 +51,13 @@ def _names_of(keys) -> list[Any]:
     return [key.key for key in keys]
 
 
-def abstract_encoder(
-    directory: pathlib.Path, *, dtype: str, dropout: float = 0.0, remat: bool = False, layers: int | None = None
-) -> MPNet:
+def abstract_encoder(directory: pathlib.Path, *, dtype: str, dropout: float = 0.0, layers: int | None = None) -> MPNet:
     """The encoder that config.json describes, with abstract parameters: shapes and shardings, no values.
 
     Args:
       directory: a Hugging Face directory.
-      dtype: as in `MPNet`, like dropout and remat.
+      dtype: as in `MPNet`, like dropout.
       dropout: probability.
-      remat: recompute each layer in the backward pass.
       layers: how many of the first layers to keep; all by default.
 
     Raises:
@@ -71,7 +68,7 @@ def abstract_encoder(
         if not 1 <= layers <= config.num_hidden_layers:
             raise ValueError(f'model.layers: {layers}, expected 1 to {config.num_hidden_layers}')
         config = dataclasses.replace(config, num_hidden_layers=layers)
-    return nnx.eval_shape(lambda: MPNet(config, dtype=dtype, dropout=dropout, remat=remat, rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: MPNet(config, dtype=dtype, dropout=dropout, rngs=nnx.Rngs(0)))
 
 
 def load_params(directory: pathlib.Path, like: nnx.State) -> dict[str, Any]:

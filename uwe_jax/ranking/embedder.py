@@ -15,20 +15,22 @@ from flax import nnx
 from jaxtyping import Float, Float32, Int32, Int64, Integer
 
 from uwe_jax.data.graph import MAX_TOKENS
-from uwe_jax.data.loader import pad
+from uwe_jax.data.packing import Rows, lay_out, pack, token_places
 from uwe_jax.data.text import truncated
 from uwe_jax.distributed import mesh
 from uwe_jax.interaction import Score
 from uwe_jax.io.console import Progress
-from uwe_jax.models.mpnet import MPNet
+from uwe_jax.models.mpnet import MPNet, cast_matrices
 from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.ranking.embedded import DTYPES, Embedded
 
 logger = logging.getLogger(__name__)
 
-LENGTHS = (8, 16, 32, MAX_TOKENS)  # texts are padded to one of these, so that few programs are compiled
-TOKENS_PER_CALL = 2048  # padded tokens that the encoder takes at a time
-FEW = (1, 8)  # numbers of texts that have a program of their own, so that a query is not padded to a whole call
+# Shapes of what the encoder takes at a time, so that few programs are compiled: one short row if all texts fit into it,
+# otherwise a few rows, or many, of as many tokens as the longest text.
+SHORT_ROWS = (8, 16, 32, MAX_TOKENS)
+FEW_ROWS = (2, 8)
+CPU_ROWS, ACCELERATOR_ROWS = 32, 256
 
 Side = Literal['query', 'target']
 
@@ -52,6 +54,7 @@ class Embedder:
         self, encoder: MPNet, tokenizer: Tokenizer, score: Score, device_mesh: jax.sharding.Mesh | None = None
     ):
         self._graphdef, self._params = nnx.split(encoder)
+        self._cast = cast_matrices(self._params, encoder.dtype)
         self._tokenizer = tokenizer
         self._dtype, self._d = str(jnp.dtype(encoder.dtype)), encoder.word_embeddings.features
         self.mesh = device_mesh
@@ -102,8 +105,10 @@ class Embedder:
         tokens = np.array([len(text) for text in ids], np.int32)
         embedded = Embedded.empty(np.ones_like(tokens) if pooled else tokens - 2 * special, self._d, dtype)
         with Progress('embedding', len(texts), 'texts') as progress:
-            for places, embeddings in self._token_embeddings(ids):
-                vectors = _means(embeddings, tokens[places], special) if pooled else embeddings[:, special:]
+            for places, start, embeddings in self._encoded(ids):
+                vectors = embeddings[token_places(start + special, tokens[places] - 2 * special)]
+                if pooled:
+                    vectors = _means(vectors, tokens[places] - 2 * special)
                 embedded.fill(embedded.row[places], vectors)
                 progress.advance(len(places))
         return embedded
@@ -120,41 +125,43 @@ class Embedder:
         self.truncated += long
         return [truncated(text, MAX_TOKENS) for text in ids]
 
-    def _token_embeddings(
+    def _encoded(
         self, ids: Sequence[np.ndarray]
-    ) -> Iterator[tuple[Int64[np.ndarray, ' n'], Float32[np.ndarray, 'n tokens d']]]:
-        """Yields the indices of texts that are padded to the same length, and their token embeddings."""
-        padded = np.searchsorted(LENGTHS, [len(text) for text in ids])
-        for size, tokens in enumerate(LENGTHS):
-            places = np.flatnonzero(padded == size)
-            most = TOKENS_PER_CALL // tokens
-            for start in range(0, len(places), most):
-                chosen = places[start : start + most]
-                rows = next((few for few in FEW if len(chosen) <= few), most)
-                rows = self.devices * -(-rows // self.devices)
-                batch = pad([ids[place] for place in chosen] + [ids[chosen[0]]] * (rows - len(chosen)), tokens)
-                yield chosen, self._encode(*batch)[: len(chosen)]
+    ) -> Iterator[tuple[Int64[np.ndarray, ' n'], Int32[np.ndarray, ' n'], Float32[np.ndarray, 'row_tokens d']]]:
+        """Yields the indices of texts that were encoded together, the first token of each, and all token embeddings."""
+        length = np.array([len(text) for text in ids], np.int32)
+        total = length.sum()
+        tokens = next((short for short in SHORT_ROWS if total <= short), MAX_TOKENS)
+        start, rows = lay_out(length, tokens)
+        most = CPU_ROWS if jax.default_backend() == 'cpu' else ACCELERATOR_ROWS
+        call = start // (most * tokens)
+        for number in range(-(-rows // most)):
+            chosen = np.flatnonzero(call == number)
+            of_call = min(rows - number * most, most)
+            of_call = next((few for few in (1, *FEW_ROWS) if of_call <= few), most)
+            of_call = self.devices * -(-of_call // self.devices)
+            first = start[chosen] - number * most * tokens
+            batch = pack([ids[text] for text in chosen.tolist()], first, of_call, tokens)
+            yield chosen, first, self._encode(batch).reshape(of_call * tokens, -1)
 
-    def _encode(
-        self, ids: Int32[np.ndarray, 'n tokens'], length: Int32[np.ndarray, ' n']
-    ) -> Float32[np.ndarray, 'n tokens d']:
+    def _encode(self, rows: Rows) -> Float32[np.ndarray, 'rows tokens d']:
         if self.mesh is None:
-            return np.asarray(_encode(self._graphdef, self._params, ids, length, None))
-        ids, length = mesh.put((ids, length), (mesh.rows(self.mesh),) * 2)
-        return np.asarray(_encode(self._graphdef, self._params, ids, length, mesh.replicated(self.mesh)))
+            return np.asarray(_encode(self._graphdef, self._cast, rows, None))
+        rows = mesh.put(rows, Rows(*(mesh.rows(self.mesh),) * 3))
+        return np.asarray(_encode(self._graphdef, self._cast, rows, mesh.replicated(self.mesh)))
 
 
-def _means(
-    embeddings: Float32[np.ndarray, 'n tokens d'], length: Integer[np.ndarray, ' n'], special: int
-) -> Float32[np.ndarray, 'n 1 d']:
-    """The mean of each text's tokens without `special` ones at both ends; 0 if none are left."""
-    position = np.arange(embeddings.shape[1])
-    takes_part = (position >= special) & (position < length[:, None] - special)
-    count = np.maximum(takes_part.sum(axis=1), 1).astype(np.float32)
-    return (np.einsum('nld,nl->nd', embeddings, takes_part) / count[:, None])[:, None]
+def _means(vectors: Float32[np.ndarray, 'vectors d'], length: Integer[np.ndarray, ' n']) -> Float32[np.ndarray, 'n d']:
+    """The mean of each text's vectors, which lie one after another; 0 for a text without vectors."""
+    means = np.zeros((len(length), vectors.shape[1]), np.float32)
+    some = length > 0
+    if some.any():
+        start = np.cumsum(length) - length
+        means[some] = np.add.reduceat(vectors, start[some], axis=0) / length[some, None].astype(np.float32)
+    return means
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _encode(graphdef, params, ids, length, sharding) -> Float[jax.Array, 'n tokens d']:
-    embeddings = nnx.merge(graphdef, params)(ids, length)
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _encode(graphdef, params, rows, sharding) -> Float[jax.Array, 'rows tokens d']:
+    embeddings = nnx.merge(graphdef, params)(*rows)
     return embeddings if sharding is None else jax.lax.with_sharding_constraint(embeddings, sharding)

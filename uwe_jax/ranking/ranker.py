@@ -14,7 +14,6 @@ from flax import nnx
 from jaxtyping import Float32
 
 from uwe_jax.data.graph import MAX_TOKENS
-from uwe_jax.data.loader import pad
 from uwe_jax.interaction import Score, attention
 from uwe_jax.models import download, pretrained
 from uwe_jax.models.tokenizer import Tokenizer
@@ -127,10 +126,13 @@ class Ranker(Embedder):
           ValueError: the score has no attention between tokens, or a text is blank.
         """
         ids = self._tokenise([query, target])
-        batch = pad(ids + ids[:1] * (-2 % self.devices), MAX_TOKENS)
-        (q, y), (q_len, y_len) = self._encode(*batch)[:2], batch[1][:2]
-        a, c, score = _attention(q[None], q_len[None], y[None], y_len[None], self.pair_score)
-        a, c = (np.asarray(x)[0, :q_len, :y_len] for x in (a, c))
+        sides = np.zeros((2, MAX_TOKENS, self._d), np.float32)
+        for places, start, embeddings in self._encoded(ids):
+            for text, first in zip(places, start, strict=True):
+                sides[text, : len(ids[text])] = embeddings[first : first + len(ids[text])]
+        (q, y), (q_len, y_len) = sides[:, None], (np.array([len(text)], np.int32) for text in ids)
+        a, c, score = _attention(q, q_len, y, y_len, self.pair_score)
+        a, c = (np.asarray(x)[0, : len(ids[0]), : len(ids[1])] for x in (a, c))
         query_tokens, target_tokens = map(self._tokenizer.tokens, ids)
         return AttentionMap(query_tokens, target_tokens, a, c, float(score[0]))
 

@@ -44,7 +44,6 @@ class ModelConfig:
 
     dtype: Dtype
     dropout: BelowOne
-    remat: bool
     layers: Annotated[int | None, Expected('a whole number above 0, or none', lambda value: value is None or value > 0)]
 
 
@@ -109,6 +108,7 @@ class RunConfig:
     keep: Count
     stall_timeout: Count
     prefetch: CountOrZero
+    rows_at_once: CountOrZero
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Float
 
 from uwe_jax.data.graph import GRAPHS, SIDES
-from uwe_jax.data.loader import Batch
+from uwe_jax.data.loader import Batch, Texts
+from uwe_jax.data.packing import Rows, unpacked
 from uwe_jax.distributed import mesh
 from uwe_jax.interaction import has_attention, late_interaction, mean_entropy
 from uwe_jax.loss import many_to_many_info_nce
@@ -25,6 +27,8 @@ def make_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     config: Config,
+    lengths: Mapping[str, int],
+    chunks: int,
     device_mesh: Mesh,
     shardings: State,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
@@ -35,22 +39,43 @@ def make_step(
       optimizer: updates the parameters.
       schedule: the learning rate that the optimizer uses, to report it.
       config: see `configs/uwe.py`.
-      device_mesh: the batch's rows are split over it.
+      lengths: the tokens of the longest text, by side.
+      chunks: in how many parts each device encodes its rows. With two or more, the backward pass computes the
+        activations of each part again, so that those of one part are stored at a time.
+      device_mesh: the batch is split over it.
       shardings: of the state.
 
     Returns:
       A function from a state and a batch to the next state and the step's metrics: scalars by name, on the devices.
     """
 
-    def loss_of_batch(params: dict[str, Any], batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        encoder = nnx.merge(graphdef, params)
-        embeddings = {}
-        for number, side in enumerate(SIDES):
-            dropout_key = jax.random.fold_in(key, number) if config.model.dropout > 0 else None
-            tokens = encoder(batch.texts[side].ids, batch.texts[side].length, dropout_key=dropout_key)  # [B, L, d]
-            tokens = jax.lax.with_sharding_constraint(tokens, mesh.rows(device_mesh))
-            embeddings[side] = tokens.astype(config.interaction.dtype)
+    def encode(
+        params: dict[str, Any], rows: Rows, texts: Mapping[str, Texts], key: jax.Array
+    ) -> dict[str, Float[jax.Array, 'texts tokens d']]:
+        """Encodes what one device holds, and takes the texts of every side out of the rows."""
 
+        def encode_part(part: tuple[Rows, jax.Array]) -> Float[jax.Array, 'rows tokens d']:
+            rows, number = part
+            dropout_key = jax.random.fold_in(key, number) if config.model.dropout > 0 else None
+            return nnx.merge(graphdef, params)(*rows, dropout_key=dropout_key).astype(config.interaction.dtype)
+
+        key = jax.random.fold_in(key, jax.lax.axis_index(device_mesh.axis_names))
+        if chunks == 1:
+            tokens = encode_part((rows, jnp.zeros((), jnp.int32)))
+        else:
+            parts = jax.tree.map(lambda x: x.reshape(chunks, -1, x.shape[1]), rows)
+            tokens = jax.lax.map(jax.checkpoint(encode_part), (parts, jnp.arange(chunks)))
+        tokens = tokens.reshape(-1, tokens.shape[-1])
+        return {side: unpacked(tokens, *texts[side], lengths[side]) for side in SIDES}
+
+    # Within, the parameters are whole; on the way out their gradients are summed over the devices, once, in float32.
+    split, whole = PartitionSpec(device_mesh.axis_names), PartitionSpec()
+    encode_all = jax.shard_map(
+        encode, mesh=device_mesh, in_specs=(whole, split, split, whole), out_specs=split, check_vma=False
+    )
+
+    def loss_of_batch(params: dict[str, Any], batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        embeddings = encode_all(params, batch.rows, batch.texts, key)
         loss, metrics = jnp.zeros(()), {}
         skill, skill_length = embeddings['skill'], batch.texts['skill'].length
         for graph in GRAPHS:
@@ -108,8 +133,8 @@ def make_step(
 
 
 def _amounts(batch: Batch) -> Metrics:
-    """The texts and tokens of the batch, and the share of padding in what the encoder reads."""
+    """The texts and tokens of the batch, the share of padding in what the encoder reads, and what did not fit."""
     texts = sum(jnp.sum(side.length > 0) for side in batch.texts.values())
     tokens = sum(jnp.sum(side.length) for side in batch.texts.values())
-    padded = sum(side.ids.size for side in batch.texts.values())
-    return {'texts': texts, 'tokens': tokens, 'padding': 1.0 - tokens / padded}
+    padding = 1.0 - tokens / batch.rows.ids.size
+    return {'texts': texts, 'tokens': tokens, 'padding': padding, 'left_out': jnp.sum(batch.left_out)}
