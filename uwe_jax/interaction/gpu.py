@@ -1,6 +1,6 @@
 """One block of late interaction on NVIDIA GPUs: a single kernel computes R and both softmaxes in registers.
 
-Equals `blockwise.block_scores` and `blockwise.block_gradient`. R of a block of 10⁴ tokens per side takes 400 MB; here
+Equals `blockwise.block_scores` and `blockwise.block_gradients`. R of a block of 10⁴ tokens per side takes 400 MB; here
 it never reaches memory. The kernel writes only the scores, or dR once, in the inputs' dtype, for the two products that
 follow.
 
@@ -31,6 +31,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pltriton
 from jaxtyping import Array, Bool, Float, Float32
 
+from uwe_jax.interaction.blockwise import product
 from uwe_jax.interaction.score import MASKED, Score, fold_mask
 
 # Tokens per side of a tile. The larger it is, the fewer times embeddings are read. Compiled for an H100, the scores
@@ -80,7 +81,26 @@ def block_scores(
     return over_y[: len(q), : len(y)], over_q[: len(q), : len(y)]
 
 
-def block_gradient(
+def block_gradients(
+    q: Float[Array, 'q_texts q_tokens d'],
+    q_mask: Bool[Array, 'q_texts q_tokens'],
+    y: Float[Array, 'y_texts y_tokens d'],
+    y_mask: Bool[Array, 'y_texts y_tokens'],
+    g_over_y: Float32[Array, 'q_texts y_texts'],
+    g_over_q: Float32[Array, 'q_texts y_texts'],
+    score: Score,
+    *,
+    interpret: bool = False,
+) -> tuple[
+    tuple[Float32[Array, 'q_texts q_tokens d'], Float32[Array, 'q_texts q_tokens']],
+    tuple[Float32[Array, 'y_texts y_tokens d'], Float32[Array, 'y_texts y_tokens']],
+]:
+    """Equals `blockwise.block_gradients`: dR by the kernel, and the two products that follow by XLA."""
+    dr, norm_q, norm_y = block_dr(q, q_mask, y, y_mask, g_over_y, g_over_q, score, interpret=interpret)
+    return (product('qiyj,yjd->qid', dr, y), norm_q), (product('qiyj,qid->yjd', dr, q), norm_y)
+
+
+def block_dr(
     q: Float[Array, 'q_texts q_tokens d'],
     q_mask: Bool[Array, 'q_texts q_tokens'],
     y: Float[Array, 'y_texts y_tokens d'],
@@ -95,7 +115,7 @@ def block_gradient(
     Float32[Array, 'q_texts q_tokens'],
     Float32[Array, 'y_texts y_tokens'],
 ]:
-    """One block's dR, and Σ dC C of its tokens: equals `blockwise.block_gradient`.
+    """One block's dR, in the dtype of the inputs, and Σ dC C of its tokens.
 
     Each tile stores its part of Σ dC C, at most 1/32 of the size of its dR, and XLA adds the parts. This gives the same
     sum in every run; atomic additions would not.
