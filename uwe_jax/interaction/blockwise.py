@@ -15,8 +15,9 @@ C_ij = u_i v_j R_ij:
 The last term is the gradient of the norm. It is one number per token, so it is summed over blocks and applied at the
 end. For MaxSim the weights are constants, and the terms with 1/τ are absent.
 
-Within a block, arrays of token pairs are [q_tokens, q_texts, y_tokens, y_texts]: a softmax over tokens then works on
-whole vectors of texts, however short these are.
+Blocks are token-major: [tokens, texts, d], and pairs of tokens [q_tokens, q_texts, y_tokens, y_texts]. The first tokens
+of all texts are then one piece of memory, and a softmax over tokens works on whole vectors of texts, however short
+these are.
 """
 
 import functools
@@ -60,31 +61,30 @@ def block_sizes(q_shape: tuple[int, ...], y_shape: tuple[int, ...], entries: int
 
 
 def block_scores(
-    q: Float[Array, 'q_texts q_tokens d'],
-    q_mask: Bool[Array, 'q_texts q_tokens'],
-    y: Float[Array, 'y_texts y_tokens d'],
-    y_mask: Bool[Array, 'y_texts y_tokens'],
+    q: Float[Array, 'q_tokens q_texts d'],
+    q_mask: Bool[Array, 'q_tokens q_texts'],
+    y: Float[Array, 'y_tokens y_texts d'],
+    y_mask: Bool[Array, 'y_tokens y_texts'],
     score: Score,
 ) -> tuple[Float32[Array, 'q_texts y_texts'], Float32[Array, 'q_texts y_texts']]:
     """Σ A C and Σ Ā C of one block."""
-    c, over_y, over_q = _attend(*_token_major(q, q_mask, y, y_mask), score)
+    c, over_y, over_q = _attend(q, q_mask, y, y_mask, score)
     return jnp.sum(over_y * c, axis=(0, 2)), jnp.sum(over_q * c, axis=(0, 2))
 
 
 def block_gradients(
-    q: Float[Array, 'q_texts q_tokens d'],
-    q_mask: Bool[Array, 'q_texts q_tokens'],
-    y: Float[Array, 'y_texts y_tokens d'],
-    y_mask: Bool[Array, 'y_texts y_tokens'],
+    q: Float[Array, 'q_tokens q_texts d'],
+    q_mask: Bool[Array, 'q_tokens q_texts'],
+    y: Float[Array, 'y_tokens y_texts d'],
+    y_mask: Bool[Array, 'y_tokens y_texts'],
     g_over_y: Float32[Array, 'q_texts y_texts'],
     g_over_q: Float32[Array, 'q_texts y_texts'],
     score: Score,
 ) -> tuple[
-    tuple[Float32[Array, 'q_texts q_tokens d'], Float32[Array, 'q_texts q_tokens']],
-    tuple[Float32[Array, 'y_texts y_tokens d'], Float32[Array, 'y_texts y_tokens']],
+    tuple[Float32[Array, 'q_tokens q_texts d'], Float32[Array, 'q_tokens q_texts']],
+    tuple[Float32[Array, 'y_tokens y_texts d'], Float32[Array, 'y_tokens y_texts']],
 ]:
     """What one block adds to dR·E_y and Σ dC C of the queries, and to dRᵀ·E_q and Σ dC C of the targets."""
-    q, q_mask, y, y_mask = _token_major(q, q_mask, y, y_mask)
     c, over_y, over_q = _attend(q, q_mask, y, y_mask, score)
     g_over_y, g_over_q = g_over_y[:, None] * over_y, g_over_q[:, None] * over_q
     dc = g_over_y + g_over_q
@@ -94,27 +94,20 @@ def block_gradients(
         dr += g_over_q * (c - jnp.sum(over_q * c, axis=0, keepdims=True)) / score.temperature
     dr, norm = dr.astype(q.dtype), dc * c
     dq, dy = product('iqjy,jyd->iqd', dr, y), product('iqjy,iqd->jyd', dr, q)
-    return _token_major(dq, norm.sum(axis=(2, 3))), _token_major(dy, norm.sum(axis=(0, 1)))
+    return (dq, norm.sum(axis=(2, 3))), (dy, norm.sum(axis=(0, 1)))
 
 
 def _attend(q, q_mask, y, y_mask, score):
-    """C, A and Ā of one block, [q_tokens, q_texts, y_tokens, y_texts] each; the inputs are token-major too."""
+    """C, A and Ā of one block, [q_tokens, q_texts, y_tokens, y_texts] each."""
     r = token_products(q, y)
     c = r * inverse_norm(q)[:, :, None, None] * inverse_norm(y)
     pair = q_mask[:, :, None, None] & y_mask
     return c, token_weights(r, c, pair, score, axis=2), token_weights(r, c, pair, score, axis=0)
 
 
-def _token_major(*arrays):
-    """Swaps the axes of texts and tokens."""
-    return tuple(x.swapaxes(0, 1) for x in arrays)
-
-
 def product(equation: str, dr: Float[Array, '...'], embeddings: Float[Array, '...']) -> Float32[Array, '...']:
     """A product of dR with embeddings, summed in float32."""
-    return jnp.einsum(
-        equation, dr, embeddings, preferred_element_type=jnp.float32, precision=jax.lax.Precision.HIGHEST
-    )
+    return jnp.einsum(equation, dr, embeddings, preferred_element_type=jnp.float32, precision=jax.lax.Precision.HIGHEST)
 
 
 def scores(
@@ -172,16 +165,17 @@ def gradients(
 
     def add_pair(i, q_block, j, y_block, sums):
         g_block = (jax.lax.dynamic_slice(x, (i * b_q, j * b_y), (b_q, b_y)) for x in g)
-        parts = block_gradients(*q_block, *y_block, *g_block, score)
-        return jax.tree.map(_add_at, sums, ((i, i), (j, j)), parts)
+        of_q, of_y = block_gradients(*q_block, *y_block, *g_block, score)
+        return _add_at(sums[0], i, of_q), _add_at(sums[1], j, of_y)
 
-    sums = tuple(
+    zeros = tuple(
         tuple(jnp.zeros(x.shape, jnp.float32) for x in (side.embeddings, side.mask)) for side in (queries, targets)
     )
-    sums = _over_pairs(queries, targets, add_pair, sums)
-    (dq, norm_q), (dy, norm_y) = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), sums)
-    dq, norm_q, dy, norm_y = (*map(queries.restore, (dq, norm_q)), *map(targets.restore, (dy, norm_y)))
-    return through_norms(q, dq, norm_q), through_norms(y, dy, norm_y)
+    (dq, norm_q), (dy, norm_y) = _over_pairs(queries, targets, add_pair, zeros)
+    return (
+        through_norms(q, queries.join(dq), queries.join(norm_q)),
+        through_norms(y, targets.join(dy), targets.join(norm_y)),
+    )
 
 
 class _Side(NamedTuple):
@@ -195,41 +189,44 @@ class _Side(NamedTuple):
         blocks without a participating token, which are not computed at all.
     """
 
-    embeddings: Float[Array, 'blocks texts tokens d']
-    mask: Bool[Array, 'blocks texts tokens']
+    embeddings: Float[Array, 'blocks tokens texts d']
+    mask: Bool[Array, 'blocks tokens texts']
     order: Int[Array, ' blocks*texts']
     place: Int[Array, ' all_texts']
     first: Int[Array, ' lengths+1']
 
     def restore(self, x: Array, axis: int = 0) -> Array:
-        """Puts what was computed for each text in the caller's order."""
+        """Puts numbers of sorted texts in the caller's order."""
         return jnp.take(x, self.place, axis, mode='clip')
+
+    def join(self, blocks: Float[Array, 'blocks tokens texts ...']) -> Float[Array, 'all_texts tokens ...']:
+        """The opposite of cutting a side into blocks."""
+        return self.restore(blocks.swapaxes(1, 2).reshape(len(self.order), blocks.shape[1], *blocks.shape[3:]))
 
 
 def _sorted_blocks(x, mask, size):
-    """Sorts and cuts a side."""
-    tokens = mask.shape[1]
-    mask_filled = jnp.pad(mask, ((0, -len(x) % size), (0, 0)))
-    length = jnp.max(jnp.where(mask_filled, jnp.arange(1, tokens + 1), 0), axis=1)  # up to the last that takes part
+    """Sorts and cuts a side: [B, L, d], [B, L]."""
+    texts, tokens = mask.shape
+    mask = jnp.pad(mask, ((0, -texts % size), (0, 0)))
+    length = jnp.max(jnp.where(mask, jnp.arange(1, tokens + 1), 0), axis=1)  # up to the last token that takes part
     order = jnp.argsort(length)
-    longest = length[order].reshape(-1, size)[:, -1]
-    return _Side(
-        jnp.take(x, order, axis=0, mode='clip').reshape(-1, size, *x.shape[1:]),
-        mask_filled[order].reshape(-1, size, tokens),
-        order,
-        jnp.argsort(order)[: len(x)],
-        jnp.searchsorted(longest, jnp.array((0, *lengths(tokens))), side='right'),
-    )
+    longest = length[order][size - 1 :: size]
+
+    def cut(x):
+        return jnp.take(x, order, axis=0, mode='clip').reshape(-1, size, *x.shape[1:]).swapaxes(1, 2)
+
+    first = jnp.searchsorted(longest, jnp.array((0, *lengths(tokens))), side='right')
+    return _Side(cut(x), cut(mask), order, jnp.argsort(order)[:texts], first)
 
 
 def _over_pairs(queries: _Side, targets: _Side, body: Callable, sums: Any) -> Any:
     """Calls `body(i, q_block, j, y_block, sums)` for each pair of blocks in turn; it returns the new sums."""
 
     def over_blocks(side, body, sums):
-        for tokens, first, end in zip(lengths(side.mask.shape[2]), side.first[:-1], side.first[1:], strict=True):
+        for tokens, first, end in zip(lengths(side.mask.shape[1]), side.first[:-1], side.first[1:], strict=True):
 
             def one_block(i, sums, tokens=tokens):
-                return body(i, (side.embeddings[i, :, :tokens], side.mask[i, :, :tokens]), sums)
+                return body(i, (side.embeddings[i, :tokens], side.mask[i, :tokens]), sums)
 
             sums = jax.lax.fori_loop(first, end, one_block, sums)
         return sums
@@ -240,8 +237,12 @@ def _over_pairs(queries: _Side, targets: _Side, body: Callable, sums: Any) -> An
     return over_blocks(queries, with_each_target, sums)
 
 
-def _add_at(total, number, part):
-    """Adds to the first entries of one block of a sum; inside a loop XLA does this in place."""
-    start = (number,) + (0,) * part.ndim
-    block = jax.lax.dynamic_slice(total, start, (1, *part.shape))
-    return jax.lax.dynamic_update_slice(total, block + part, start)
+def _add_at(sums, number, parts):
+    """Adds to the first tokens of one block of each sum; inside a loop XLA does this in place."""
+
+    def add(total, part):
+        start = (number,) + (0,) * part.ndim
+        block = jax.lax.dynamic_slice(total, start, (1, *part.shape))
+        return jax.lax.dynamic_update_slice(total, block + part, start)
+
+    return jax.tree.map(add, sums, parts)

@@ -61,10 +61,10 @@ def supports(
 
 
 def block_scores(
-    q: Float[Array, 'q_texts q_tokens d'],
-    q_mask: Bool[Array, 'q_texts q_tokens'],
-    y: Float[Array, 'y_texts y_tokens d'],
-    y_mask: Bool[Array, 'y_texts y_tokens'],
+    q: Float[Array, 'q_tokens q_texts d'],
+    q_mask: Bool[Array, 'q_tokens q_texts'],
+    y: Float[Array, 'y_tokens y_texts d'],
+    y_mask: Bool[Array, 'y_tokens y_texts'],
     score: Score,
     *,
     interpret: bool = False,
@@ -73,6 +73,7 @@ def block_scores(
 
     With `interpret` the operations of the kernel run one by one on any device, to check values without a GPU.
     """
+    q, q_mask, y, y_mask = (x.swapaxes(0, 1) for x in (q, q_mask, y, y_mask))
     tiling = _tiling(q, y)
     texts = pl.BlockSpec((tiling.q_texts, tiling.y_texts), lambda i, j: (i, j))
     over = jax.ShapeDtypeStruct(tiling.padded, jnp.float32)
@@ -82,22 +83,23 @@ def block_scores(
 
 
 def block_gradients(
-    q: Float[Array, 'q_texts q_tokens d'],
-    q_mask: Bool[Array, 'q_texts q_tokens'],
-    y: Float[Array, 'y_texts y_tokens d'],
-    y_mask: Bool[Array, 'y_texts y_tokens'],
+    q: Float[Array, 'q_tokens q_texts d'],
+    q_mask: Bool[Array, 'q_tokens q_texts'],
+    y: Float[Array, 'y_tokens y_texts d'],
+    y_mask: Bool[Array, 'y_tokens y_texts'],
     g_over_y: Float32[Array, 'q_texts y_texts'],
     g_over_q: Float32[Array, 'q_texts y_texts'],
     score: Score,
     *,
     interpret: bool = False,
 ) -> tuple[
-    tuple[Float32[Array, 'q_texts q_tokens d'], Float32[Array, 'q_texts q_tokens']],
-    tuple[Float32[Array, 'y_texts y_tokens d'], Float32[Array, 'y_texts y_tokens']],
+    tuple[Float32[Array, 'q_tokens q_texts d'], Float32[Array, 'q_tokens q_texts']],
+    tuple[Float32[Array, 'y_tokens y_texts d'], Float32[Array, 'y_tokens y_texts']],
 ]:
     """Equals `blockwise.block_gradients`: dR by the kernel, and the two products that follow by XLA."""
-    dr, norm_q, norm_y = block_dr(q, q_mask, y, y_mask, g_over_y, g_over_q, score, interpret=interpret)
-    return (product('qiyj,yjd->qid', dr, y), norm_q), (product('qiyj,qid->yjd', dr, q), norm_y)
+    text_major = (x.swapaxes(0, 1) for x in (q, q_mask, y, y_mask))
+    dr, norm_q, norm_y = block_dr(*text_major, g_over_y, g_over_q, score, interpret=interpret)
+    return (product('qiyj,jyd->iqd', dr, y), norm_q.T), (product('qiyj,iqd->jyd', dr, q), norm_y.T)
 
 
 def block_dr(
