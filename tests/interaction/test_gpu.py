@@ -23,15 +23,15 @@ os.environ.setdefault('JAX_SKIP_CUDA_CONSTRAINTS_CHECK', '1')
 
 @functools.partial(jax.jit, static_argnums=5)
 def interpreted(q, q_mask, y, y_mask, g, score):
-    """Both scores, and the gradients that follow from dR and the sums over tokens."""
-    scores = gpu.block_scores(q, q_mask, y, y_mask, score, interpret=True)
-    dr, norm_q, norm_y = gpu.block_gradient(q, q_mask, y, y_mask, g[0], g[1], score, interpret=True)
-    assert dr.shape == (*q.shape[:2], *y.shape[:2])
-    assert dr.dtype == q.dtype
-    assert norm_q.dtype == norm_y.dtype == jnp.float32
-    dr, q, y = (x.astype(jnp.float32) for x in (dr, q, y))
-    dq = through_norms(q, jnp.einsum('qiyj,yjd->qid', dr, y, precision='highest'), norm_q)
-    dy = through_norms(y, jnp.einsum('qiyj,qid->yjd', dr, q, precision='highest'), norm_y)
+    """Both scores and both gradients of one block."""
+    block = [x.swapaxes(0, 1) for x in (q, q_mask, y, y_mask)]  # token-major
+    scores = gpu.block_scores(*block, score, interpret=True)
+    gradients = gpu.block_gradients(*block, g[0], g[1], score, interpret=True)
+    for products, norm in gradients:
+        assert products.dtype == norm.dtype == jnp.float32
+    dq, dy = (
+        through_norms(x, *(part.swapaxes(0, 1) for part in parts)) for x, parts in zip((q, y), gradients, strict=True)
+    )
     return *scores, dq, dy
 
 
@@ -91,9 +91,9 @@ def shapes(tokens, dtype, sharding=None):
     return x, mask, x, mask, g, g
 
 
-def scores_and_gradient(q, q_mask, y, y_mask, g_over_y, g_over_q):
-    block = q, q_mask, y, y_mask
-    return gpu.block_scores(*block, Score()), gpu.block_gradient(*block, g_over_y, g_over_q, Score())
+def scores_and_dr(q, q_mask, y, y_mask, g_over_y, g_over_q):
+    scores = gpu.block_scores(*(x.swapaxes(0, 1) for x in (q, q_mask, y, y_mask)), Score())
+    return scores, gpu.block_dr(q, q_mask, y, y_mask, g_over_y, g_over_q, Score())
 
 
 @pytest.mark.parametrize('tokens', [8, 24])
@@ -101,7 +101,7 @@ def scores_and_gradient(q, q_mask, y, y_mask, g_over_y, g_over_q):
 def test_the_kernels_use_only_what_triton_has(tokens, dtype):
     h100 = jax.sharding.AbstractDevice(device_kind='NVIDIA H100', num_cores=132, platform='gpu')
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=h100)):
-        lowered = jax.jit(scores_and_gradient).trace(*shapes(tokens, dtype)).lower(lowering_platforms=('cuda',))
+        lowered = jax.jit(scores_and_dr).trace(*shapes(tokens, dtype)).lower(lowering_platforms=('cuda',))
     assert lowered.as_text().count('@__gpu$xla.gpu.triton') == 2
 
 
@@ -113,5 +113,5 @@ def test_the_kernels_compile_for_an_h100_and_store_no_pairs_of_tokens_but_dr(tok
     mesh = Mesh(np.array(topology.devices), ('x',), axis_types=(AxisType.Auto,))
     inputs = shapes(tokens, dtype, NamedSharding(mesh, PartitionSpec()))
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        compiled = jax.jit(scores_and_gradient).lower(*inputs).compile()
+        compiled = jax.jit(scores_and_dr).lower(*inputs).compile()
     assert memory(compiled).temporary < 1024**2  # R would be 4 MiB

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
 from tests.interaction.inputs import (
@@ -19,7 +21,7 @@ from tests.interaction.inputs import (
 )
 from tests.packed import alone
 from uwe_jax.interaction import Score, attention, late_interaction, mean_entropy
-from uwe_jax.interaction.blockwise import block_sizes
+from uwe_jax.interaction.blockwise import block_sizes, lengths
 from uwe_jax.models import pretrained
 from uwe_jax.models.tokenizer import Tokenizer
 
@@ -67,6 +69,37 @@ def test_blockwise_does_in_half_precision_too(score):
     equals_the_float64_reference(pairs(jnp.bfloat16), score, **RAGGED)
 
 
+def lengths_of(count, tokens):
+    return st.lists(st.integers(0, tokens), min_size=count, max_size=count)
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE)
+@settings(deadline=None, max_examples=20)
+@given(q_len=lengths_of(10, 7), y_len=lengths_of(9, 11))
+@example(q_len=[7] * 10, y_len=[11] * 9)  # no padding
+@example(q_len=[0] * 10, y_len=[0] * 9)  # empty slots only
+@example(q_len=[0] * 9 + [1], y_len=[11] + [0] * 8)
+@example(q_len=[*range(7, -1, -1), 0, 1], y_len=[*range(9)])  # from long to short, and from short to long
+def test_blockwise_equals_the_float64_reference_at_any_lengths(dtype, q_len, y_len):
+    q, _, y, _, weights = pairs(dtype)
+    inputs = q, jnp.asarray(q_len, jnp.int32), y, jnp.asarray(y_len, jnp.int32), weights
+    equals_the_float64_reference(inputs, Score(), **RAGGED)
+
+
+def test_so_it_does_for_one_text_per_side():
+    q, q_len, y, y_len, weights = pairs()
+    equals_the_float64_reference((q[:1], q_len[:1], y[:1], y_len[:1], weights[:, :1, :1]), Score(), **RAGGED)
+
+
+@given(st.integers(1, 512))
+def test_texts_are_computed_at_a_few_lengths_of_which_the_last_is_the_padded_one(tokens):
+    steps = lengths(tokens)
+    assert len(steps) <= 3
+    assert steps[-1] == tokens
+    assert sorted(set(steps)) == list(steps)
+    assert steps[0] >= 1
+
+
 def test_one_block_gives_what_several_ragged_ones_give():
     equals_the_float64_reference(pairs(), Score(), form='blockwise', block_entries=2**20)
 
@@ -112,12 +145,17 @@ def test_appended_padding_changes_nothing():
     np.testing.assert_allclose(again, s_qy, atol=1e-6)
 
 
-def test_the_order_of_texts_changes_nothing():
-    q, q_len, y, y_len, _ = pairs()
-    order = np.random.default_rng(3).permutation(len(q))
-    s_qy, _ = scores(q, q_len, y, y_len, Score())
-    again, _ = scores(q[order], q_len[order], y, y_len, Score())
-    np.testing.assert_allclose(again, s_qy[order], atol=1e-6)
+def test_results_have_the_order_of_the_texts():
+    q, q_len, y, y_len, weights = pairs()
+    rng = np.random.default_rng(3)
+    q_order, y_order = rng.permutation(len(q)), rng.permutation(len(y))
+    expected = score_and_gradients(q, q_len, y, y_len, weights, Score(), **RAGGED)
+    shuffled = q[q_order], q_len[q_order], y[y_order], y_len[y_order], weights[:, q_order][:, :, y_order]
+    actual = score_and_gradients(*shuffled, Score(), **RAGGED)
+    for name in ('s_qy', 's_yq'):
+        np.testing.assert_allclose(actual[name], expected[name][np.ix_(q_order, y_order)], atol=1e-6)
+    np.testing.assert_allclose(actual['dq'], expected['dq'][q_order], atol=1e-6)
+    np.testing.assert_allclose(actual['dy'], expected['dy'][y_order], atol=1e-6)
 
 
 def stays_finite_on_degenerate_texts(score, **how):

@@ -1,5 +1,9 @@
 """Late interaction block by block: equals `reference`, and stores no more than one block of token pairs at a time.
 
+The texts of both sides are sorted by length and cut into blocks, and a block pair computes only as many tokens per text
+as its longest text has, rounded up to one of a few `lengths`, since every shape is compiled. Results are put back in
+the caller's order.
+
 Both directions come from the same product R. The gradient needs nothing but the inputs: it computes R again, and then
 dR·E_y and dRᵀ·E_q, which with the forward pass makes four products. With u, v the tokens' inverse norms and
 C_ij = u_i v_j R_ij:
@@ -10,15 +14,20 @@ C_ij = u_i v_j R_ij:
 
 The last term is the gradient of the norm. It is one number per token, so it is summed over blocks and applied at the
 end. For MaxSim the weights are constants, and the terms with 1/τ are absent.
+
+Blocks are token-major: [tokens, texts, d], and pairs of tokens [q_tokens, q_texts, y_tokens, y_texts]. The first tokens
+of all texts are then one piece of memory, and a softmax over tokens works on whole vectors of texts, however short
+these are.
 """
 
 import functools
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from uwe_jax.interaction.reference import token_products, token_weights
 from uwe_jax.interaction.score import Score, inverse_norm, through_norms
@@ -26,6 +35,15 @@ from uwe_jax.interaction.score import Score, inverse_norm, through_norms
 # The largest number of entries of R in a block, by default. On a CPU 2^18, which is 1 MiB in float32, so that the few
 # arrays of that size that are alive at once stay in its caches; elsewhere 2^22, to launch fewer operations.
 CPU_ENTRIES, ACCELERATOR_ENTRIES = 2**18, 2**22
+LENGTHS = 3  # lengths per side; the program has a loop for each pair of them, so compiling takes LENGTHS² as long
+
+
+def lengths(tokens: int) -> tuple[int, ...]:
+    """The lengths that texts of up to so many tokens are computed at, ascending: each is 3/5 of the next."""
+    steps = [tokens]
+    while len(steps) < LENGTHS and steps[0] > 1:
+        steps.insert(0, -(-steps[0] * 3 // 5))
+    return tuple(steps)
 
 
 def block_sizes(q_shape: tuple[int, ...], y_shape: tuple[int, ...], entries: int) -> tuple[int, int]:
@@ -43,49 +61,53 @@ def block_sizes(q_shape: tuple[int, ...], y_shape: tuple[int, ...], entries: int
 
 
 def block_scores(
-    q: Float[Array, 'q_texts q_tokens d'],
-    q_mask: Bool[Array, 'q_texts q_tokens'],
-    y: Float[Array, 'y_texts y_tokens d'],
-    y_mask: Bool[Array, 'y_texts y_tokens'],
+    q: Float[Array, 'q_tokens q_texts d'],
+    q_mask: Bool[Array, 'q_tokens q_texts'],
+    y: Float[Array, 'y_tokens y_texts d'],
+    y_mask: Bool[Array, 'y_tokens y_texts'],
     score: Score,
 ) -> tuple[Float32[Array, 'q_texts y_texts'], Float32[Array, 'q_texts y_texts']]:
     """Σ A C and Σ Ā C of one block."""
     c, over_y, over_q = _attend(q, q_mask, y, y_mask, score)
-    return jnp.sum(over_y * c, axis=(1, 3)), jnp.sum(over_q * c, axis=(1, 3))
+    return jnp.sum(over_y * c, axis=(0, 2)), jnp.sum(over_q * c, axis=(0, 2))
 
 
-def block_gradient(
-    q: Float[Array, 'q_texts q_tokens d'],
-    q_mask: Bool[Array, 'q_texts q_tokens'],
-    y: Float[Array, 'y_texts y_tokens d'],
-    y_mask: Bool[Array, 'y_texts y_tokens'],
+def block_gradients(
+    q: Float[Array, 'q_tokens q_texts d'],
+    q_mask: Bool[Array, 'q_tokens q_texts'],
+    y: Float[Array, 'y_tokens y_texts d'],
+    y_mask: Bool[Array, 'y_tokens y_texts'],
     g_over_y: Float32[Array, 'q_texts y_texts'],
     g_over_q: Float32[Array, 'q_texts y_texts'],
     score: Score,
 ) -> tuple[
-    Float[Array, 'q_texts q_tokens y_texts y_tokens'],
-    Float32[Array, 'q_texts q_tokens'],
-    Float32[Array, 'y_texts y_tokens'],
+    tuple[Float32[Array, 'q_tokens q_texts d'], Float32[Array, 'q_tokens q_texts']],
+    tuple[Float32[Array, 'y_tokens y_texts d'], Float32[Array, 'y_tokens y_texts']],
 ]:
-    """One block's dR, in the dtype of the inputs, and Σ dC C of its tokens."""
+    """What one block adds to dR·E_y and Σ dC C of the queries, and to dRᵀ·E_q and Σ dC C of the targets."""
     c, over_y, over_q = _attend(q, q_mask, y, y_mask, score)
-    g_over_y = g_over_y[:, None, :, None] * over_y  # [q_texts, q_tokens, y_texts, y_tokens]
-    g_over_q = g_over_q[:, None, :, None] * over_q
+    g_over_y, g_over_q = g_over_y[:, None] * over_y, g_over_q[:, None] * over_q
     dc = g_over_y + g_over_q
     dr = dc * inverse_norm(q)[:, :, None, None] * inverse_norm(y)
     if score.kind == 'soft':
-        dr += g_over_y * (c - jnp.sum(over_y * c, axis=3, keepdims=True)) / score.temperature
-        dr += g_over_q * (c - jnp.sum(over_q * c, axis=1, keepdims=True)) / score.temperature
-    norm = dc * c
-    return dr.astype(q.dtype), norm.sum(axis=(2, 3)), norm.sum(axis=(0, 1))
+        dr += g_over_y * (c - jnp.sum(over_y * c, axis=2, keepdims=True)) / score.temperature
+        dr += g_over_q * (c - jnp.sum(over_q * c, axis=0, keepdims=True)) / score.temperature
+    dr, norm = dr.astype(q.dtype), dc * c
+    dq, dy = product('iqjy,jyd->iqd', dr, y), product('iqjy,iqd->jyd', dr, q)
+    return (dq, norm.sum(axis=(2, 3))), (dy, norm.sum(axis=(0, 1)))
 
 
 def _attend(q, q_mask, y, y_mask, score):
-    """C, A and Ā of one block, [q_texts, q_tokens, y_texts, y_tokens] each."""
+    """C, A and Ā of one block, [q_tokens, q_texts, y_tokens, y_texts] each."""
     r = token_products(q, y)
     c = r * inverse_norm(q)[:, :, None, None] * inverse_norm(y)
     pair = q_mask[:, :, None, None] & y_mask
-    return c, token_weights(r, c, pair, score, axis=3), token_weights(r, c, pair, score, axis=1)
+    return c, token_weights(r, c, pair, score, axis=2), token_weights(r, c, pair, score, axis=0)
+
+
+def product(equation: str, dr: Float[Array, '...'], embeddings: Float[Array, '...']) -> Float32[Array, '...']:
+    """A product of dR with embeddings, summed in float32."""
+    return jnp.einsum(equation, dr, embeddings, preferred_element_type=jnp.float32, precision=jax.lax.Precision.HIGHEST)
 
 
 def scores(
@@ -106,13 +128,15 @@ def scores(
       block_scores: scores one block; a kernel may stand in.
     """
     b_q, b_y = block_sizes(q.shape, y.shape, entries)
-    y_blocks = _split((y, y_mask), b_y)  # [n_y, b_y, ...]
+    queries, targets = _sorted_blocks(q, q_mask, b_q), _sorted_blocks(y, y_mask, b_y)
 
-    def query_block(q_block):
-        return jax.lax.map(lambda y_block: block_scores(*q_block, *y_block, score), y_blocks)  # [n_y, b_q, b_y] each
+    def score_pair(i, q_block, j, y_block, sums):
+        parts = block_scores(*q_block, *y_block, score)
+        return jax.tree.map(lambda x, part: jax.lax.dynamic_update_slice(x, part, (i * b_q, j * b_y)), sums, parts)
 
-    over_y, over_q = jax.lax.map(query_block, _split((q, q_mask), b_q))  # [n_q, n_y, b_q, b_y] each
-    return _join(over_y, (len(q), len(y))), _join(over_q, (len(q), len(y)))
+    zeros = jnp.zeros((len(queries.order), len(targets.order)), jnp.float32)
+    over_y, over_q = _over_pairs(queries, targets, score_pair, (zeros, zeros))
+    return queries.restore(targets.restore(over_y, axis=1)), queries.restore(targets.restore(over_q, axis=1))
 
 
 def gradients(
@@ -125,80 +149,100 @@ def gradients(
     score: Score,
     *,
     entries: int,
-    block_gradient: Callable = block_gradient,
+    block_gradients: Callable = block_gradients,
 ) -> tuple[Float32[Array, 'q_texts q_tokens d'], Float32[Array, 'y_texts y_tokens d']]:
     """The gradients dq and dy of `scores`; stores one block of dR at a time.
 
     Args:
       q, q_mask, y, y_mask, score, entries: as `scores` takes them.
       g_over_y, g_over_q: the cotangents of its results.
-      block_gradient: computes dR of one block; a kernel may stand in.
+      block_gradients: computes those of one block; a kernel may stand in.
     """
     b_q, b_y = block_sizes(q.shape, y.shape, entries)
-    y_blocks = _split((y, y_mask), b_y)
-    n_y = len(y_blocks[0])
-    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32, precision=jax.lax.Precision.HIGHEST)
+    queries, targets = _sorted_blocks(q, q_mask, b_q), _sorted_blocks(y, y_mask, b_y)
+    # Texts that fill up a block are masked, so it does not matter that they take the cotangents of the last text.
+    g = [x.at[queries.order].get(mode='clip').at[:, targets.order].get(mode='clip') for x in (g_over_y, g_over_q)]
 
-    def query_block(dy, inputs):
-        q_block, g_blocks = inputs  # g_blocks: [n_y, b_q, b_y] each
+    def add_pair(i, q_block, j, y_block, sums):
+        g_block = (jax.lax.dynamic_slice(x, (i * b_q, j * b_y), (b_q, b_y)) for x in g)
+        of_q, of_y = block_gradients(*q_block, *y_block, *g_block, score)
+        return _add_at(sums[0], i, of_q), _add_at(sums[1], j, of_y)
 
-        def target_block(carry, inputs):
-            dq, dy = carry
-            number, y_block, g = inputs
-            dr, norm_q, norm_y = block_gradient(*q_block, *y_block, *g, score)
-            dq = _add(dq, (product('qiyj,yjd->qid', dr, y_block[0]), norm_q))
-            return (dq, _add_at(dy, number, (product('qiyj,qid->yjd', dr, q_block[0]), norm_y))), None
-
-        (dq, dy), _ = jax.lax.scan(target_block, (_zeros(q_block[0]), dy), (jnp.arange(n_y), y_blocks, g_blocks))
-        return dy, dq
-
-    grids = _cut(g_over_y, b_q, b_y), _cut(g_over_q, b_q, b_y)  # [n_q, n_y, b_q, b_y] each
-    dy, dq = jax.lax.scan(query_block, _zeros(y_blocks[0]), (_split((q, q_mask), b_q), grids))
-    return _finish(q, *dq), _finish(y, *dy)
-
-
-def _finish(x, products, norm):
-    """The gradient of a side's embeddings from its blocks' products and norms."""
-    return through_norms(x, *(part.reshape(-1, *part.shape[2:])[: len(x)] for part in (products, norm)))
-
-
-def _split(side, size):
-    """Cuts embeddings [B, L, d] and their mask [B, L] into blocks [n, size, ...], the last filled with masked texts."""
-    return jax.tree.map(lambda x: _fill(x, size, 0).reshape(-1, size, *x.shape[1:]), side)
-
-
-def _cut(g, b_q, b_y):
-    """Cuts a gradient of scores [B_q, B_y] into blocks [n_q, n_y, b_q, b_y]."""
-    g = _fill(_fill(g, b_q, 0), b_y, 1)
-    return g.reshape(g.shape[0] // b_q, b_q, g.shape[1] // b_y, b_y).swapaxes(1, 2)
-
-
-def _join(blocks, shape):
-    """Joins blocks of scores: [n_q, n_y, b_q, b_y] -> [B_q, B_y]."""
-    n_q, n_y, b_q, b_y = blocks.shape
-    return blocks.swapaxes(1, 2).reshape(n_q * b_q, n_y * b_y)[: shape[0], : shape[1]]
-
-
-def _fill(x, size, axis):
-    """Pads one axis with zeros to a multiple of `size`."""
-    return jnp.pad(x, [(0, -x.shape[a] % size if a == axis else 0) for a in range(x.ndim)])
-
-
-def _zeros(embeddings):
-    """The gradient of a side to start from: zeros for dR's products [..., L, d], and for Σ dC C [..., L]."""
-    return jnp.zeros_like(embeddings, jnp.float32), jnp.zeros_like(embeddings[..., 0], jnp.float32)
-
-
-def _add(total, part):
-    return jax.tree.map(jnp.add, total, part)
-
-
-def _add_at(total, number, part):
-    """Adds to one block of a sum [n, ...]; inside a loop XLA does this in place."""
-    return jax.tree.map(
-        lambda x, p: jax.lax.dynamic_update_index_in_dim(
-            x, jax.lax.dynamic_index_in_dim(x, number, 0, False) + p, number, 0
-        ),
-        total,
-        part,
+    zeros = tuple(
+        tuple(jnp.zeros(x.shape, jnp.float32) for x in (side.embeddings, side.mask)) for side in (queries, targets)
     )
+    (dq, norm_q), (dy, norm_y) = _over_pairs(queries, targets, add_pair, zeros)
+    return (
+        through_norms(q, queries.join(dq), queries.join(norm_q)),
+        through_norms(y, targets.join(dy), targets.join(norm_y)),
+    )
+
+
+class _Side(NamedTuple):
+    """A side's texts from short to long, in blocks; masked texts fill up the first.
+
+    Attributes:
+      embeddings, mask: the blocks.
+      order: which text lies where.
+      place: where each text lies.
+      first: for each of `lengths`, the first block that is computed at it, and the number of blocks. Before them lie
+        blocks without a participating token, which are not computed at all.
+    """
+
+    embeddings: Float[Array, 'blocks tokens texts d']
+    mask: Bool[Array, 'blocks tokens texts']
+    order: Int[Array, ' blocks*texts']
+    place: Int[Array, ' all_texts']
+    first: Int[Array, ' lengths+1']
+
+    def restore(self, x: Array, axis: int = 0) -> Array:
+        """Puts numbers of sorted texts in the caller's order."""
+        return jnp.take(x, self.place, axis, mode='clip')
+
+    def join(self, blocks: Float[Array, 'blocks tokens texts ...']) -> Float[Array, 'all_texts tokens ...']:
+        """The opposite of cutting a side into blocks."""
+        return self.restore(blocks.swapaxes(1, 2).reshape(len(self.order), blocks.shape[1], *blocks.shape[3:]))
+
+
+def _sorted_blocks(x, mask, size):
+    """Sorts and cuts a side: [B, L, d], [B, L]."""
+    texts, tokens = mask.shape
+    mask = jnp.pad(mask, ((0, -texts % size), (0, 0)))
+    length = jnp.max(jnp.where(mask, jnp.arange(1, tokens + 1), 0), axis=1)  # up to the last token that takes part
+    order = jnp.argsort(length)
+    longest = length[order][size - 1 :: size]
+
+    def cut(x):
+        return jnp.take(x, order, axis=0, mode='clip').reshape(-1, size, *x.shape[1:]).swapaxes(1, 2)
+
+    first = jnp.searchsorted(longest, jnp.array((0, *lengths(tokens))), side='right')
+    return _Side(cut(x), cut(mask), order, jnp.argsort(order)[:texts], first)
+
+
+def _over_pairs(queries: _Side, targets: _Side, body: Callable, sums: Any) -> Any:
+    """Calls `body(i, q_block, j, y_block, sums)` for each pair of blocks in turn; it returns the new sums."""
+
+    def over_blocks(side, body, sums):
+        for tokens, first, end in zip(lengths(side.mask.shape[1]), side.first[:-1], side.first[1:], strict=True):
+
+            def one_block(i, sums, tokens=tokens):
+                return body(i, (side.embeddings[i, :tokens], side.mask[i, :tokens]), sums)
+
+            sums = jax.lax.fori_loop(first, end, one_block, sums)
+        return sums
+
+    def with_each_target(i, q_block, sums):
+        return over_blocks(targets, functools.partial(body, i, q_block), sums)
+
+    return over_blocks(queries, with_each_target, sums)
+
+
+def _add_at(sums, number, parts):
+    """Adds to the first tokens of one block of each sum; inside a loop XLA does this in place."""
+
+    def add(total, part):
+        start = (number,) + (0,) * part.ndim
+        block = jax.lax.dynamic_slice(total, start, (1, *part.shape))
+        return jax.lax.dynamic_update_slice(total, block + part, start)
+
+    return jax.tree.map(add, sums, parts)

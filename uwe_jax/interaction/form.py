@@ -71,7 +71,7 @@ class Form:
         kernel = self._kernel(q, y)
         if kernel is tpu:
             return tpu.gradients(*inputs)
-        block = {'block_gradient': kernel.block_gradient} if kernel else {}
+        block = {'block_gradients': kernel.block_gradients} if kernel else {}
         return blockwise.gradients(*inputs, entries=self._entries(kernel), **block)
 
     def _entries(self, kernel: ModuleType | None) -> int:

@@ -1,6 +1,6 @@
 """One block of late interaction on NVIDIA GPUs: a single kernel computes R and both softmaxes in registers.
 
-Equals `blockwise.block_scores` and `blockwise.block_gradient`. R of a block of 10⁴ tokens per side takes 400 MB; here
+Equals `blockwise.block_scores` and `blockwise.block_gradients`. R of a block of 10⁴ tokens per side takes 400 MB; here
 it never reaches memory. The kernel writes only the scores, or dR once, in the inputs' dtype, for the two products that
 follow.
 
@@ -31,6 +31,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pltriton
 from jaxtyping import Array, Bool, Float, Float32
 
+from uwe_jax.interaction.blockwise import product
 from uwe_jax.interaction.score import MASKED, Score, fold_mask
 
 # Tokens per side of a tile. The larger it is, the fewer times embeddings are read. Compiled for an H100, the scores
@@ -60,10 +61,10 @@ def supports(
 
 
 def block_scores(
-    q: Float[Array, 'q_texts q_tokens d'],
-    q_mask: Bool[Array, 'q_texts q_tokens'],
-    y: Float[Array, 'y_texts y_tokens d'],
-    y_mask: Bool[Array, 'y_texts y_tokens'],
+    q: Float[Array, 'q_tokens q_texts d'],
+    q_mask: Bool[Array, 'q_tokens q_texts'],
+    y: Float[Array, 'y_tokens y_texts d'],
+    y_mask: Bool[Array, 'y_tokens y_texts'],
     score: Score,
     *,
     interpret: bool = False,
@@ -72,6 +73,7 @@ def block_scores(
 
     With `interpret` the operations of the kernel run one by one on any device, to check values without a GPU.
     """
+    q, q_mask, y, y_mask = (x.swapaxes(0, 1) for x in (q, q_mask, y, y_mask))
     tiling = _tiling(q, y)
     texts = pl.BlockSpec((tiling.q_texts, tiling.y_texts), lambda i, j: (i, j))
     over = jax.ShapeDtypeStruct(tiling.padded, jnp.float32)
@@ -80,7 +82,27 @@ def block_scores(
     return over_y[: len(q), : len(y)], over_q[: len(q), : len(y)]
 
 
-def block_gradient(
+def block_gradients(
+    q: Float[Array, 'q_tokens q_texts d'],
+    q_mask: Bool[Array, 'q_tokens q_texts'],
+    y: Float[Array, 'y_tokens y_texts d'],
+    y_mask: Bool[Array, 'y_tokens y_texts'],
+    g_over_y: Float32[Array, 'q_texts y_texts'],
+    g_over_q: Float32[Array, 'q_texts y_texts'],
+    score: Score,
+    *,
+    interpret: bool = False,
+) -> tuple[
+    tuple[Float32[Array, 'q_tokens q_texts d'], Float32[Array, 'q_tokens q_texts']],
+    tuple[Float32[Array, 'y_tokens y_texts d'], Float32[Array, 'y_tokens y_texts']],
+]:
+    """Equals `blockwise.block_gradients`: dR by the kernel, and the two products that follow by XLA."""
+    text_major = (x.swapaxes(0, 1) for x in (q, q_mask, y, y_mask))
+    dr, norm_q, norm_y = block_dr(*text_major, g_over_y, g_over_q, score, interpret=interpret)
+    return (product('qiyj,jyd->iqd', dr, y), norm_q.T), (product('qiyj,iqd->jyd', dr, q), norm_y.T)
+
+
+def block_dr(
     q: Float[Array, 'q_texts q_tokens d'],
     q_mask: Bool[Array, 'q_texts q_tokens'],
     y: Float[Array, 'y_texts y_tokens d'],
@@ -95,7 +117,7 @@ def block_gradient(
     Float32[Array, 'q_texts q_tokens'],
     Float32[Array, 'y_texts y_tokens'],
 ]:
-    """One block's dR, and Σ dC C of its tokens: equals `blockwise.block_gradient`.
+    """One block's dR, in the dtype of the inputs, and Σ dC C of its tokens.
 
     Each tile stores its part of Σ dC C, at most 1/32 of the size of its dR, and XLA adds the parts. This gives the same
     sum in every run; atomic additions would not.
