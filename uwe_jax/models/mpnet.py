@@ -68,7 +68,7 @@ class MPNet(nnx.Module):
     """
 
     def __init__(self, config: MPNetConfig, *, dtype: str, dropout: float = 0.0, remat: bool = False, rngs: nnx.Rngs):
-        self.dtype, self.dropout, self.remat = dtype, dropout, remat
+        self.config, self.dtype, self.dropout, self.remat = config, dtype, dropout, remat
         # The caller places the parameters by their sharding metadata; making them must not need a mesh.
         with nnx.use_eager_sharding(False):
             table = nnx.with_partitioning(nnx.initializers.normal(0.02), (None, 'fsdp'))
