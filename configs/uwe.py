@@ -79,6 +79,8 @@ def get_config(variant: str = '') -> Any:
     # Seconds for a step, or for the embedding or one task of an evaluation; then all processes end, if several run.
     config.run.stall_timeout = 3_600
     config.run.prefetch = 4  # batches read ahead
+    config.run.profile_first = 0  # first step of a profile, for `python -m uwe_jax.profile`; 0: none
+    config.run.profile_steps = 3  # that it holds
 
     if variant == 'quickstart':
         _make_small(config)

@@ -109,6 +109,8 @@ class RunConfig:
     keep: Count
     stall_timeout: Count
     prefetch: CountOrZero
+    profile_first: CountOrZero
+    profile_steps: Count
 
 
 @dataclasses.dataclass(frozen=True)
