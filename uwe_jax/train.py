@@ -110,8 +110,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
             StepProfiler(workdir, config.run.profile_first, config.run.profile_steps) as profiler,
         ):
             for step, batch in zip(steps, meter.waiting(read_ahead), strict=True):
-                with profiler.step(step + 1, take_step, state, batch):
-                    state, metrics = take_step(state, batch)
+                state, metrics = profiler.call(step + 1, take_step, state, batch)
                 meter.add(step + 1, metrics)
                 heartbeat.beat()
                 progress.advance()

@@ -5,11 +5,9 @@ profile/plugins/profile/TIME/HOST.trace.json.gz the same for ui.perfetto.dev
 profile/step.hlo.txt                            the compiled step, which says where each operation comes from
 """
 
-import contextlib
 import logging
 import pathlib
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -43,22 +41,22 @@ class StepProfiler:
             jax.config.update(SETTING, True)
         return self
 
-    @contextlib.contextmanager
-    def step(self, number: int, take_step: Any, *arguments: Any) -> Iterator[None]:
-        """Profiles the step inside the `with`, if it is one of those to profile.
+    def call(self, number: int, take_step: Any, *arguments: Any) -> Any:
+        """Takes a step, inside the profile if it is one of those to profile, and returns what the step returns.
 
         Args:
           number: of the step, from 1.
           take_step: the compiled function.
-          arguments: what the step calls it with.
+          arguments: of it.
         """
         if number == self._first:
             self._start(take_step, arguments)
-        elif number > self._last and self._running:
-            jax.block_until_ready(arguments)  # with them, the last of the steps ends
-            self._stop()
         with jax.profiler.StepTraceAnnotation(STEP, step_num=number):
-            yield
+            results = take_step(*arguments)
+        if number == self._last and self._running:
+            jax.block_until_ready(results)
+            self._stop()
+        return results
 
     def _start(self, take_step: Any, arguments: Any) -> None:
         text = take_step.lower(*arguments).compile().as_text()  # in all processes, since they may compile together
