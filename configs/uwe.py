@@ -78,9 +78,11 @@ def get_config(variant: str = '') -> Any:
     # Seconds for a step, or for the embedding or one task of an evaluation; then all processes end, if several run.
     config.run.stall_timeout = 3_600
     config.run.prefetch = 4  # batches read ahead
-    # Rows of 64 tokens that a device encodes at a time. The backward pass computes the activations of each part again: a
-    # third more time, and memory that does not grow with the batch. 0: all rows at once, nothing twice.
+    # Rows of 64 tokens that a device encodes at a time. If a device has more, the backward pass computes the
+    # activations of each part again: a third more time, but memory does not grow with the batch. 0: all rows at once.
     config.run.rows_at_once = 128
+    config.run.profile_first = 0  # first step of a profile, for `python -m uwe_jax.profile`; 0: none
+    config.run.profile_steps = 3  # that it holds
 
     if variant == 'quickstart':
         _make_small(config)

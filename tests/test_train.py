@@ -39,6 +39,15 @@ def test_the_metrics_say_what_the_loss_is_made_of(finished):
             assert line[f'{graph}/forward/positives'] >= 1
 
 
+def test_the_operations_of_a_step_are_those_of_its_real_tokens(finished):
+    per_token = (
+        3 * 1 * 2 * (4 * 64 * 64 + 2 * 64 * 128)
+    )  # forward and backward, through one layer of the narrow encoder
+    for line in read_lines(finished / 'metrics.jsonl'):
+        encoded = per_token * line['tokens']
+        assert encoded < line['flops'] < 4 * encoded  # with attention and the interaction, which are large beside it
+
+
 def test_a_run_that_is_complete_takes_no_further_step(finished, small_dataset_dir, narrow_model):
     before = numbers(finished)
     train(small_config(small_dataset_dir, narrow_model), finished)

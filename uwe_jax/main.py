@@ -11,6 +11,7 @@ from ml_collections import config_flags
 from uwe_jax.distributed.preemption import Preempted
 from uwe_jax.distributed.processes import RESTART, NotJoinedError, exit_after, join_processes
 from uwe_jax.io import console
+from uwe_jax.models import download
 from uwe_jax.train import train
 from uwe_jax.training.config import Config
 
@@ -39,6 +40,7 @@ def main(argv: list[str]) -> int:
         logger.info('process %d of %d, devices: %s', jax.process_index(), jax.process_count(), jax.local_devices())
         if jax.process_index() > 0:
             console.hide_progress()
+        keep_compiled_programs(workdir)
         train(config, workdir)
     except NotJoinedError as error:
         print(f'error: {error}', file=sys.stderr)
@@ -53,6 +55,22 @@ def main(argv: list[str]) -> int:
             exit_after(error, PEER_TIMEOUT.value)
         return 1
     return 0
+
+
+def keep_compiled_programs(workdir: pathlib.Path) -> None:
+    """Lets a restart on accelerators load the programs that an earlier start has compiled.
+
+    JAX_COMPILATION_CACHE_DIR, where it is set, says where they are kept. Otherwise one process uses the user's cache,
+    which all runs share. Several processes use the workdir, the only place that all of them are known to share: GPUs
+    tune a program together, so either all processes must find it or none. Only process 0 writes.
+
+    On CPUs nothing is kept unless the variable is set: a program suits only CPUs with the same features, and on some
+    machines XLA rejects even its own, with a long error for each (jax-ml/jax#38445).
+    """
+    chosen = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if chosen is None and jax.default_backend() != 'cpu':
+        shared = download.cache_root() if jax.process_count() == 1 else workdir
+        jax.config.update('jax_compilation_cache_dir', str(shared / 'compiled'))
 
 
 if __name__ == '__main__':

@@ -24,8 +24,10 @@ from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.ranking import Ranker
 from uwe_jax.training.checkpoint import Checkpoints
 from uwe_jax.training.config import Config
+from uwe_jax.training.flops import peak_flops
 from uwe_jax.training.metrics import Meter, MetricsLog, before_and_after, check_finite, losses, speed
 from uwe_jax.training.optimizer import make_optimizer
+from uwe_jax.training.profiling import StepProfiler
 from uwe_jax.training.state import abstract_state, first_state, shardings_of
 from uwe_jax.training.step import make_step
 from uwe_jax.training.workdir import claimed
@@ -103,14 +105,16 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         shardings = shardings_of(state_shape)
         take_step = make_step(graphdef, optimizer, schedule, config, lengths, packed.chunks, device_mesh, shardings)
         steps = range(first_step, config.steps)
-        meter = Meter()
+        peak = peak_flops(device_mesh.devices.flat[0], config.model.dtype)
+        meter = Meter(peak and peak * device_mesh.size)
         read_ahead = batches(dataset, packed, lengths, mesh.rows(device_mesh), steps, config.run.prefetch)
         with (
             jax.transfer_guard('disallow'),  # in the loop, data moves to and from the devices only by explicit calls
             Progress('training', config.steps, 'steps', done=first_step, every=math.inf) as progress,
+            StepProfiler(workdir, config.run.profile_first, config.run.profile_steps) as profiler,
         ):
             for step, batch in zip(steps, meter.waiting(read_ahead), strict=True):
-                state, metrics = take_step(state, batch)
+                state, metrics = profiler.call(step + 1, take_step, state, batch)
                 meter.add(step + 1, metrics)
                 heartbeat.beat()
                 progress.advance()

@@ -62,6 +62,8 @@ def changed(fields, name, value):
         ('run.log_every', 0),
         ('run.save_every', -1),
         ('run.prefetch', -1),
+        ('run.profile_first', -1),
+        ('run.profile_steps', 0),
     ],
 )
 def test_a_value_that_a_field_cannot_have_is_refused_by_the_name_of_the_field(field, value):

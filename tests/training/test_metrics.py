@@ -5,12 +5,14 @@ import itertools
 import json
 import subprocess
 import sys
+import time
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from uwe_jax.training import metrics
-from uwe_jax.training.metrics import Meter, MetricsLog, before_and_after, check_finite, read_lines
+from uwe_jax.training.metrics import Meter, MetricsLog, before_and_after, check_finite, read_lines, speed
 
 
 def lines_of(path):
@@ -67,15 +69,58 @@ def test_a_damaged_line_is_refused_by_file_and_number(tmp_path):
         read_lines(tmp_path / 'metrics.jsonl')
 
 
+def metered(peak=None, batches=('batch', 'batch'), compute=lambda x: x, flops=6e9):
+    """What a meter reads after two steps."""
+    meter = Meter(peak)
+    for step, _ in zip((1, 2), meter.waiting(batches), strict=False):
+        metrics = {'loss': jnp.float32(step), 'texts': jnp.int32(10), 'tokens': jnp.int32(50)}
+        meter.add(step, {name: compute(x) for name, x in metrics.items()} | {'flops': jnp.float32(flops)})
+    return meter.read()
+
+
 def test_the_meter_reads_all_steps_since_the_last_reading_and_adds_speeds():
-    meter = Meter()
-    for step, _ in zip((1, 2), meter.waiting(itertools.repeat('batch')), strict=False):
-        meter.add(step, {'loss': jnp.float32(step), 'texts': jnp.int32(10), 'tokens': jnp.int32(50)})
-    lines = meter.read()
+    lines = metered()
     assert [(step, values['loss']) for step, values in lines] == [(1, 1.0), (2, 2.0)]
     values = lines[0][1]
     assert values['speed/tokens'] == pytest.approx(5 * values['speed/texts'])
     assert values['time/waiting_for_data'] <= values['time/step']
+
+
+def test_mfu_is_the_share_of_the_peak_that_real_tokens_needed():
+    values = metered(peak=1e12)[-1][1]
+    assert values['speed/mfu'] == pytest.approx(6e9 / values['time/step'] / 1e12)
+
+
+def test_there_is_no_mfu_where_the_peak_is_unknown():
+    assert 'speed/mfu' not in metered()[-1][1]
+
+
+def late(seconds):
+    while True:
+        time.sleep(seconds)
+        yield 'batch'
+
+
+def test_a_late_batch_keeps_the_devices_waiting():
+    values = metered(batches=late(0.05))[-1][1]
+    assert 0.05 <= values['time/waiting_for_data'] <= values['time/step']
+    assert values['speed/waiting'] == pytest.approx(values['time/waiting_for_data'] / values['time/step'])
+
+
+def test_a_batch_that_comes_while_the_devices_compute_is_in_time():
+    @jax.jit
+    def compute(x):
+        return x + 0 * jax.lax.fori_loop(0, 60, lambda _, y: jnp.sin(y @ y), jnp.ones((400, 400)))[0, 0]
+
+    jax.block_until_ready([compute(jnp.float32(1)), compute(jnp.int32(1))])
+    values = metered(batches=itertools.chain(['batch'], late(0.001)), compute=compute)[-1][1]
+    assert values['time/waiting_for_data'] < 0.001
+
+
+def test_the_log_line_shows_mfu_only_where_it_is_known():
+    values = {'loss': 1.5, 'speed/tokens': 1234.5, 'padding': 0.05, 'speed/waiting': 0.013}
+    assert speed([(1, values)]) == 'loss 1.5000, 1,234 tokens/s, 5% padding, 1.3% waiting for data'
+    assert ', 5% padding, MFU 41.2%, 1.3% waiting' in speed([(1, values | {'speed/mfu': 0.412})])
 
 
 @pytest.mark.parametrize('bad', ['loss', 'gradient_norm'])

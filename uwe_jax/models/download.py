@@ -63,7 +63,7 @@ def fetch(source: str, files: Collection[str] = REQUIRED_FILES) -> pathlib.Path:
     """
     local = pathlib.Path(source).expanduser()
     name = BASE_MODEL if source == BASE_MODEL.split('/')[1] else source
-    cached = _cache_root() / name.replace('/', '--')
+    cached = cache_root() / name.replace('/', '--')
     whole = WEIGHTS in files
     what = 'Weights' if whole else ', '.join(files)
     if local.is_dir():
@@ -92,7 +92,8 @@ def fetch(source: str, files: Collection[str] = REQUIRED_FILES) -> pathlib.Path:
     return cached
 
 
-def _cache_root() -> pathlib.Path:
+def cache_root() -> pathlib.Path:
+    """Where downloads are kept: $UWE_JAX_CACHE, else $XDG_CACHE_HOME/uwe_jax, else ~/.cache/uwe_jax."""
     if chosen := os.environ.get('UWE_JAX_CACHE'):
         return pathlib.Path(chosen).expanduser()
     return pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'uwe_jax'

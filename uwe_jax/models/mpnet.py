@@ -70,7 +70,7 @@ class MPNet(nnx.Module):
     """
 
     def __init__(self, config: MPNetConfig, *, dtype: str, dropout: float = 0.0, rngs: nnx.Rngs):
-        self.dtype, self.dropout = dtype, dropout
+        self.config, self.dtype, self.dropout = config, dtype, dropout
         # The caller places the parameters by their sharding metadata; making them must not need a mesh.
         with nnx.use_eager_sharding(False):
             table = nnx.with_partitioning(nnx.initializers.normal(0.02), (None, 'fsdp'))

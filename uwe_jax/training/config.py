@@ -109,6 +109,8 @@ class RunConfig:
     stall_timeout: Count
     prefetch: CountOrZero
     rows_at_once: CountOrZero
+    profile_first: CountOrZero
+    profile_steps: Count
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,8 @@ from uwe_jax.data.graph import GRAPHS
 from uwe_jax.data.loader import Batch
 from uwe_jax.io.files import whole_file
 
+WAITING = 'waiting for data'  # its name in a profile
+
 logger = logging.getLogger(__name__)
 
 
@@ -113,10 +115,15 @@ class Meter:
     stop has only that one to finish.
 
     The time between two readings is shared evenly by the steps between them; `restart` leaves evaluations out.
+
+    Args:
+      peak: FLOP/s of all devices together, see `flops.peak_flops`; None if it is unknown.
     """
 
-    def __init__(self):
+    def __init__(self, peak: float | None = None):
+        self._peak = peak
         self._steps: list[tuple[int, Mapping[str, jax.Array]]] = []
+        self._newest: Mapping[str, jax.Array] = {}
         self.restart()
 
     def restart(self) -> None:
@@ -125,12 +132,18 @@ class Meter:
         self._waited = 0.0
 
     def waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Passes batches on, and measures how long each kept the step waiting."""
+        """Passes batches on, and measures how long the devices waited for each.
+
+        They wait if the step before is over when the batch arrives. It may have ended a moment before, so what is
+        measured is an upper bound.
+        """
         iterator = iter(batches)
         while True:
             start = time.perf_counter()
-            batch = next(iterator, None)
-            self._waited += time.perf_counter() - start
+            with jax.profiler.TraceAnnotation(WAITING):
+                batch = next(iterator, None)
+            if all(x.is_ready() for x in jax.tree.leaves(self._newest)):
+                self._waited += time.perf_counter() - start
             if batch is None:
                 return
             yield batch
@@ -140,9 +153,14 @@ class Meter:
         if self._steps:
             jax.block_until_ready(self._steps[-1][1])
         self._steps.append((step, metrics))
+        self._newest = metrics
 
     def read(self) -> list[tuple[int, dict[str, float]]]:
-        """Waits for the last step; the metrics of all since the reading before, with times in s and speeds in 1/s."""
+        """Waits for the last step, and returns the metrics of all steps since the reading before.
+
+        It adds times in s, speeds in 1/s, the share of the time in which the devices waited for data
+        (`speed/waiting`), and where the peak is known the share of it that real tokens needed (`speed/mfu`).
+        """
         lines = [(step, {k: float(v) for k, v in jax.device_get(metrics).items()}) for step, metrics in self._steps]
         seconds = (time.perf_counter() - self._start) / len(lines)
         for _, values in lines:
@@ -150,6 +168,9 @@ class Meter:
             values['time/waiting_for_data'] = self._waited / len(lines)
             values['speed/texts'] = values['texts'] / seconds
             values['speed/tokens'] = values['tokens'] / seconds
+            values['speed/waiting'] = values['time/waiting_for_data'] / seconds
+            if self._peak:
+                values['speed/mfu'] = values['flops'] / seconds / self._peak
         self._steps = []
         self.restart()
         return lines
@@ -180,9 +201,11 @@ def check_finite(lines: list[tuple[int, dict[str, float]]], max_skips: int, last
 
 
 def speed(lines: Sequence[tuple[int, Mapping[str, float]]]) -> str:
-    """The last step of `Meter.read` in a few words: its loss, speed and padding."""
+    """The last step of `Meter.read` in a few words: its loss, speed, padding, and use of the devices."""
     _, last = lines[-1]
-    return f'loss {last["loss"]:.4f}, {last["speed/tokens"]:,.0f} tokens/s, {last["padding"]:.0%} padding'
+    mfu = f', MFU {last["speed/mfu"]:.1%}' if 'speed/mfu' in last else ''
+    waiting = f', {last["speed/waiting"]:.1%} waiting for data'
+    return f'loss {last["loss"]:.4f}, {last["speed/tokens"]:,.0f} tokens/s, {last["padding"]:.0%} padding{mfu}{waiting}'
 
 
 def losses(lines: Sequence[tuple[int, Mapping[str, float]]]) -> str:

@@ -17,6 +17,7 @@ from uwe_jax.distributed import mesh
 from uwe_jax.interaction import has_attention, late_interaction, mean_entropy
 from uwe_jax.loss import many_to_many_info_nce
 from uwe_jax.training.config import Config
+from uwe_jax.training.flops import step_flops
 from uwe_jax.training.state import State
 
 Metrics = Mapping[str, Any]
@@ -54,6 +55,7 @@ def make_step(
     ) -> dict[str, Float[jax.Array, 'texts tokens d']]:
         """Encodes what one device holds, and takes the texts of every side out of the rows."""
 
+        @jax.named_scope('encoder')
         def encode_part(part: tuple[Rows, jax.Array]) -> Float[jax.Array, 'rows tokens d']:
             rows, number = part
             dropout_key = jax.random.fold_in(key, number) if config.model.dropout > 0 else None
@@ -81,47 +83,54 @@ def make_step(
         for graph in GRAPHS:
             target, target_length = embeddings[graph], batch.texts[graph].length
             pairs = skill, skill_length, target, target_length
-            s_qy, s_yq = late_interaction(
-                *pairs,
-                config.score,
-                form=config.interaction.form,
-                exchange=config.interaction.exchange,
-                block_entries=config.interaction.block_entries,
-                mesh=device_mesh,
-            )
-            directions = many_to_many_info_nce(
-                s_qy,
-                s_yq,
-                batch.edges[graph],
-                skill_length > 0,
-                target_length > 0,
-                config.loss.temperature[graph],
-                config.loss,
-            )
+            with jax.named_scope('interaction'):
+                s_qy, s_yq = late_interaction(
+                    *pairs,
+                    config.score,
+                    form=config.interaction.form,
+                    exchange=config.interaction.exchange,
+                    block_entries=config.interaction.block_entries,
+                    mesh=device_mesh,
+                )
+            with jax.named_scope('loss'):
+                directions = many_to_many_info_nce(
+                    s_qy,
+                    s_yq,
+                    batch.edges[graph],
+                    skill_length > 0,
+                    target_length > 0,
+                    config.loss.temperature[graph],
+                    config.loss,
+                )
             for direction, values in directions.items():
                 loss += config.loss.weight[graph] * values.loss
                 metrics |= {f'{graph}/{direction}/{name}': value for name, value in values._asdict().items()}
             metrics[f'{graph}/filled'] = jnp.mean(target_length > 0, dtype=jnp.float32)
             if has_attention(config.score):
-                metrics[f'{graph}/entropy'] = mean_entropy(*jax.lax.stop_gradient(pairs), config.score)
+                with jax.named_scope('interaction'):
+                    metrics[f'{graph}/entropy'] = mean_entropy(*jax.lax.stop_gradient(pairs), config.score)
         return loss, metrics
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        sizes = nnx.merge(graphdef, state.params).config
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         grad = jax.value_and_grad(loss_of_batch, has_aux=True)
         (loss, metrics), gradient = grad(state.params, batch, key)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        with jax.named_scope('optimizer'):
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            gradient_norm = optax.tree.norm(gradient)
         skipped = 0
         if isinstance(opt_state, optax.ApplyIfFiniteState):
             skipped = state.opt_state.total_notfinite
             metrics |= {'skipped': opt_state.total_notfinite, 'skipped/in_a_row': opt_state.notfinite_count}
         metrics |= {
             'loss': loss,
-            'gradient_norm': optax.tree.norm(gradient),
+            'gradient_norm': gradient_norm,
             'learning_rate': schedule(state.step - skipped),
             **_amounts(batch),
+            'flops': sum(step_flops(sizes, config.score, {s: t.length for s, t in batch.texts.items()}).values()),
         }
-        params = optax.apply_updates(state.params, updates)
         return State(state.step + 1, params, opt_state, state.key), metrics
 
     return jax.jit(

@@ -1,0 +1,93 @@
+"""Where the time of profiled steps goes: the table, its arithmetic, and a run that writes a profile."""
+
+import doctest
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT, small_config
+from uwe_jax import profile
+from uwe_jax.profile import COMPUTES, SENDS, Options, Span, parts_of, print_table, read, spent
+from uwe_jax.train import train
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory, small_dataset_dir, narrow_model):
+    """A run of five steps on eight devices, of which it profiled the third and the fourth."""
+    workdir = tmp_path_factory.mktemp('profile') / 'run'
+    profiled = {'steps': 5, 'run.profile_first': 3, 'run.profile_steps': 2, 'run.evaluate_queries': 1}
+    train(small_config(small_dataset_dir, narrow_model, **profiled), workdir)
+    return workdir
+
+
+def test_the_profile_holds_the_chosen_steps_on_every_device(workdir):
+    steps, devices = read(workdir)
+    assert steps == 2
+    assert len(devices) == 8
+
+
+def test_every_part_of_the_step_takes_time(workdir, capsys):
+    print_table(Options(workdir))
+    first, _, *rows = capsys.readouterr().out.splitlines()
+    assert first.startswith('2 steps on 8 devices, ')
+    milliseconds = {row[:20].strip(): float(row[20:32].replace(',', '')) for row in rows}
+    assert set(milliseconds) == set(profile.PARTS)
+    for part in ('encoder forward', 'encoder backward', 'interaction', 'optimizer', 'collectives'):
+        assert milliseconds[part] > 0, part
+    assert sum(float(row[32:].strip(' %')) for row in rows) == pytest.approx(100, abs=0.5)
+
+
+def test_nearly_all_operations_of_the_step_belong_to_a_scope(workdir):
+    parts = [spent(spans) for spans in read(workdir).devices.values()]
+    computed = sum(time for part in parts for name, time in part.items() if name in profile.PARTS[:6])
+    assert sum(part['other operations'] for part in parts) < 0.1 * computed
+
+
+def test_a_run_without_a_profile_is_refused_in_one_line(tmp_path):
+    command = [sys.executable, '-m', 'uwe_jax.profile', f'--workdir={tmp_path}']
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f'error: {tmp_path}/profile: no profile, expected a run with --config.run.profile_first=STEP\n'
+    )
+
+
+def test_operations_at_the_same_time_share_it():
+    both = Span(0, 10, COMPUTES, 'loss'), Span(0, 4, COMPUTES, 'optimizer')
+    assert spent(both) == {'loss': 8, 'optimizer': 2}
+
+
+def test_only_what_no_computation_hides_of_a_collective_takes_time():
+    assert spent([Span(0, 10, COMPUTES, 'loss'), Span(8, 13, SENDS, 'collectives')]) == {'loss': 10, 'collectives': 3}
+
+
+def test_waiting_for_data_counts_only_while_the_device_is_idle_between_operations():
+    waits = [Span(start, end, profile.WAITS, 'waiting for data') for start, end in ((-9, 3), (8, 15), (30, 99))]
+    operations = [Span(0, 10, COMPUTES, 'loss'), Span(20, 31, COMPUTES, 'loss')]
+    assert spent([*waits, *operations]) == {'loss': 21, 'waiting for data': 5, 'idle': 5}
+
+
+def test_the_scope_of_an_operation_says_its_part():
+    hlo = """
+  %dot.1 = f32[8,16]{1,0} dot(%a, %b), metadata={op_name="jit(step)/jvp(encoder)/layer/dot_general"}
+  %copy.2 = f32[8,16]{0,1} copy(%dot.1)
+  %fusion.3 = f32[8]{0} fusion(%c), metadata={op_name="jit(step)/transpose(jvp(encoder))/checkpoint/mul"}
+  %turned.4 = f32[8]{0} fusion(%c), metadata={op_name="jit(step)/jvp(encoder)/transpose"}
+  %while.5 = (s32[], f32[4]{0}) while(%d), body=%body, metadata={op_name="jit(step)/transpose(jvp(interaction))/while"}
+  ROOT %add.6 = f32[] add(%e, %f), metadata={op_name="jit(step)/add"}
+  %all-reduce-start = f32[8]{0} all-reduce-start(%g), metadata={op_name="jit(step)/transpose(jvp(encoder))/add"}
+"""
+    assert parts_of(hlo) == {
+        'dot.1': (COMPUTES, 'encoder forward'),
+        'copy.2': (COMPUTES, 'encoder forward'),
+        'fusion.3': (COMPUTES, 'encoder backward'),
+        'turned.4': (COMPUTES, 'encoder forward'),
+        'while.5': (profile.CALLS, 'interaction'),
+        'add.6': (COMPUTES, 'other operations'),
+        'all-reduce-start': (SENDS, 'collectives'),
+    }
+
+
+def test_the_examples_in_the_docstrings_hold():
+    assert doctest.testmod(profile).failed == 0
