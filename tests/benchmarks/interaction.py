@@ -36,7 +36,6 @@ import numpy as np
 
 from uwe_jax.compile_for import compiled
 from uwe_jax.compile_for.topology import pod_mesh
-from uwe_jax.data.loader import pad
 from uwe_jax.distributed import mesh
 from uwe_jax.interaction import EXCHANGES, Score, late_interaction
 from uwe_jax.io import console
@@ -230,7 +229,7 @@ def esco_lengths(table: pathlib.Path) -> np.ndarray:
     with open(table, newline='', encoding='utf-8') as file:
         names = [row['preferredLabel'] for row in csv.DictReader(file)]
     ids = Tokenizer.from_pretrained(download.fetch('all-mpnet-base-v2', [download.TOKENIZER])).encode(names, 16)
-    length = pad(list(ids), 16).length
+    length = np.array([len(text) for text in ids], np.int32)
     print(f'{len(names)} names of {table}: {length.mean():.1f} of 16 tokens')
     return np.random.default_rng(0).permutation(length)
 
