@@ -4,10 +4,14 @@
 
 First table: the time of the bare products (R forward, or all four of forward and backward), and the time of each form
 as a multiple of it, measured in turns within one process, with the temporary memory of the compiled program. The rows
-'esco' have the lengths of ESCO's skill names, padded to 16 tokens; in the second of them the bare products are those of
-the real tokens only. The ring runs on two devices (on a CPU simulated ones, which share its cores); its memory is that
-of one of them. Not timed are rows whose forms would together take more than a minute, judging by smaller rows, and
-forms that would not fit into the memory.
+'esco' have the lengths of ESCO's skill names, padded to 16 tokens. In the rows 'esco real' the bare products are those
+of the real tokens only: the roofline of ragged texts. This command prints them, without the second table:
+
+    python -m tests.benchmarks.interaction --tokens=16 --texts=512 --pods=
+
+The ring runs on two devices (on a CPU simulated ones, which share its cores); its memory is that of one of them. Not
+timed are rows whose forms would together take more than a minute, judging by smaller rows, and forms that would not fit
+into the memory.
 
 Second table: the same programs compiled for TPU pods, which need not be there (with the extra `tpu`), for a fixed
 number of texts per chip: the score rows (both scores, and in the backward pass their gradients), the peak of all else

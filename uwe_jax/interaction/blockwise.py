@@ -39,11 +39,8 @@ LENGTHS = 3  # lengths per side; the program has a loop for each pair of them, s
 
 
 def lengths(tokens: int) -> tuple[int, ...]:
-    """The lengths that texts of up to so many tokens are computed at, ascending: each is 3/5 of the next."""
-    steps = [tokens]
-    while len(steps) < LENGTHS and steps[0] > 1:
-        steps.insert(0, -(-steps[0] * 3 // 5))
-    return tuple(steps)
+    """The lengths at which texts of up to so many tokens are computed, ascending: each is about 3/5 of the next."""
+    return tuple(sorted({math.ceil(tokens * 0.6**step) for step in range(LENGTHS)}))
 
 
 def block_sizes(q_shape: tuple[int, ...], y_shape: tuple[int, ...], entries: int) -> tuple[int, int]:

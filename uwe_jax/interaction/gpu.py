@@ -97,8 +97,16 @@ def block_gradients(
     tuple[Float32[Array, 'y_tokens y_texts d'], Float32[Array, 'y_tokens y_texts']],
 ]:
     """Equals `blockwise.block_gradients`: dR by the kernel, and the two products that follow by XLA."""
-    text_major = (x.swapaxes(0, 1) for x in (q, q_mask, y, y_mask))
-    dr, norm_q, norm_y = block_dr(*text_major, g_over_y, g_over_q, score, interpret=interpret)
+    dr, norm_q, norm_y = block_dr(
+        q.swapaxes(0, 1),
+        q_mask.swapaxes(0, 1),
+        y.swapaxes(0, 1),
+        y_mask.swapaxes(0, 1),
+        g_over_y,
+        g_over_q,
+        score,
+        interpret=interpret,
+    )
     return (product('qiyj,jyd->iqd', dr, y), norm_q.T), (product('qiyj,iqd->jyd', dr, q), norm_y.T)
 
 
