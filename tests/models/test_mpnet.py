@@ -151,6 +151,23 @@ def test_packed_texts_have_the_values_and_gradients_of_texts_alone(dtype, tolera
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance * largest), gradient, of_params)
 
 
+@pytest.mark.parametrize('dropout_key', [None, jax.random.key(1)], ids=['plain', 'dropout'])
+def test_a_loop_over_the_layers_has_the_values_and_gradients_of_one_after_another(small, dropout_key):
+    graphdef, params = nnx.split(small)
+    texts = [np.arange(4, 4 + n, dtype=np.int32) for n in (3, 5, 7, 11)]
+    rows = jax.tree.map(jnp.asarray, together(texts, 16)[0])
+
+    def loss(params, loop):
+        model = nnx.merge(graphdef, params)
+        layers = model.stacked_layers() if loop else None
+        return jnp.sum(jnp.sin(model(*rows, layers=layers, dropout_key=dropout_key)))
+
+    value, gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, True)
+    expected, expected_gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, False)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), gradient, expected_gradient)
+
+
 def test_casting_the_matrices_once_changes_no_bit():
     graphdef, params = nnx.split(MPNet(SMALL, dtype='bfloat16', rngs=nnx.Rngs(0)))
     rows = alone(texts_of([5, 3]))

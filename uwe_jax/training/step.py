@@ -54,12 +54,16 @@ def make_step(
         params: dict[str, Any], rows: Rows, texts: Mapping[str, Texts], key: jax.Array
     ) -> dict[str, Float[jax.Array, 'texts tokens d']]:
         """Encodes what one device holds, and takes the texts of every side out of the rows."""
+        encoder = nnx.merge(graphdef, params)
+        # A loop over the layers compiles in a sixth of the time for a GPU. On CPUs its steps take longer.
+        on_cpu = device_mesh.devices.flat[0].platform == 'cpu'
+        layers = None if on_cpu else encoder.stacked_layers()
 
         @jax.named_scope('encoder')
         def encode_part(part: tuple[Rows, jax.Array]) -> Float[jax.Array, 'rows tokens d']:
             rows, number = part
             dropout_key = jax.random.fold_in(key, number) if config.model.dropout > 0 else None
-            return nnx.merge(graphdef, params)(*rows, dropout_key=dropout_key).astype(config.interaction.dtype)
+            return encoder(*rows, layers=layers, dropout_key=dropout_key).astype(config.interaction.dtype)
 
         key = jax.random.fold_in(key, jax.lax.axis_index(device_mesh.axis_names))
         if chunks == 1:
