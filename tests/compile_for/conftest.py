@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from tests.conftest import experiment
-from uwe_jax.compile_for.rehearsal import Rehearsal
+from uwe_jax.compile_for.rehearsal import Rehearsal, Tokens
 from uwe_jax.distributed.mesh import make_mesh
 from uwe_jax.models.mpnet import MPNetConfig
 
@@ -21,20 +21,20 @@ SIZES = MPNetConfig(
     relative_attention_num_buckets=32,
     layer_norm_eps=1e-5,
 )
-LENGTHS = {'skill': 4, 'job': 4, 'sentence': 8, 'alternative': 4}
+TOKENS = Tokens({'skill': 4, 'job': 4, 'sentence': 8, 'alternative': 4}, per_slot=16)
 GIB = 2**30
 
 
 @pytest.fixture(scope='session')
 def rehearse(tmp_path_factory):
     """Makes a rehearsal of an encoder with few layers and no weights."""
-    base = tmp_path_factory.mktemp('base')
-    (base / 'config.json').write_text(json.dumps({'model_type': 'mpnet'} | dataclasses.asdict(SIZES)))
 
-    def make(devices=8, usable=GIB, device_mesh=None, kind=Rehearsal, **changes):
+    def make(devices=8, usable=GIB, device_mesh=None, kind=Rehearsal, sizes=SIZES, tokens=TOKENS, **changes):
+        base = tmp_path_factory.mktemp('base')
+        (base / 'config.json').write_text(json.dumps({'model_type': 'mpnet'} | dataclasses.asdict(sizes)))
         config = experiment(**{'model.dropout': 0.0} | changes)
         device_mesh = device_mesh or make_mesh(config.mesh.data, config.mesh.fsdp, jax.devices()[:devices])
-        return kind(config, base, LENGTHS, device_mesh, usable)
+        return kind(config, base, tokens, device_mesh, usable)
 
     return make
 

@@ -1,16 +1,19 @@
 """The step compiled from shapes alone: its arguments, its memory, and why it does not fit."""
 
+import dataclasses
 import importlib.util
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from tests.compile_for.conftest import GIB, LENGTHS, SIZES
+from tests.compile_for.conftest import GIB, SIZES, TOKENS
 from tests.conftest import experiment, small_config
 from uwe_jax.compile_for import compiled
-from uwe_jax.compile_for.rehearsal import Trial, compile_trial, padded_lengths
+from uwe_jax.compile_for.rehearsal import Tokens, Trial, compile_trial, tokens_of
 from uwe_jax.compile_for.topology import pod_mesh, usable_memory
+from uwe_jax.data.packed_plan import PackedPlan
+from uwe_jax.data.plan import Plan
 
 
 def test_the_arguments_of_a_device_are_its_shares_of_parameters_optimizer_state_and_batch(rehearsal, trial):
@@ -24,8 +27,8 @@ def test_the_arguments_of_a_device_are_its_shares_of_parameters_optimizer_state_
     arguments = rehearsal.arguments(16)
     assert arguments['parameters'] == 4 * (whole + halves)
     assert arguments['optimizer state'] == 2 * arguments['parameters'] + 2 * 4  # two moments, and two step counters
-    rows, tokens = 16 // 8, sum(LENGTHS.values())
-    assert arguments['batch'] == rows * (4 * tokens + 4 * 4 + 3 * 16)  # ids, lengths, positives
+    slots, row_tokens = 16 // 8, 64  # one row per device
+    assert arguments['batch'] == 3 * 4 * row_tokens + slots * (4 * 2 * 4 + 3 * 16 + 4)
     step_and_key = 4 + 8
     assert trial.memory.arguments == sum(arguments.values()) + step_and_key
 
@@ -69,9 +72,48 @@ def test_a_program_that_the_compiler_refuses_for_another_reason_is_an_error(mess
 
 def test_lengths_are_those_of_the_config_then_of_the_dataset_then_of_esco(small_dataset_dir, small_dataset, base_model):
     config = small_config(small_dataset_dir, base_model, **{'data.length.sentence': 40})
-    assert padded_lengths(config) == small_dataset.manifest['lengths'] | {'sentence': 40}
+    assert tokens_of(config).longest == small_dataset.manifest['lengths'] | {'sentence': 40}
     config = experiment(**{'data.length.sentence': 40})
-    assert padded_lengths(config) == {'skill': 16, 'job': 16, 'sentence': 40, 'alternative': 16}
+    assert tokens_of(config).longest == {'skill': 16, 'job': 16, 'sentence': 40, 'alternative': 16}
+
+
+def test_without_a_dataset_texts_are_as_long_as_escos():
+    assert tokens_of(experiment()).per_slot == pytest.approx(75.0)
+    assert tokens_of(experiment(**{'data.length.sentence': 40})).per_slot == pytest.approx(75.0 - 56.7 + 40)
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_rows_are_as_many_as_the_plan_of_the_dataset_has(
+    rehearse, small_dataset_dir, small_dataset, base_model, devices
+):
+    config = small_config(small_dataset_dir, base_model)
+    tokens, size = tokens_of(config), config.data.batch_size
+    plan = Plan(small_dataset.graphs, batch_size=size, seed=config.seed, distractor_probability=0.8)
+    planned = PackedPlan(plan, small_dataset, tokens.longest, devices).rows
+    assert rehearse(devices, tokens=tokens).rows(size)[0] == pytest.approx(planned, abs=1)
+
+
+# With a compiled program: memory and traffic.
+
+DEEP = dataclasses.replace(SIZES, num_hidden_layers=2, intermediate_size=1024)
+
+
+def test_twice_the_batch_leaves_the_memory_of_an_encoder_in_chunks_as_it_was(rehearse):
+    # Scores of pooled texts, so that nearly all temporaries are the encoder's.
+    changes = {'score.kind': 'mean', 'run.rows_at_once': 8}
+    rehearsal = rehearse(1, sizes=DEEP, tokens=Tokens(TOKENS.longest, per_slot=64), **changes)
+    once, twice = (rehearsal.trial(size).memory.temporary for size in (64, 128))
+    # Only token embeddings grow, those of 64 more rows; encoded all at once, the temporaries grow by 200 MiB.
+    assert twice - once <= 2 * (64 * 64 * SIZES.hidden_size * 4)
+
+
+@pytest.mark.parametrize('rows_at_once', [0, 1])
+def test_gradients_are_reduced_once_in_float32(rehearse, rows_at_once):
+    rehearsal = rehearse(tokens=Tokens(TOKENS.longest, per_slot=64), **{'run.rows_at_once': rows_at_once})
+    whole = rehearsal.arguments(16)['parameters']  # on each of the eight devices
+    reduced = [one for one in compiled.collectives(rehearsal.trial(16).program) if one.kind == 'all-reduce']
+    assert all(one.times == 1 for one in reduced)
+    assert sum(one.bytes for one in reduced) == pytest.approx(whole, rel=0.005)  # the rest are metrics
 
 
 # With libtpu or the CUDA plugin: their compilers.

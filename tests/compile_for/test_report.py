@@ -12,7 +12,7 @@ from uwe_jax.compile_for.report import describe, examine, table
 def test_the_report_says_what_a_step_holds_computes_and_sends(rehearsal, trial):
     lines = list(describe(rehearsal, trial))
     numbers = {line[:22].strip(): line[22:].split() for line in lines if line.startswith('  ')}
-    assert lines[0] == 'batch 16, 2 rows per chip'
+    assert lines[0] == 'batch 16, per chip 1 rows of 64 tokens, 1 at a time'
     assert float(numbers['parameters'][0]) == pytest.approx(rehearsal.arguments(16)['parameters'] / 2**20, abs=0.05)
     assert float(numbers['peak'][0]) == pytest.approx(trial.memory.needed / 2**20, abs=0.05)
     assert float(numbers['all'][0]) == pytest.approx(compiled.sent(trial.program) / 2**20, abs=0.05)
@@ -32,18 +32,20 @@ def test_several_topologies_make_a_table():
     assert list(table(rows)) == ['| topology | chips |', '|---|---|', '| v5e:2x4 | 8 |', '| v5e:8x8 | 64 |']
 
 
-class TenRows(Rehearsal):
-    """Its compiler, which takes no time, refuses more than 10 rows per device."""
+class TenSkills(Rehearsal):
+    """Its compiler, which takes no time, refuses more than 10 skills per device."""
 
     def trial(self, batch_size):
-        rows = batch_size // self.devices
-        return Trial(batch_size, None, Memory(0, 0, 0, 0, rows * GIB), '' if rows <= 10 else f'needs {rows:.2f} GiB')
+        skills = batch_size // self.devices
+        return Trial(
+            batch_size, None, Memory(0, 0, 0, 0, skills * GIB), '' if skills <= 10 else f'needs {skills:.2f} GiB'
+        )
 
 
 @pytest.mark.parametrize('search', [False, True])
 def test_a_topology_is_one_row_of_the_table(rehearse, capsys, search):
-    row = examine('v5e:2x4', rehearse(usable=10 * GIB, kind=TenRows), 16, search=search)
+    row = examine('v5e:2x4', rehearse(usable=10 * GIB, kind=TenSkills), 16, search=search)
     expected = {'topology': 'v5e:2x4', 'chips': '8', 'memory': '10.00', 'peak, batch 16': '2.00', 'TFLOP': '0.00'}
-    searched = {'largest batch': '80', 'rows per chip': '10', 'its peak': '10.00'} if search else {}
+    searched = {'largest batch': '80', 'its peak': '10.00'} if search else {}
     assert row == expected | {'MiB sent': '-'} | searched
-    assert ('largest batch: 80, 10 rows per chip; 88, 11 rows, do not fit' in capsys.readouterr().out) == search
+    assert ('largest batch: 80; 88 does not fit' in capsys.readouterr().out) == search

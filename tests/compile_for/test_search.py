@@ -67,11 +67,11 @@ def test_the_guess_fills_the_memory_if_everything_but_state_and_gradients_grows_
     arguments = rehearsal.arguments(16)
     fixed = 2 * arguments['parameters'] + arguments['optimizer state']
     tenth = (GIB - fixed) // 10
-    assert first_guess(rehearsal, Trial(16, None, Memory(0, 0, 0, 0, fixed + tenth), '')) in (19, 20)  # 2 rows each
+    assert first_guess(rehearsal, Trial(16, None, Memory(0, 0, 0, 0, fixed + tenth), '')) in (19, 20)  # 2 skills each
     assert first_guess(rehearsal, Trial(16, None, Memory(0, 0, 0, 0, fixed + 20 * tenth), 'needs 2.00 GiB')) == 1
 
 
-def test_after_a_refusal_by_the_compiler_the_guess_is_half_of_the_rows(rehearse):
+def test_after_a_refusal_by_the_compiler_the_guess_is_half_of_the_skills(rehearse):
     assert first_guess(rehearse(), Trial(64, None, None, 'Used 20G of 15.75G hbm')) == 4  # of 8 per device
 
 

@@ -2,16 +2,17 @@
 
     python -m uwe_jax.compile_for --config=configs/uwe.py --topology=v5e:16x16 [--config.FIELD=VALUE ...]
 
-It runs on a CPU; TPUs need the extra `tpu`, GPUs the extra `cuda`. The step is not run, and no weights are read. Padded
-lengths are those of `config.data.length`; where one is 0, the dataset's at `config.data.dir`; without a dataset, those
-that data prep chooses for ESCO 1.2.0 with SkillSkape's sentences. The reports are followed by a table in Markdown.
+It runs on a CPU; TPUs need the extra `tpu`, GPUs the extra `cuda`. The step is not run, and no weights are read. The
+number of rows that a batch fills is measured with the dataset at `config.data.dir`. Without one, texts are as long as
+those of ESCO 1.2.0 with SkillSkape's sentences, and every skill of a batch has a target of each kind. The reports are
+followed by a table in Markdown.
 """
 
 import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from uwe_jax.compile_for.rehearsal import Rehearsal, padded_lengths
+from uwe_jax.compile_for.rehearsal import Rehearsal, tokens_of
 from uwe_jax.compile_for.report import examine, table
 from uwe_jax.compile_for.topology import pod_mesh, usable_memory
 from uwe_jax.io import console
@@ -38,16 +39,15 @@ def main(argv: list[str]) -> int:
 def compile_for_all() -> None:
     """Prints the report of every topology, and a table of them."""
     config = Config.of(CONFIG.value.to_dict())
-    lengths = padded_lengths(config)
+    tokens = tokens_of(config)
     rows = []
     for topology in TOPOLOGY.value:
         device_mesh = pod_mesh(topology, config.mesh.data, config.mesh.fsdp)
         chip = device_mesh.devices.flat[0]
         base = download.fetch(config.init, [download.CONFIG])
-        rehearsal = Rehearsal(config, base, lengths, device_mesh, usable_memory(chip))
-        print(
-            f'{topology}: {device_mesh.size} x {chip.device_kind}, mesh {dict(device_mesh.shape)}, padded to {lengths}'
-        )
+        rehearsal = Rehearsal(config, base, tokens, device_mesh, usable_memory(chip))
+        print(f'{topology}: {device_mesh.size} x {chip.device_kind}, mesh {dict(device_mesh.shape)}')
+        print(f'{tokens.per_slot:.1f} tokens per skill with its targets, texts cut to {dict(tokens.longest)}')
         rows.append(examine(topology, rehearsal, config.data.batch_size, search=SEARCH.value))
     print('\n'.join(table(rows)))
 

@@ -1,7 +1,7 @@
 """The training step compiled from shapes alone: nothing is allocated, and the devices need not exist.
 
 base = download.fetch(config.init, [download.CONFIG])
-rehearsal = Rehearsal(config, base, lengths, device_mesh, usable_memory(device))
+rehearsal = Rehearsal(config, base, tokens_of(config), device_mesh, usable_memory(device))
 rehearsal.trial(512).memory.peak
 """
 
@@ -9,7 +9,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,11 @@ from jax.stages import Compiled, Lowered
 
 from uwe_jax.compile_for import compiled
 from uwe_jax.compile_for.flops import step_flops
-from uwe_jax.data.graph import GRAPHS, read_manifest
+from uwe_jax.data.graph import GRAPHS, SIDES, open_dataset
 from uwe_jax.data.loader import Batch, Texts, choose_lengths
+from uwe_jax.data.packed_plan import ROW, PackedPlan, in_chunks
+from uwe_jax.data.packing import Rows
+from uwe_jax.data.plan import Plan
 from uwe_jax.distributed import mesh
 from uwe_jax.models import pretrained
 from uwe_jax.models.mpnet import MPNetConfig
@@ -29,13 +32,40 @@ from uwe_jax.training.optimizer import make_optimizer
 from uwe_jax.training.state import abstract_state, shardings_of
 from uwe_jax.training.step import make_step
 
-ESCO_LENGTHS = {'skill': 16, 'job': 16, 'sentence': 64, 'alternative': 16}  # ESCO 1.2.0 with SkillSkape's sentences
+# ESCO 1.2.0 with SkillSkape's sentences: what data prep cuts texts to, and the mean tokens of a text that
+# is there, over planned batches of 4,096 skills with distractors at 0.8.
+ESCO_LENGTHS = {'skill': 16, 'job': 16, 'sentence': 64, 'alternative': 16}
+ESCO_MEANS = {'skill': 6.13, 'job': 5.54, 'sentence': 56.7, 'alternative': 6.63}
+
+PACKED = 0.98  # the share of the rows' tokens that packing fills, at least
 
 
-def padded_lengths(config: Config) -> dict[str, int]:
-    """The padded length of each side in tokens: the config's, else the dataset's, else that of ESCO 1.2.0."""
-    chosen = ESCO_LENGTHS if config.data.dir is None else read_manifest(pathlib.Path(config.data.dir))['lengths']
-    return choose_lengths(chosen, config.data.length)
+class Tokens(NamedTuple):
+    """How long texts are.
+
+    Attributes:
+      longest: by side, the tokens that texts are cut to.
+      per_slot: the mean tokens of a skill and its three targets together.
+    """
+
+    longest: Mapping[str, int]
+    per_slot: float
+
+
+def tokens_of(config: Config) -> Tokens:
+    """How long the texts of the config's dataset are; without a dataset, those of ESCO 1.2.0."""
+    if config.data.dir is None:
+        longest = choose_lengths(ESCO_LENGTHS, config.data.length)
+        return Tokens(longest, sum(min(ESCO_MEANS[side], longest[side]) for side in SIDES))
+    dataset = open_dataset(pathlib.Path(config.data.dir))
+    longest = choose_lengths(dataset.manifest['lengths'], config.data.length)
+    plan = Plan(
+        dataset.graphs,
+        batch_size=config.data.batch_size,
+        seed=config.seed,
+        distractor_probability=config.data.distractor_probability,
+    )
+    return Tokens(longest, PackedPlan(plan, dataset, longest, devices=1).rows * ROW / plan.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +114,7 @@ class Rehearsal:
     Args:
       config: the experiment; its `data.batch_size` is ignored.
       base: a directory whose `config.json` holds the encoder's sizes.
-      lengths: the padded length of each side, in tokens.
+      tokens: how long the texts are.
       device_mesh: real devices, or the result of `topology.pod_mesh`.
       usable: bytes of a device's memory that the program may use.
 
@@ -96,15 +126,19 @@ class Rehearsal:
       ValueError: the config asks for something that does not exist.
     """
 
-    def __init__(self, config: Config, base: pathlib.Path, lengths: Mapping[str, int], device_mesh: Mesh, usable: int):
-        optimizer, schedule = make_optimizer(config.optimizer, config.steps)
-        graphdef, params = nnx.split(pretrained.abstract_encoder(base, **dataclasses.asdict(config.model)))
-        self._state = abstract_state(params, optimizer, device_mesh)
-        self._step: Any = make_step(graphdef, optimizer, schedule, config, device_mesh, shardings_of(self._state))
+    def __init__(self, config: Config, base: pathlib.Path, tokens: Tokens, device_mesh: Mesh, usable: int):
+        self._optimizer, self._schedule = make_optimizer(config.optimizer, config.steps)
+        self._graphdef, params = nnx.split(pretrained.abstract_encoder(base, **dataclasses.asdict(config.model)))
+        self._state = abstract_state(params, self._optimizer, device_mesh)
         sizes = MPNetConfig.read(base / 'config.json')
         self._sizes = dataclasses.replace(sizes, num_hidden_layers=config.model.layers or sizes.num_hidden_layers)
-        self._config, self._lengths, self._mesh = config, lengths, device_mesh
+        self._config, self._tokens, self._mesh = config, tokens, device_mesh
         self.devices, self.usable = device_mesh.size, usable
+
+    def rows(self, batch_size: int) -> tuple[int, int]:
+        """Rows per device, and in how many chunks a device encodes them."""
+        rows = math.ceil(batch_size / self.devices * self._tokens.per_slot / (ROW * PACKED))
+        return in_chunks(rows, self._config.run.rows_at_once)
 
     def trial(self, batch_size: int) -> Trial:
         """Compiles the step; raises what `lower` and `compile_trial` raise."""
@@ -117,7 +151,17 @@ class Rehearsal:
           ValueError: the mesh cannot split the batch evenly.
         """
         mesh.check_divides(batch_size, self._mesh)
-        return self._step.lower(self._state, self._batch(batch_size))
+        step: Any = make_step(
+            self._graphdef,
+            self._optimizer,
+            self._schedule,
+            self._config,
+            self._tokens.longest,
+            self.rows(batch_size)[1],
+            self._mesh,
+            shardings_of(self._state),
+        )
+        return step.lower(self._state, self._batch(batch_size))
 
     def arguments(self, batch_size: int) -> dict[str, int]:
         """Bytes per device of the step's arguments: its share of the parameters, optimizer state and batch."""
@@ -129,13 +173,15 @@ class Rehearsal:
 
     def flops(self, batch_size: int) -> dict[str, float]:
         """Floating-point operations per device and step by formula, for `encoder` and `interaction`."""
+        rows, chunks = self.rows(batch_size)
         total = step_flops(
             self._sizes,
             self._config.score,
             self._config.interaction.form,
-            batch_size,
-            self._lengths,
-            remat=self._config.model.remat,
+            rows=self.devices * rows,
+            twice=chunks > 1,
+            batch_size=batch_size,
+            lengths=self._tokens.longest,
         )
         return {part: flops / self.devices for part, flops in total.items()}
 
@@ -143,11 +189,14 @@ class Rehearsal:
         """The shapes of a batch."""
 
         def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=mesh.rows(self._mesh))
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=mesh.rows(self._mesh))
 
+        slots, rows = array(jnp.int32, batch_size), self.devices * self.rows(batch_size)[0]
         return Batch(
-            {side: Texts(array(jnp.int32, length), array(jnp.int32)) for side, length in self._lengths.items()},
-            {graph: array(jnp.bool, batch_size) for graph in GRAPHS},
+            rows=Rows(*[array(jnp.int32, rows, ROW)] * 3),
+            texts=dict.fromkeys(SIDES, Texts(slots, slots)),
+            edges=dict.fromkeys(GRAPHS, array(jnp.bool, batch_size, batch_size)),
+            left_out=slots,
         )
 
 

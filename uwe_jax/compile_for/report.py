@@ -8,6 +8,7 @@ from jax.stages import Compiled
 from uwe_jax.compile_for import compiled
 from uwe_jax.compile_for.rehearsal import Rehearsal, Trial
 from uwe_jax.compile_for.search import largest_batch, timed_trial, without_program
+from uwe_jax.data.packed_plan import ROW
 
 GIB, MIB = 2**30, 2**20
 
@@ -39,21 +40,17 @@ def examine(topology: str, rehearsal: Rehearsal, batch_size: int, *, search: boo
     trial = without_program(trial)
     fitting, refused = largest_batch(rehearsal, trial)
     size = fitting.batch_size if fitting else 0
-    rows, rows_refused = size // rehearsal.devices, refused.batch_size // rehearsal.devices
-    print(
-        f'largest batch: {size:,}, {rows} rows per chip; {refused.batch_size:,}, {rows_refused} rows, do not fit\n',
-        flush=True,
-    )
+    print(f'largest batch: {size:,}; {refused.batch_size:,} does not fit\n', flush=True)
     return row | {
         'largest batch': f'{size:,}',
-        'rows per chip': f'{rows}',
         'its peak': fitting.peak if fitting else '-',
     }
 
 
 def describe(rehearsal: Rehearsal, trial: Trial) -> Iterator[str]:
     """The lines that say what one step of a trial holds, computes and sends."""
-    yield f'batch {trial.batch_size}, {trial.batch_size // rehearsal.devices} rows per chip'
+    rows, chunks = rehearsal.rows(trial.batch_size)
+    yield f'batch {trial.batch_size}, per chip {rows} rows of {ROW} tokens, {rows // chunks} at a time'
     yield f'memory per chip in MiB, of {rehearsal.usable / MIB:,.0f} that a program may use:'
     for name, size in rehearsal.arguments(trial.batch_size).items():
         yield f'  {name:<20}{size / MIB:>12,.1f}'

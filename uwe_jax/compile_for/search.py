@@ -20,13 +20,12 @@ def largest_batch(rehearsal: Rehearsal, known: Trial) -> tuple[Trial | None, Tri
     Returns:
       The largest batch that fits, None if no batch does, and the smallest one that was tried and does not fit.
     """
-    rows = known.batch_size // rehearsal.devices
-    trials = {rows: known}
+    trials = {known.batch_size // rehearsal.devices: known}
 
-    def fits(rows: int) -> bool:
-        if rows not in trials:
-            trials[rows] = without_program(timed_trial(rehearsal, rows * rehearsal.devices))
-        return not trials[rows].refusal
+    def fits(skills: int) -> bool:
+        if skills not in trials:
+            trials[skills] = without_program(timed_trial(rehearsal, skills * rehearsal.devices))
+        return not trials[skills].refusal
 
     fitting, refused = largest(fits, first_guess(rehearsal, known))
     return trials.get(fitting), trials[refused]
@@ -48,16 +47,16 @@ def without_program(trial: Trial) -> Trial:
 
 
 def first_guess(rehearsal: Rehearsal, trial: Trial) -> int:
-    """Rows per device at which memory is full if everything but state and gradients grows with the batch.
+    """Skills per device at which memory is full if everything but state and gradients grows with the batch.
 
-    If the compiler refused the trial, half of its rows.
+    If the compiler refused the trial, half of its skills.
     """
-    rows, arguments = trial.batch_size // rehearsal.devices, rehearsal.arguments(trial.batch_size)
+    skills, arguments = trial.batch_size // rehearsal.devices, rehearsal.arguments(trial.batch_size)
     if not trial.memory:
-        return max(1, rows // 2)
+        return max(1, skills // 2)
     fixed = 2 * arguments['parameters'] + arguments['optimizer state']  # gradients are as large as the parameters
     growing = max(1, trial.memory.needed - fixed)
-    return max(1, rows * (rehearsal.usable - fixed) // growing)
+    return max(1, skills * (rehearsal.usable - fixed) // growing)
 
 
 def largest(fits: Callable[[int], bool], start: int) -> tuple[int, int]:

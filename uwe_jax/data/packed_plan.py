@@ -66,8 +66,7 @@ class PackedPlan:
         if devices > 1:
             spread = [self._fitted(draft) for draft in samples]
             rows = 1 + max(draft.lay_out(slots)[1] for draft in spread for slots in _dealt(draft, devices))
-        self.chunks = -(-rows // rows_at_once) if rows_at_once else 1
-        self.rows = -(-rows // self.chunks) * self.chunks
+        self.rows, self.chunks = in_chunks(rows, rows_at_once)
 
     @property
     def slots_per_device(self) -> int:
@@ -161,6 +160,16 @@ class _Draft:
         return dataclasses.replace(
             batch, targets=targets, distractors=dataclasses.replace(batch.distractors, edge=edge)
         )
+
+
+def in_chunks(rows: int, rows_at_once: int) -> tuple[int, int]:
+    """Divides the rows of a device into as few equal chunks as possible, of `rows_at_once` at most; 0 for one chunk.
+
+    Returns:
+      The number of rows, rounded up to whole chunks, and the number of chunks.
+    """
+    chunks = math.ceil(rows / rows_at_once) if rows_at_once else 1
+    return math.ceil(rows / chunks) * chunks, chunks
 
 
 def _dealt(draft: _Draft, devices: int) -> list[Int[np.ndarray, ' slots_per_device']]:
