@@ -20,13 +20,15 @@ from uwe_jax.interaction.score import through_norms
 # Before anything makes JAX look for its plugins: with it, the one for CUDA compiles without a GPU and its libraries.
 os.environ.setdefault('JAX_SKIP_CUDA_CONSTRAINTS_CHECK', '1')
 
+INTERPRET = jax.default_backend() != 'gpu'  # `python -m tests.accelerator` runs the kernels for real
+
 
 @functools.partial(jax.jit, static_argnums=5)
 def interpreted(q, q_mask, y, y_mask, g, score):
     """Both scores and both gradients of one block."""
     block = [x.swapaxes(0, 1) for x in (q, q_mask, y, y_mask)]  # token-major
-    scores = gpu.block_scores(*block, score, interpret=True)
-    gradients = gpu.block_gradients(*block, g[0], g[1], score, interpret=True)
+    scores = gpu.block_scores(*block, score, interpret=INTERPRET)
+    gradients = gpu.block_gradients(*block, g[0], g[1], score, interpret=INTERPRET)
     for products, norm in gradients:
         assert products.dtype == norm.dtype == jnp.float32
     dq, dy = (
