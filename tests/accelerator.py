@@ -197,7 +197,7 @@ def parts(options: argparse.Namespace, work: pathlib.Path, platform: str) -> lis
                 *('-m', 'tests.benchmarks.interaction', '--pods=', '--dtype=bfloat16', '--tokens=16', '--limit=10'),
                 f'--texts={32 if small else "512,2048"}',
             ],
-            60,
+            100,
             lambda output: f'```\n{output.strip()}\n```',
         ),
         Part(

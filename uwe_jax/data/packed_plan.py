@@ -61,7 +61,7 @@ class PackedPlan:
         self.batch_size = plan.batch_size
         samples = [self._draft(plan(step)) for step in range(min(max(SAMPLED_SLOTS // plan.batch_size, 8), 256))]
         tokens = [draft.of_slots.sum() for draft in samples]
-        self._room = math.ceil((np.mean(tokens) + np.std(tokens)) / ROW)
+        self._room = max(round((np.mean(tokens) + np.std(tokens)) / ROW), 1)
         rows = self._room
         if devices > 1:
             spread = [self._fitted(draft) for draft in samples]
