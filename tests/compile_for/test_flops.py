@@ -15,8 +15,7 @@ from uwe_jax.interaction import Score
     ('form', 'changes'),
     [
         ('reference', {}),
-        ('blockwise', {}),
-        ('blockwise', {'run.rows_at_once': 0}),
+        ('reference', {'run.rows_at_once': 0}),
         ('blockwise', {'score.kind': 'mean'}),
         ('blockwise', {'score.target': 'mean'}),
     ],
