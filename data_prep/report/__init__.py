@@ -49,15 +49,13 @@ def run(options: Options, command: str) -> None:
 def _summary(numbers: Mapping[str, Any]) -> list[str]:
     """The report in a few lines."""
     lines, sources = [], []
-    titles, padding = numbers['titles_per_skill'], numbers['padding']
+    titles, epoch = numbers['titles_per_skill'], numbers['epoch']
     for name, counts in titles['by_source'].items():
         sources.append(name)
         skills = sum(count for _, count in counts['skills'])
         fewer = f'{counts["fewer"]} of {skills} skills have fewer than {titles["wanted"]}'
         lines.append(f'titles from {" and ".join(sources)}: {fewer}')
     for side, tokens in numbers['tokens'].items():
-        share = padding['sides'][side]['padding']
-        lines.append(
-            f'{side} texts at {tokens["length"]} tokens: {tokens["cut_texts"]:.2%} are cut, {share:.1%} is padding'
-        )
-    return [*lines, f'padding in all: {padding["padding"]:.1%}; {padding["padding_at_64"]:.1%} if all had 64 tokens']
+        lines.append(f'{side} texts at {tokens["length"]} tokens: {tokens["cut_texts"]:.2%} are cut')
+    filled = f'{epoch["batch_size"]} skills and their targets fill {epoch["rows"]} rows of 64 tokens'
+    return [*lines, f'{filled}, {numbers["batch"]["padding"]:.1%} of them padding']

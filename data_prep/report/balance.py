@@ -1,4 +1,4 @@
-"""The numbers of the report: the titles of skills, what an epoch shows of them, and what padding and cutting cost."""
+"""The numbers of the report: the titles of skills, what an epoch shows of them, what is cut, and what fills a batch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +8,7 @@ import numpy as np
 from data_prep.build.lengths import DISTRACTOR_PROBABILITY, joined_with_distractors
 from data_prep.vacancies import SYNTHETIC, VACANCY
 from uwe_jax.data.graph import GRAPHS, MAX_TOKENS, SIDES, Dataset
+from uwe_jax.data.packed_plan import ROW, PackedPlan
 from uwe_jax.data.plan import EMPTY, Plan
 from uwe_jax.io.errors import DataError
 from uwe_jax.models import download
@@ -35,7 +36,7 @@ def balance(dataset: Dataset, batch_size: int, seed: int) -> dict[str, Any]:
         'titles_per_skill': titles_per_skill(dataset),
         'epoch': shown,
         'tokens': tokens(dataset),
-        'padding': padding(shown, dataset.manifest['lengths']),
+        'batch': batch(shown),
     }
 
 
@@ -67,14 +68,14 @@ def epoch(dataset: Dataset, batch_size: int, seed: int) -> dict[str, Any]:
     """What one epoch shows. Every skill that has an edge is in one of its batches.
 
     Returns:
-      `batch_size`, `seed`, `batches`; and
+      `batch_size`, `seed`, `batches`, `rows` of 64 tokens per batch, if one device holds it; and
       `skills`: by graph, a row for the skills with 0, 1, 2 to 3, 4 to 7, ... `targets`. It has their number (`skills`)
         and means over them: their targets (`mean_targets`), how often a target is drawn for the skill (`drawn`), the
         targets in its batch that it is joined to (`positives`), and how often a target would be drawn for it if as many
         pairs were drawn uniformly (`uniform`);
       `seen`: by graph, [[positives, skills], ...];
       `targets_shown`: by graph, the share of the targets that are in a batch;
-      `real_tokens`: by side, the tokens of all batches without padding.
+      `tokens`: by side, of all batches.
 
     Raises:
       DataError: a batch has more skills than the dataset.
@@ -85,39 +86,31 @@ def epoch(dataset: Dataset, batch_size: int, seed: int) -> dict[str, Any]:
         raise DataError(f'--batch_size: {error}') from error
     eligible = round(plan.steps_per_epoch * batch_size)
     batches = -(-eligible // batch_size)
-    lengths = dataset.manifest['lengths']
+    packed = PackedPlan(plan, dataset, dataset.manifest['lengths'], devices=1)
     drawn = {name: np.zeros(dataset.skills, np.int64) for name in GRAPHS}
     positives = {name: np.zeros(dataset.skills, np.int64) for name in GRAPHS}
     shown = {name: np.zeros(dataset.graphs[name].targets, bool) for name in GRAPHS}
-    real: dict[str, int] = dict.fromkeys(SIDES, 0)
+    tokens: dict[str, int] = dict.fromkeys(SIDES, 0)
     for step in range(batches):
-        planned = plan(step)
+        laid_out = packed(step)
+        planned = laid_out.plan
         epoch_part = slice(min(batch_size, eligible - step * batch_size))  # the rest belongs to the next epoch
-        real['skill'] += int(np.minimum(dataset.skill_length[planned.skill], lengths['skill']).sum())
+        for side, length in laid_out.length.items():
+            tokens[side] += int(length.sum())
         for name, targets in planned.targets.items():
             drawn[name][planned.skill[epoch_part]] += targets.edge[epoch_part] != EMPTY
             positives[name][planned.skill[epoch_part]] += targets.positive[epoch_part].sum(axis=1)
             shown[name][targets.node[targets.node != EMPTY]] = True
-            length = np.where(targets.node != EMPTY, _length(dataset, name, targets.edge), 0)
-            if name == 'sentence':
-                beside = planned.distractors.edge
-                length += np.where(beside != EMPTY, _length(dataset, name, beside) - 2, 0)  # under one <s> and one </s>
-            real[name] += int(np.minimum(length, lengths[name]).sum())
     return {
         'batch_size': batch_size,
         'seed': seed,
         'batches': batches,
+        'rows': packed.rows,
         'skills': {name: _by_degree(dataset, name, drawn[name], positives[name]) for name in GRAPHS},
         'seen': {name: _histogram(positives[name]) for name in GRAPHS},
         'targets_shown': {name: round(float(shown[name].mean()), 4) for name in GRAPHS if len(shown[name])},
-        'real_tokens': real,
+        'tokens': tokens,
     }
-
-
-def _length(dataset: Dataset, name: str, edge: np.ndarray) -> np.ndarray:
-    """Tokens of the target of each edge, [edges] int32; arbitrary where an edge is EMPTY."""
-    graph = dataset.graphs[name]
-    return graph.target_length[graph.edge_target[edge]] if graph.edges else np.zeros(len(edge), np.int32)
 
 
 def _by_degree(dataset: Dataset, name: str, drawn: np.ndarray, positives: np.ndarray) -> list[dict[str, Any]]:
@@ -181,26 +174,11 @@ def _tokenizer_of(dataset: Dataset) -> Tokenizer:
     return tokenizer
 
 
-def padding(shown: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
-    """The share of padding in an epoch's batches, by side and in all, and what it would be if all were padded to 64."""
-
-    def share(real: int, length: int, sides: int = 1) -> float:
-        return round(1 - real / (shown['batches'] * shown['batch_size'] * length * sides), 4)
-
-    real = shown['real_tokens']
-    return {
-        'sides': {
-            side: {
-                'length': lengths[side],
-                'real_tokens_a_batch': round(real[side] / shown['batches']),
-                'padding': share(real[side], lengths[side]),
-                'padding_at_64': share(real[side], MAX_TOKENS),
-            }
-            for side in SIDES
-        },
-        'padding': share(sum(real.values()), sum(lengths.values())),
-        'padding_at_64': share(sum(real.values()), MAX_TOKENS, len(SIDES)),
-    }
+def batch(shown: Mapping[str, Any]) -> dict[str, Any]:
+    """What fills the rows of a mean batch: `tokens` by side, and the share of `padding`."""
+    tokens = {side: round(total / shown['batches']) for side, total in shown['tokens'].items()}
+    room = shown['batches'] * shown['rows'] * ROW
+    return {'tokens': tokens, 'padding': round(1 - sum(shown['tokens'].values()) / room, 4)}
 
 
 def _histogram(values: np.ndarray) -> list[list[int]]:

@@ -20,7 +20,7 @@ def figures(numbers: Mapping[str, Any]) -> dict[str, Figure]:
         'titles_per_skill': titles_per_skill(numbers['titles_per_skill']),
         'epoch': epoch(numbers['epoch']),
         'tokens': tokens(numbers['tokens']),
-        'padding': padding(numbers['padding'], numbers['epoch']['batch_size']),
+        'batch': batch(numbers['batch'], numbers['epoch']),
     }
 
 
@@ -125,29 +125,22 @@ def tokens(numbers: Mapping[str, Any]) -> Figure:
         _plain(axes)
     for axes in panels:  # of a side without texts
         axes.set_visible(False)
-    figure.suptitle('Tokens of a text, and what the padded length cuts', x=0.01, ha='left', fontsize=11)
+    figure.suptitle('Tokens of a text, and what the length in training cuts', x=0.01, ha='left', fontsize=11)
     return figure
 
 
-def padding(numbers: Mapping[str, Any], batch_size: int) -> Figure:
-    """How much of the padded shapes is text: one bar per side."""
+def batch(numbers: Mapping[str, Any], epoch: Mapping[str, Any]) -> Figure:
+    """Whose tokens fill a batch: one bar per side."""
     figure = _figure(8.0, 3.2)
     axes = figure.subplots()
-    sides = list(reversed(numbers['sides'].items()))
-    real = np.array([side['real_tokens_a_batch'] for _, side in sides])
-    whole = np.array([side['length'] * batch_size for _, side in sides])
-    labels = [f'{NAMES[name]}, {side["length"]} tokens' for name, side in sides]
-    axes.barh(labels, whole, color=LIGHT, label='padding')
-    axes.barh(labels, real, color=COLOURS[0], label='tokens')
-    for row, (_, side) in enumerate(sides):
-        axes.annotate(f'{side["padding"]:.0%} padding', (whole[row], row), (5, 0), textcoords='offset points',
-                      va='center', color=GREY, fontsize=9)  # fmt: skip
-    axes.set_xlim(0, whole.max() * 1.2)
-    axes.set_xlabel(f'tokens per batch of {batch_size}, mean of an epoch; a skill without a target is all padding')
+    sides = list(reversed(numbers['tokens'].items()))
+    bars = axes.barh([NAMES[name] for name, _ in sides], [tokens for _, tokens in sides], color=COLOURS[0])
+    axes.bar_label(bars, padding=5, color=GREY, fontsize=9)
+    axes.margins(x=0.15)
+    axes.set_xlabel(f'tokens per batch of {epoch["batch_size"]}, mean of an epoch')
     axes.set_title(
-        f'Padding: {numbers["padding"]:.0%} in all, {numbers["padding_at_64"]:.0%} if all were padded to 64',
-        loc='left', fontsize=11,
-    )  # fmt: skip
+        f'A batch: {epoch["rows"]} rows of 64 tokens, {numbers["padding"]:.0%} of them padding', loc='left', fontsize=11
+    )
     axes.legend(loc='lower right', frameon=False)
     _plain(axes)
     axes.grid(axis='y', visible=False)

@@ -21,6 +21,7 @@ from tests.conftest import ROOT, SAMPLE, read_rows
 from tests.data_prep.conftest import JOB, JOBS, SKILL, SKILLS, pairs_by_text, write_csv
 from uwe_jax.data.graph import GRAPHS, SIDES, open_dataset
 from uwe_jax.data.loader import StepReader
+from uwe_jax.data.packed_plan import PackedPlan
 from uwe_jax.data.plan import Plan
 from uwe_jax.data.text import match_key
 from uwe_jax.io import console
@@ -88,7 +89,8 @@ def test_without_alternatives_only_that_graph_is_empty(esco, build):
     assert [len(pairs) for pairs in pairs_by_text(dataset).values()] == [8, 3, 0]
     assert set(tfds.builder_from_directory(str(dataset.directory)).as_data_source()) == {'job', 'sentence'}
     plan = Plan(dataset.graphs, batch_size=2, seed=0, distractor_probability=0.8)
-    batch = StepReader(dataset, plan, dataset.manifest['lengths'], np.arange(2))(0)
+    lengths = dataset.manifest['lengths']
+    batch = StepReader(dataset, PackedPlan(plan, dataset, lengths, devices=1), lengths, np.arange(2))(0)
     assert batch.texts['alternative'].length.tolist() == [0, 0]
 
 

@@ -1,4 +1,4 @@
-"""The report: titles by their sources, what an epoch shows, what truncation cuts and what is padding."""
+"""The report: titles by their sources, what an epoch shows, what truncation cuts and what fills a batch."""
 
 import dataclasses
 import json
@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from data_prep.report import Options, run
-from data_prep.report.balance import balance, epoch, padding, titles_per_skill, tokens
+from data_prep.report.balance import balance, batch, epoch, titles_per_skill, tokens
 from tests.data_prep.conftest import SKILL, write_jsonl
 from uwe_jax.data.graph import GRAPHS, SIDES
 from uwe_jax.data.loader import StepReader
+from uwe_jax.data.packed_plan import PackedPlan
 from uwe_jax.data.plan import Plan
 from uwe_jax.io.errors import DataError
 
@@ -82,23 +83,21 @@ def test_an_epoch_draws_at_most_one_target_per_skill_and_graph(dataset):
     assert shown['skills']['job'][-1]['uniform'] > 2 > shown['skills']['job'][1]['uniform']
 
 
-def test_real_tokens_and_padding_are_those_of_the_batches_that_training_reads(small_dataset):
+def test_tokens_and_padding_are_those_of_the_batches_that_training_reads(small_dataset):
     whole = epoch(small_dataset, 16, seed=0)
     lengths = small_dataset.manifest['lengths'] | {'sentence': 32}  # so that distractors are cut
     short = dataclasses.replace(small_dataset, manifest={**small_dataset.manifest, 'lengths': lengths})
     cut = epoch(short, 16, seed=0)
     plan = Plan(small_dataset.graphs, batch_size=16, seed=0, distractor_probability=0.8)
     for of, shown in ((small_dataset, whole), (short, cut)):
-        padded = of.manifest['lengths']
-        read = map(StepReader(of, plan, padded, np.arange(16)), range(shown['batches']))
-        texts = [batch.texts for batch in read]
-        real = {side: sum(int(each[side].length.sum()) for each in texts) for side in SIDES}
-        assert shown['real_tokens'] == real
-        share = padding(shown, padded)
-        slots = 16 * shown['batches'] * sum(padded.values())
-        assert share['padding'] == pytest.approx(1 - sum(real.values()) / slots, abs=1e-4)
-        assert share['padding'] < share['padding_at_64']
-    assert cut['real_tokens']['sentence'] < whole['real_tokens']['sentence']
+        lengths = of.manifest['lengths']
+        read = StepReader(of, PackedPlan(plan, of, lengths, devices=1), lengths, np.arange(16))
+        batches = [read(step) for step in range(shown['batches'])]
+        real = {side: sum(int(each.texts[side].length.sum()) for each in batches) for side in SIDES}
+        assert shown['tokens'] == real
+        padding = np.mean([each.rows.text == 0 for each in batches])
+        assert batch(shown)['padding'] == pytest.approx(padding, abs=1e-4)
+    assert cut['tokens']['sentence'] < whole['tokens']['sentence']
 
 
 def test_texts_longer_than_what_the_build_kept_are_counted_whole_and_shown(enriched):
@@ -120,7 +119,7 @@ def test_texts_are_not_counted_with_another_tokenizer_than_the_datasets(enriched
 def test_the_command_leaves_plots_and_all_of_their_numbers(enriched):
     chosen = options(enriched)
     run(chosen, 'python -m data_prep report')
-    plots = ('titles_per_skill', 'epoch', 'tokens', 'padding')
+    plots = ('titles_per_skill', 'epoch', 'tokens', 'batch')
     names = sorted(path.name for path in chosen.output.iterdir())
     assert names == sorted(['report.json', *(f'{name}.png' for name in plots)])
     numbers = json.loads((chosen.output / 'report.json').read_text())
@@ -137,7 +136,7 @@ def test_a_dataset_without_alternatives_is_reported_too(esco, build):
     run(options(dataset), 'report')
     numbers = json.loads((dataset.directory.parent / 'report' / 'report.json').read_text())
     assert set(numbers['tokens']) == {'skill', 'job', 'sentence'}
-    assert numbers['padding']['sides']['alternative']['padding'] == 1.0
+    assert numbers['batch']['tokens']['alternative'] == 0
 
 
 REFUSED = {
