@@ -141,7 +141,6 @@ def batch(numbers: Mapping[str, Any], epoch: Mapping[str, Any]) -> Figure:
     axes.set_title(
         f'A batch: {epoch["rows"]} rows of 64 tokens, {numbers["padding"]:.0%} of them padding', loc='left', fontsize=11
     )
-    axes.legend(loc='lower right', frameon=False)
     _plain(axes)
     axes.grid(axis='y', visible=False)
     _thousands(axes, 'x')

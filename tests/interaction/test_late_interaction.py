@@ -93,7 +93,8 @@ def test_so_it_does_for_one_text_per_side():
 
 @given(st.integers(1, 512))
 def test_texts_are_computed_at_a_few_lengths_of_which_the_last_is_the_padded_one(tokens):
-    steps = lengths(tokens)
+    steps = lengths(tokens, blocks=8)
+    assert lengths(tokens, blocks=1) == (tokens,)
     assert len(steps) <= 3
     assert steps[-1] == tokens
     assert sorted(set(steps)) == list(steps)
@@ -119,7 +120,9 @@ def test_blockwise_equals_the_float64_reference_on_the_base_models_embeddings(ba
     names = ['data engineer', 'SQL', 'bake bread', 'care for patients in a surgical ward', 'C++', 'carpenter']
     texts = Tokenizer.from_pretrained(base_model).encode(names, 16)
     length = jnp.array([len(text) for text in texts], jnp.int32)
-    embeddings = jnp.asarray(pretrained.load_encoder(base_model, dtype='float32')(*alone(texts, 16)), dtype)
+    embeddings = jnp.asarray(
+        pretrained.load_encoder(base_model, dtype='float32')(*map(jnp.asarray, alone(texts, 16))), dtype
+    )
     weights = np.random.default_rng(0).normal(size=(2, 6, 6)).astype(np.float32)
     inputs = embeddings, length, embeddings[::-1], length[::-1], weights
     equals_the_float64_reference(inputs, Score(), form='blockwise', block_entries=2 * 16 * 4 * 16)

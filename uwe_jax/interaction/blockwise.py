@@ -38,9 +38,12 @@ CPU_ENTRIES, ACCELERATOR_ENTRIES = 2**18, 2**22
 LENGTHS = 3  # lengths per side; the program has a loop for each pair of them, so compiling takes LENGTHS² as long
 
 
-def lengths(tokens: int) -> tuple[int, ...]:
-    """The lengths at which texts of up to so many tokens are computed, ascending: each is about 3/5 of the next."""
-    return tuple(sorted({math.ceil(tokens * 0.6**step) for step in range(LENGTHS)}))
+def lengths(tokens: int, blocks: int) -> tuple[int, ...]:
+    """The lengths at which texts of up to so many tokens are computed, ascending: each is about 3/5 of the next.
+
+    A side of few blocks has no use for more lengths than that.
+    """
+    return tuple(sorted({math.ceil(tokens * 0.6**step) for step in range(min(LENGTHS, blocks))}))
 
 
 def block_sizes(q_shape: tuple[int, ...], y_shape: tuple[int, ...], entries: int) -> tuple[int, int]:
@@ -212,7 +215,7 @@ def _sorted_blocks(x, mask, size):
     def cut(x):
         return jnp.take(x, order, axis=0, mode='clip').reshape(-1, size, *x.shape[1:]).swapaxes(1, 2)
 
-    first = jnp.searchsorted(longest, jnp.array((0, *lengths(tokens))), side='right')
+    first = jnp.searchsorted(longest, jnp.array((0, *lengths(tokens, len(longest)))), side='right')
     return _Side(cut(x), cut(mask), order, jnp.argsort(order)[:texts], first)
 
 
@@ -220,7 +223,8 @@ def _over_pairs(queries: _Side, targets: _Side, body: Callable, sums: Any) -> An
     """Calls `body(i, q_block, j, y_block, sums)` for each pair of blocks in turn; it returns the new sums."""
 
     def over_blocks(side, body, sums):
-        for tokens, first, end in zip(lengths(side.mask.shape[1]), side.first[:-1], side.first[1:], strict=True):
+        blocks, longest, _ = side.mask.shape
+        for tokens, first, end in zip(lengths(longest, blocks), side.first[:-1], side.first[1:], strict=True):
 
             def one_block(i, sums, tokens=tokens):
                 return body(i, (side.embeddings[i, :tokens], side.mask[i, :tokens]), sums)
