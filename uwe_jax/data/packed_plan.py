@@ -35,11 +35,11 @@ class PackedBatch:
 class PackedPlan:
     """Maps a step to its batch in rows of `ROW` tokens, whose number is the same in every step.
 
-    A batch has room in about as many rows as hold an average batch and one standard deviation more. One that
-    needs more loses distractors, first those that add most tokens, and when it has none left, its longest targets. This
-    depends on the seed and the step alone, as if one device held all rows. What depends on the number of devices is the
-    order of the slots, which spreads the tokens evenly, and the place of each text, which is on the device of its slot.
-    In the rare case that the texts of a device do not fit into its rows, they shrink by the same rule.
+    A batch has room in about as many rows as hold an average batch and one standard deviation more. One that needs more
+    loses distractors, first those that add most tokens, and when it has none left, its longest targets. This depends on
+    the seed and the step alone, as if one device held all rows. What depends on the number of devices is the order of
+    the slots, which spreads the tokens evenly, and the place of each text, which is on the device of its slot. In the
+    rare case that the texts of a device do not fit into its rows, they shrink by the same rule.
 
     Args:
       plan: which nodes make a batch.
@@ -100,6 +100,7 @@ class PackedPlan:
         return draft
 
     def _draft(self, batch: BatchPlan) -> '_Draft':
+        """The tokens of a batch as planned, before anything is dropped."""
         length = {'skill': self._dataset.skill_length[batch.skill]}
         for name, targets in batch.targets.items():
             length[name] = self._target_length[name][targets.node]
