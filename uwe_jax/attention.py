@@ -6,9 +6,10 @@ python -m uwe_jax.attention --model=DIR --query=TEXT --target=TEXT --output=FILE
 import dataclasses
 import pathlib
 import sys
+from typing import Literal
 
 from uwe_jax import plots
-from uwe_jax.interaction import Score, has_attention
+from uwe_jax.interaction import Score, check_says_who_attends, has_attention
 from uwe_jax.io import console
 from uwe_jax.ranking import Ranker
 
@@ -25,6 +26,9 @@ class Options:
     """The text that is ranked."""
     output: pathlib.Path
     """The PNG file to write."""
+    attend: Literal['target', 'query', 'both'] | None = None
+    """Whose tokens are attended to: the target's, the query's, or both in turn; by default as the model was trained.
+    A model of score.attend=from_skill needs it: query if the target is a skill, target if the query is."""
 
     def check(self) -> None:
         """Raises ValueError if an option does not fit."""
@@ -41,18 +45,19 @@ def draw(options: Options) -> None:
     """
     options.check()
     plots.check_output(options.output)
-    ranker = Ranker.from_pretrained(options.model, check=check_has_attention)
+    ranker = Ranker.from_pretrained(options.model, attend=options.attend, check=check_has_attention)
     attention = ranker.attention(options.query, options.target)
     plots.save(plots.attention_map(attention, options.query, options.target, ranker.pair_score), options.output)
     print(f'{attention.score:.3f}  {options.output}')
 
 
 def check_has_attention(score: Score) -> None:
-    """Refuses a score that does not weigh tokens against each other.
+    """Refuses a score that does not weigh the tokens of this pair against each other.
 
     Raises:
-      ValueError: the score has no attention between tokens.
+      ValueError: the score has no attention between tokens, or nothing says which side attends.
     """
+    check_says_who_attends(score)
     if not has_attention(score):
         raise ValueError(
             f'score: kind {score.kind!r} with target {score.target!r} has no attention between tokens to draw, '

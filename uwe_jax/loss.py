@@ -70,6 +70,10 @@ def many_to_many_info_nce(
 
     P(q) holds every y in the batch that the graph joins to q, whether or not that edge was sampled.
 
+    Each direction has its own matrix: the rows of L(Y|Q) are those of sim(q, y), and the rows of L(Q|Y) the columns of
+    sim(y, q). Here q are skills. As published (`score.attend=target`), a skill's tokens attend in L(Y|Q) and the other
+    texts' tokens in L(Q|Y); `query` exchanges them. With `both` and `from_skill` the two matrices are the same.
+
     Two skills and two titles: both skills are joined to the first title, so that the softmax of a skill's row is
     e / (e + 1) or 1 / (e + 1), and forward the loss is -(log 0.731 + log 0.269) / 2.
 

@@ -47,6 +47,7 @@ def attention_map(attention: AttentionMap, query: str, target: str, score: Score
     """Draws A and C, with the query's tokens from top to bottom and the target's from left to right.
 
     Labels beside C show what each attending token adds to the score: the sum of A·C over the tokens that it attends to.
+    If the tokens of both texts attend, they show what each token of the query adds.
 
     Args:
       attention: what `Ranker.attention` returned.
@@ -61,9 +62,10 @@ def attention_map(attention: AttentionMap, query: str, target: str, score: Score
     width, height = (width, 2 * height) if stacked else (2 * width, height)
     figure = _figure(max(width, 7.0), height + 0.7)
     a_axes, c_axes = figure.subplots(2, 1) if stacked else figure.subplots(1, 2)
-    by_row = score.attend == 'target'
+    by_row = score.query_attends
     c_colours, least = ('Oranges', 0.0) if attention.c.min() >= 0 else ('RdBu_r', -1.0)
-    a_title = f'A, attention: each {"row" if by_row else "column"} sums to 1'
+    sums = {'target': 'each row sums to 1', 'query': 'each column sums to 1', 'both': 'the mean of both sides'}
+    a_title = f'A, attention: {sums[score.attend]}'
     _heat_map(figure, a_axes, attention.a, attention, a_title, written, 'Blues', (0.0, 1.0))
     _heat_map(figure, c_axes, attention.c, attention, 'C, cosines', written, c_colours, (least, 1.0))
     _label_sums(c_axes, attention, by_row, 0 if by_row or written else 90)
@@ -167,6 +169,6 @@ def _label_sums(axes: 'Axes', attention: AttentionMap, by_row: bool, rotation: f
 def _description(score: Score) -> str:
     """The settings of a score, in a few words."""
     kind = f'soft, τₐ = {score.temperature:g}' if score.kind == 'soft' else score.kind
-    side = "query's" if score.attend == 'target' else "target's"
+    side = {'target': "query's", 'query': "target's", 'both': "query's and of the target's"}[score.attend]
     special = '' if score.special_tokens else ', without <s> and </s>'
     return f'{kind}; {score.reduce} of Σ A·C over the {side} tokens{special}'

@@ -9,6 +9,7 @@ from typing import Literal
 
 import tyro
 
+from uwe_jax.interaction import check_says_who_attends
 from uwe_jax.io import console
 from uwe_jax.io.files import check_absent, check_writable, sha256
 from uwe_jax.io.tables import read_texts
@@ -42,6 +43,9 @@ class Options:
     """How many of the best targets of each query."""
     pooling: Literal['tokens', 'mean'] = 'tokens'
     """Late interaction, or the cosine of mean-pooled vectors."""
+    attend: Literal['target', 'query', 'both'] | None = None
+    """Whose tokens are attended to: the targets', the query's, or both in turn; by default as the model was trained.
+    A model of score.attend=from_skill needs it: query if the targets are skills, target if the queries are."""
 
     def check(self) -> None:
         """Raises ValueError if options do not fit, or do not go together."""
@@ -78,7 +82,8 @@ def rank(options: Options) -> None:
         total = sum(1 for _ in read_texts(options.input, options.input_column, '--input_column'))
         if not total:
             raise ValueError(f'{options.input}: contains no text')
-    index = open_index(options, Ranker.from_pretrained(options.model, options.pooling), targets)
+    ranker = Ranker.from_pretrained(options.model, options.pooling, attend=options.attend, check=check_says_who_attends)
+    index = open_index(options, ranker, targets)
     if options.input is None or options.output is None:
         show(index, options.queries, options.k)
         return

@@ -130,24 +130,25 @@ def sweep(ranker: Ranker, tasks: Sequence[RankingTask], temperatures: Sequence[f
     check_depends_on_temperature(score)
     temperatures = sorted({*temperatures, score.temperature})
     for task, index, queries in embedded(ranker, tasks):
+        facing = dataclasses.replace(score.facing(task.skills), special_tokens=True)  # as they are left out already
         of_queries: dict[float, list] = {temperature: [] for temperature in temperatures}
         entropies: dict[float, list] = {temperature: [] for temperature in temperatures}
-        rows = []  # of A in each block
+        lines = []  # of A in each block
         with console.Progress(task.name, len(queries), 'queries') as progress:
             for block in blocks(task):
                 of_block, positives = queries[block], task.positives[block]
                 q, q_len = of_block.padded(of_block.row, MAX_TOKENS)
                 y, y_len = index.embedded.padded(index.embedded.row[[right[0] for right in positives]], MAX_TOKENS)
-                rows.append(_rows_with_a_choice(q_len, y_len, score))
+                lines.append(_lines_with_a_choice(q_len, y_len, facing))
                 for temperature in temperatures:
                     factor = np.float32(score.temperature / temperature)
                     scaled = dataclasses.replace(of_block, tokens=factor * of_block.tokens)
                     of_queries[temperature] += measure(index.score(scaled), positives)
-                    entropy = _mean_entropy(factor * q, q_len, y, y_len, ranker.stored_score)
+                    entropy = _mean_entropy(factor * q, q_len, y, y_len, facing)
                     entropies[temperature].append(float(entropy))
                 progress.advance(len(positives))
         for temperature in temperatures:
-            entropy = float(np.dot(entropies[temperature], rows) / max(sum(rows), 1))
+            entropy = float(np.dot(entropies[temperature], lines) / max(sum(lines), 1))
             result = average(task, of_queries[temperature])
             yield {'task': task.name, 'temperature': temperature, **result, 'entropy': entropy}
 
@@ -169,10 +170,11 @@ def _mean_entropy(q, q_len, y, y_len, score):
     return mean_entropy(q, q_len, y, y_len, score)
 
 
-def _rows_with_a_choice(q_len: np.ndarray, y_len: np.ndarray, score: Score) -> int:
-    """How many of A's rows `mean_entropy` averages over: those with two or more tokens to choose among."""
-    attending, choices = (q_len, y_len) if score.attend == 'target' else (y_len, q_len)
-    return int(attending[choices >= 2].sum())
+def _lines_with_a_choice(q_len: np.ndarray, y_len: np.ndarray, score: Score) -> int:
+    """How many attending tokens `mean_entropy` averages over: those with two or more tokens to choose among."""
+    of_query = q_len[y_len >= 2].sum() if score.query_attends else 0
+    of_target = y_len[q_len >= 2].sum() if score.target_attends else 0
+    return int(of_query + of_target)
 
 
 if __name__ == '__main__':

@@ -18,6 +18,7 @@ from workrb import models
 from workrb.models.base import ModelInterface
 from workrb.types import ModelInputType
 
+from uwe_jax.interaction import Score
 from uwe_jax.io.files import sha256
 from uwe_jax.models import download
 from uwe_jax.ranking import Ranker, TargetIndex
@@ -29,7 +30,7 @@ KINDS = {'query_input_type': ModelInputType.JOB_TITLE, 'target_input_type': Mode
 
 
 class UWEModel(ModelInterface):
-    """A ranker as a WorkRB model. It treats all kinds of text alike.
+    """A ranker as a WorkRB model. It treats all kinds of text alike, unless its score looks from the skills.
 
     Args:
       ranker: scores.
@@ -39,6 +40,7 @@ class UWEModel(ModelInterface):
     def __init__(self, ranker: Ranker, name: str = 'UWE'):
         self._ranker, self._name = ranker, name
         self._targets: Sequence[str] = ()
+        self._score: Score | None = None
         self._index: TargetIndex | None = None
 
     @classmethod
@@ -72,9 +74,13 @@ class UWEModel(ModelInterface):
         query_input_type: ModelInputType,
         target_input_type: ModelInputType,
     ) -> torch.Tensor:
-        del query_input_type, target_input_type
-        if self._index is None or self._targets != targets:  # tasks that share a target space follow one another
-            self._targets, self._index = list(targets), self._ranker.index(targets)
+        skill = ModelInputType.SKILL_NAME
+        skills = 'query' if query_input_type == skill != target_input_type else 'target'
+        score = self._ranker.pair_score.facing(skills)
+        # Tasks that share a target space follow one another.
+        if self._index is None or (self._targets, self._score) != (targets, score):
+            self._targets, self._score = list(targets), score
+            self._index = self._ranker.with_score(score).index(targets)
         return torch.from_numpy(self._index.score(queries))
 
     def _compute_classification(

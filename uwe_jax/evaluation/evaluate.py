@@ -7,9 +7,9 @@ import numpy as np
 
 from uwe_jax.evaluation import metrics
 from uwe_jax.evaluation.tasks import RankingTask
+from uwe_jax.interaction import Side
 from uwe_jax.ranking import Ranker, TargetIndex
 from uwe_jax.ranking.embedded import Embedded
-from uwe_jax.ranking.embedder import Side
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def embedded(
 
     The vectors of all texts are held until the last task is done. Where queries and targets need different vectors (a
     mean-pooled target), a text that stands on both sides is embedded once for each. Neighbouring tasks with the same
-    target space, as one object, share the index.
+    target space, as one object, and the same score share the index.
     """
     if done == len(tasks):
         return
@@ -51,10 +51,12 @@ def embedded(
         of_queries = of_targets = _Vectors(ranker, queries + targets, 'query')
     else:
         of_queries, of_targets = _Vectors(ranker, queries, 'query'), _Vectors(ranker, targets, 'target')
-    index = None
+    index = score = None
     for task in tasks[done:]:
-        if index is None or index.texts is not task.targets:
-            index = TargetIndex(ranker, task.targets, range(len(task.targets)), of_targets[task.targets])
+        if index is None or index.texts is not task.targets or score != ranker.pair_score.facing(task.skills):
+            score = ranker.pair_score.facing(task.skills)
+            of_task = ranker.with_score(score)
+            index = TargetIndex(of_task, task.targets, range(len(task.targets)), of_targets[task.targets])
         yield task, index, of_queries[task.queries]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from uwe_jax.data.graph import Dataset
+from uwe_jax.interaction import Side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,8 @@ class RankingTask:
       title: one line that says what is ranked.
       expected: the published numbers of queries and targets; None if there are none.
       note: what else a report should say.
+      skills: the side whose texts are skills, which a score with `attend='from_skill'` has to know. Where neither side
+        or both are, it is `target`: the texts to choose from, such as canonical names.
 
     Raises:
       ValueError: there is no query, a text is blank or not a string, a target is repeated, a query has no positive, or
@@ -34,6 +37,7 @@ class RankingTask:
     title: str = ''
     expected: tuple[int, int] | None = None
     note: str = ''
+    skills: Side = 'target'
 
     def __post_init__(self):
         if not self.queries or len(self.queries) != len(self.positives):
@@ -91,7 +95,8 @@ def held_out_tasks(dataset: Dataset) -> list[RankingTask]:
                 texts_of_skill.setdefault(skill, []).append(text)
         queries = sorted(texts_of_skill)
         positives = [texts_of_skill[skill] for skill in queries]
-        backward.append(RankingTask(f'skill_to_{graph}', [skills[skill] for skill in queries], texts, positives))
+        names = [skills[skill] for skill in queries]
+        backward.append(RankingTask(f'skill_to_{graph}', names, texts, positives, skills='query'))
     return forward + backward
 
 

@@ -6,10 +6,20 @@ on a mesh the *exchange*, how a device gets the targets of the others. `packed` 
 targets without padding. `attention` looks at single pairs.
 """
 
-from uwe_jax.interaction.attention import attention, has_attention, mean_entropy
+from uwe_jax.interaction.attention import attention, mean_entropy
 from uwe_jax.interaction.exchange import EXCHANGES
 from uwe_jax.interaction.form import FORMS
 from uwe_jax.interaction.late_interaction import late_interaction
-from uwe_jax.interaction.score import Score
+from uwe_jax.interaction.score import Score, Side, check_says_who_attends, has_attention
 
-__all__ = ['EXCHANGES', 'FORMS', 'Score', 'attention', 'has_attention', 'late_interaction', 'mean_entropy']
+__all__ = [
+    'EXCHANGES',
+    'FORMS',
+    'Score',
+    'Side',
+    'attention',
+    'check_says_who_attends',
+    'has_attention',
+    'late_interaction',
+    'mean_entropy',
+]

@@ -32,6 +32,14 @@ def late_interaction(
     and sim(y, q) with the roles swapped, from the same R. n_q is the number of q's tokens, or 1 if `score.reduce` is
     `sum`. The paper writes the sum; the mean is our default, see `configs/uwe.py`.
 
+    Call this score of q's tokens S, and that of y's tokens, which attend to q's, T. `score.attend` says which is which:
+
+        attend        sim(q, y)      sim(y, q)
+        target        S              T              as published: whatever is the query attends
+        query         T              S              whatever is the target attends
+        both          (S + T) / 2    (S + T) / 2    symmetric
+        from_skill    S              S              q are the skills, and they attend in both directions
+
     Every form gives the same values and gradients. All but the reference keep only the inputs for the backward pass,
     which computes R again, so that no array has an entry for every pair of tokens.
 
@@ -84,7 +92,8 @@ def late_interaction(
         how = Form(form, score, block_entries, platform)
         sums: Any = exchanges.scores(q, q_mask, y, y_mask, how, exchange, mesh)
         over_y, over_q = sums
-    return (over_y, over_q) if score.attend == 'target' else (over_q, over_y)
+    s_qy = score.combine(over_y, over_q)
+    return s_qy, s_qy if score.attend == 'from_skill' else score.combine(over_q, over_y)
 
 
 def _pool(x, mask):

@@ -4,15 +4,25 @@ Targets of the same length lie side by side, so that the softmax over the tokens
 products of all real tokens are one matrix product: nothing is computed for padding.
 """
 
+import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int, Int8, Shaped
+from jaxtyping import Array, Bool, Float, Float32, Int, Int8, Shaped
 
-from uwe_jax.interaction.attention import has_attention
-from uwe_jax.interaction.score import MASKED, Score, attending_tokens, fold_mask, inverse_norm, participating
+from uwe_jax.interaction.score import (
+    MASKED,
+    Score,
+    attending_tokens,
+    check_says_who_attends,
+    fold_mask,
+    has_attention,
+    inverse_norm,
+    participating,
+)
 
 TILE = 2048  # int8 tokens that a CPU widens at once: few enough for their bfloat16 copies to stay in its cache
 Layout = tuple[tuple[int, int], ...]  # runs of texts, one after another: (tokens per text, texts)
@@ -52,34 +62,71 @@ def packed_scores(
       y: tokens of the targets.
       layout: which of them belong to which target; static.
       score: what a score is; its `special_tokens` has no effect here. Static.
+
+    Raises:
+      ValueError: the skills attend, and nothing says which side they are on.
     """
-    queries, tokens, _ = q.shape
-    taking_part = participating(q_len, tokens, special_tokens=True)
-    inverse, bias = fold_mask(q, taking_part)  # [B, L] each
+    check_says_who_attends(score)
+    if not has_attention(score):
+        score = dataclasses.replace(score, attend='target')  # the only vector of a target can only be attended to
     r = token_products(q, y)
-    attends_to_query = score.attend == 'query' and has_attention(score)
-    if attends_to_query:
-        r = r.reshape(-1, queries, tokens) + bias
-        sums = weighted(r, r * inverse, score, axis=2) * y.inverse[:, None]  # [T, B]
-    rows, start = [], 0
+    taking_part = participating(q_len, q.shape[1], special_tokens=True)
+    # Under jit, XLA leaves out what the score does not ask for.
+    return score.combine(
+        _query_attending(r, q, taking_part, y, layout, score), _target_attending(r, q, taking_part, y, layout, score)
+    )
+
+
+def _query_attending(
+    r: Float32[Array, 'y_tokens queries*q_tokens'],
+    q: Float[Array, 'queries q_tokens d'],
+    q_mask: Bool[Array, 'queries q_tokens'],
+    y: Packed,
+    layout: Layout,
+    score: Score,
+) -> Float32[Array, 'queries targets']:
+    """The scores with the softmax over the tokens of each target."""
+    queries, tokens, _ = q.shape
+    sums = []  # over the tokens of each target: [targets, B L]
+    for run, texts, length in _runs(layout):
+        if length == 0:
+            sums.append(jnp.zeros((texts, queries * tokens), jnp.float32))
+            continue
+        products = r[run].reshape(texts, length, queries * tokens)
+        of_unit_target = products * y.inverse[run].reshape(texts, length, 1)
+        sums.append(weighted(products, of_unit_target, score, axis=1))
+    # The norms of the query's tokens factor out of these sums.
+    inverse, _ = fold_mask(q, q_mask)
+    total = jnp.sum(jnp.concatenate(sums).reshape(-1, queries, tokens) * inverse, axis=2).T  # [B, targets]
+    return total / attending_tokens(q_mask, score)[:, None]
+
+
+def _target_attending(
+    r: Float32[Array, 'y_tokens queries*q_tokens'],
+    q: Float[Array, 'queries q_tokens d'],
+    q_mask: Bool[Array, 'queries q_tokens'],
+    y: Packed,
+    layout: Layout,
+    score: Score,
+) -> Float32[Array, 'queries targets']:
+    """The scores with the softmax over the tokens of each query."""
+    queries, tokens, _ = q.shape
+    inverse, bias = fold_mask(q, q_mask)
+    r = r.reshape(-1, queries, tokens) + bias
+    sums = weighted(r, r * inverse, score, axis=2) * y.inverse[:, None]  # [T, B]
+    totals = []  # [targets, B]
+    for run, texts, length in _runs(layout):
+        total = sums[run].reshape(texts, length, queries).sum(axis=1)
+        totals.append(total / max(length, 1) if score.reduce == 'mean' else total)
+    return jnp.concatenate(totals).T
+
+
+def _runs(layout: Layout) -> Iterator[tuple[slice, int, int]]:
+    """Yields for each run of texts of equal length its tokens, its texts, and their length."""
+    start = 0
     for length, texts in layout:
-        run = slice(start, start + texts * length)
-        start = run.stop
-        if attends_to_query:
-            of_run = sums[run].reshape(texts, length, queries).sum(axis=1)
-            rows.append(of_run / max(length, 1) if score.reduce == 'mean' else of_run)
-        elif length == 0:
-            rows.append(jnp.zeros((texts, queries * tokens), jnp.float32))
-        else:
-            products = r[run].reshape(texts, length, queries * tokens)
-            of_unit_target = products * y.inverse[run].reshape(texts, length, 1)
-            rows.append(weighted(products, of_unit_target, score, axis=1))
-    scores = jnp.concatenate(rows)
-    if attends_to_query:
-        return scores.T
-    # The norms of the query's tokens factor out of the sums over the target's.
-    sums = jnp.sum(scores.reshape(-1, queries, tokens) * inverse, axis=2).T  # [B, targets]
-    return sums / attending_tokens(taking_part, score)[:, None]
+        yield slice(start, start + texts * length), texts, length
+        start += texts * length
 
 
 def token_products(q: Float[Array, 'queries q_tokens d'], y: Packed) -> Float32[Array, 'y_tokens queries*q_tokens']:

@@ -1,13 +1,14 @@
 """What a score is: every choice that the paper leaves open or ablates, in one value."""
 
 import dataclasses
-from typing import Literal, get_args, no_type_check
+from typing import Literal, TypeAlias, get_args, no_type_check
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int, Shaped
 
 MASKED = -1e30  # added to the logits of masked tokens
+Side: TypeAlias = Literal['query', 'target']
 
 
 @no_type_check  # by beartype: the checks in __post_init__ name the field and the choices
@@ -20,7 +21,12 @@ class Score:
         the mean-pooled texts.
       temperature: τ_a of the softmax over tokens. Towards 0 it picks the token with the largest product.
       reduce: `mean` over the attending tokens, which keeps scores within [-1, 1], or their `sum`.
-      attend: the side over whose tokens the softmax runs: the `target`'s, or the `query`'s.
+      attend: which tokens look for their like in which text; the softmax runs over the tokens of the text looked at.
+        `target`, as published: the query's tokens attend to the target's.
+        `query`: the target's tokens attend to the query's.
+        `both`: the mean of these two, so that sim(q, y) = sim(y, q).
+        `from_skill`: the skill's tokens attend to the other text's, in both directions of ranking and of the loss. It
+        is `target` where the queries are skills and `query` where the targets are; see `facing`.
       target: the target's `tokens`, or their `mean` as its only vector. A single vector leaves the softmax no choice,
         so `attend` then has no effect.
       special_tokens: whether <s> and </s> take part.
@@ -32,7 +38,7 @@ class Score:
     kind: Literal['soft', 'maxsim', 'mean'] = 'soft'
     temperature: float = 0.1
     reduce: Literal['mean', 'sum'] = 'mean'
-    attend: Literal['target', 'query'] = 'target'
+    attend: Literal['target', 'query', 'both', 'from_skill'] = 'target'
     target: Literal['tokens', 'mean'] = 'tokens'
     special_tokens: bool = True
 
@@ -43,6 +49,46 @@ class Score:
                 raise ValueError(f'score.{field.name}: {value!r}, expected one of {", ".join(choices)}')
         if not self.temperature > 0:
             raise ValueError(f'score.temperature: {self.temperature}, expected a number above 0')
+
+    def facing(self, skills: Side) -> 'Score':
+        """The score for a task in which these are the skills: `from_skill` becomes `target` or `query`."""
+        if self.attend != 'from_skill':
+            return self
+        return dataclasses.replace(self, attend='target' if skills == 'query' else 'query')
+
+    @property
+    def query_attends(self) -> bool:
+        """Whether the query's tokens attend to the target's; under `from_skill`, the queries are skills."""
+        return self.attend != 'query'
+
+    @property
+    def target_attends(self) -> bool:
+        """Whether the target's tokens attend to the query's."""
+        return self.attend in ('query', 'both')
+
+    def combine(self, over_y: Shaped[Array, '*shape'], over_q: Shaped[Array, '*shape']) -> Shaped[Array, '*shape']:
+        """sim(q, y) from what it is with the softmax over the target's tokens alone, and over the query's alone."""
+        if self.query_attends and self.target_attends:
+            return (over_y + over_q) / 2
+        return over_y if self.query_attends else over_q
+
+
+def has_attention(score: Score) -> bool:
+    """Whether tokens are weighed against each other."""
+    return score.kind != 'mean' and score.target == 'tokens'
+
+
+def check_says_who_attends(score: Score) -> None:
+    """Refuses a score that depends on which side the skills are on, where nothing says so.
+
+    Raises:
+      ValueError: `attend` is `from_skill`.
+    """
+    if has_attention(score) and score.attend == 'from_skill':
+        raise ValueError(
+            "score.attend: 'from_skill' depends on which side the skills are on; "
+            "expected attend='query' if the targets are skills, attend='target' if the queries are"
+        )
 
 
 def participating(length: Int[Array, ' texts'], tokens: int, special_tokens: bool) -> Bool[Array, 'texts {tokens}']:

@@ -4,12 +4,25 @@ from collections.abc import Mapping, Sequence
 
 SCORE = {
     'soft': 'sim(q, y) = Σ_ij A_ij C_ij, with R = E_q E_yᵀ the products of the token embeddings, C their '
-    'cosines, and A = softmax(R / τ_a) over the tokens of the {attend}',
-    'maxsim': 'sim(q, y) = Σ max cos(q_i, y_j), the maximum over the tokens of the {attend} and the sum '
+    'cosines, and A = softmax(R / τ_a) over the tokens of {attended}',
+    'maxsim': 'sim(q, y) = Σ max cos(q_i, y_j), the maximum over the tokens of {attended} and the sum '
     'over those of the other text',
     'mean': 'sim(q, y) = cos(q̄, ȳ), the cosine of the mean-pooled texts',
 }
 SCORE_OF_MEAN_TARGETS = "sim(q, y) = Σ_i cos(q_i, ȳ), with ȳ the mean of the target's token embeddings"
+ATTENDED = {
+    'target': 'the target',
+    'query': 'the query',
+    'both': 'the target, then of the query: the score is the mean of the two',
+    'from_skill': 'the text that is not the skill',
+}
+ORDER = {
+    'target': 'The score is not symmetric: the query comes first.',
+    'query': 'The score is not symmetric: the query comes first.',
+    'both': 'The score is symmetric.',
+    'from_skill': "The skill's tokens attend to those of the other text, so the score has to be told on which side the "
+    "skills are: `attend='query'` if the targets are skills, as below, and `attend='target'` if the queries are.",
+}
 
 
 def model_card(config: Mapping, manifest: Mapping, step: int, evaluations: Sequence[Mapping]) -> str:
@@ -22,9 +35,12 @@ def model_card(config: Mapping, manifest: Mapping, step: int, evaluations: Seque
       evaluations: lines of the workdir's evaluation.jsonl.
     """
     score, loss, optimizer = config['score'], config['loss'], config['optimizer']
-    formula = SCORE[score['kind']].format(attend=score['attend'])
-    if score['target'] == 'mean' and score['kind'] != 'mean':
-        formula = SCORE_OF_MEAN_TARGETS
+    formula, order = SCORE[score['kind']].format(attended=ATTENDED[score['attend']]), ORDER[score['attend']]
+    if score['kind'] == 'mean':
+        order = ORDER['both']
+    elif score['target'] == 'mean':
+        formula, order = SCORE_OF_MEAN_TARGETS, ORDER['target']
+    attend = ", attend='query'" if order == ORDER['from_skill'] else ''
     reduced = 'divided by the number of attending tokens' if score['reduce'] == 'mean' else 'summed, not averaged'
     special = 'take part' if score['special_tokens'] else 'do not take part'
     sources = '\n'.join(f'- {source["name"]}: {_described(source)}' for source in manifest['sources'])
@@ -53,8 +69,8 @@ with uwe_jax from {config['init']}.
 
 {formula}; {reduced}. τ_a = {score['temperature']}. `<s>` and `</s>` {special}. Texts are cut to 64 tokens.
 
-The score is not symmetric: the query comes first. **It is not MaxSim:** ColBERT-style libraries load this directory and
-compute wrong scores without a warning. Use one of the two ways below, which read the settings in `uwe.json`.
+{order} **It is not MaxSim:** ColBERT-style libraries load this directory and compute
+wrong scores without a warning. Use one of the two ways below, which read the settings in `uwe.json`.
 
 ## Use
 
@@ -63,7 +79,7 @@ With JAX:
 ```python
 from uwe_jax.ranking import Ranker
 
-ranker = Ranker.from_pretrained('DIRECTORY')
+ranker = Ranker.from_pretrained('DIRECTORY'{attend})
 index = ranker.index(['SQL', 'bake bread', 'care for patients'])
 print(index.rank(['data engineer'], k=2))
 ```
@@ -73,7 +89,7 @@ With PyTorch, by `uwe_scorer.py` in this directory:
 ```python
 from uwe_scorer import UWEScorer
 
-print(UWEScorer('DIRECTORY').score(['data engineer'], ['SQL', 'bake bread']))
+print(UWEScorer('DIRECTORY'{attend}).score(['data engineer'], ['SQL', 'bake bread']))
 ```
 
 For the token embeddings alone: `SentenceTransformer('DIRECTORY').encode(texts, output_value='token_embeddings',

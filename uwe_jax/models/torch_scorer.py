@@ -5,6 +5,10 @@
 
 Or in the directory of the export: `python uwe_scorer.py QUERY TARGET [TARGET ...]`. uwe.json defines the score. It is
 soft late interaction, not MaxSim: a library that loads the directory as a MaxSim model scores wrongly.
+
+The score's `attend` says over whose tokens the softmax runs: the `target`'s, the `query`'s, or the mean of `both`. Where
+it is `from_skill`, the scorer has to be told on which side the skills are: `UWEScorer('DIRECTORY', attend='query')`, or
+`--attend=query` before QUERY, if the targets are skills, and `target` if the queries are.
 """
 
 import json
@@ -17,17 +21,30 @@ from transformers import AutoModel, AutoTokenizer
 
 
 class UWEScorer:
-    """Token embeddings of a UWE model, and sim(query, target). For small inputs: all pairs of tokens are in memory."""
+    """Token embeddings of a UWE model, and sim(query, target). For small inputs: all pairs of tokens are in memory.
 
-    def __init__(self, directory: str | pathlib.Path):
+    Args:
+      directory: the export.
+      attend: replaces what the export says: `target`, `query` or `both`.
+
+    Raises:
+      ValueError: `attend` is something else, or missing where the export needs it.
+    """
+
+    def __init__(self, directory: str | pathlib.Path, attend: str | None = None):
         settings = json.loads((pathlib.Path(directory) / 'uwe.json').read_text())
         self.max_tokens = settings['max_tokens']
         self.kind = settings['score']['kind']
         self.temperature = settings['score']['temperature']
         self.reduce = settings['score']['reduce']
-        self.attend = settings['score']['attend']
+        self.attend = attend or settings['score']['attend']
         self.target = settings['score']['target']
         self.special_tokens = settings['score']['special_tokens']
+        tokens_meet = self.kind != 'mean' and self.target == 'tokens'
+        if tokens_meet and self.attend not in ('target', 'query', 'both'):
+            raise ValueError(
+                f"attend: {self.attend!r}, expected 'query' if the targets are skills, else 'target' or 'both'"
+            )
         self.tokenizer = AutoTokenizer.from_pretrained(directory)
         self.model = AutoModel.from_pretrained(directory).eval()
 
@@ -46,7 +63,7 @@ class UWEScorer:
 
     @torch.inference_mode()
     def score(self, queries: Sequence[str], targets: Sequence[str]) -> torch.Tensor:
-        """sim(query, target) of all pairs, [queries, targets]. Not symmetric: the query comes first."""
+        """sim(query, target) of all pairs, [queries, targets]. Unless both sides attend, it is not symmetric."""
         q, q_mask = self.embed(queries)
         y, y_mask = self.embed(targets)
         if self.kind == 'mean':
@@ -58,14 +75,21 @@ class UWEScorer:
         r = torch.einsum('qid,yjd->qyij', q, y)  # [Q, Y, L_q, L_y]
         c = torch.einsum('qid,yjd->qyij', unit(q), unit(y))
         pair = q_mask[:, None, :, None] & y_mask[None, :, None, :]
-        over = -1 if self.attend == 'target' else -2
+        ways = []
+        if self.attend != 'query':  # the query's tokens attend to the target's
+            ways.append(self._total(self._weighted(r, c, pair, -1), q_mask[:, None]))
+        if self.attend != 'target':
+            ways.append(self._total(self._weighted(r, c, pair, -2), y_mask[None]))
+        return torch.stack(ways).mean(dim=0)
+
+    def _weighted(self, r: torch.Tensor, c: torch.Tensor, pair: torch.Tensor, over: int) -> torch.Tensor:
+        """Σ A C of each pair of texts, with the softmax of A over one axis: [Q, Y]."""
         if self.kind == 'maxsim':
             best = c.masked_fill(~pair, -2).argmax(dim=over, keepdim=True)
             a = torch.zeros_like(c).scatter(over, best, 1.0)
         else:
             a = (r / self.temperature).masked_fill(~pair, -1e30).softmax(dim=over)
-        total = (a * c * pair).sum(dim=(-1, -2))
-        return self._total(total, q_mask[:, None] if self.attend == 'target' else y_mask[None])
+        return (a * c * pair).sum(dim=(-1, -2))
 
     def _total(self, total: torch.Tensor, attending: torch.Tensor) -> torch.Tensor:
         if self.reduce == 'sum':
@@ -84,7 +108,10 @@ def unit(x: torch.Tensor) -> torch.Tensor:
 
 
 if __name__ == '__main__':
-    query, *candidates = sys.argv[1:]
-    scores = UWEScorer(pathlib.Path(__file__).parent).score([query], candidates)[0].tolist()
+    arguments, attend = sys.argv[1:], None
+    if arguments and arguments[0].startswith('--attend='):
+        attend = arguments.pop(0).removeprefix('--attend=')
+    query, *candidates = arguments
+    scores = UWEScorer(pathlib.Path(__file__).parent, attend).score([query], candidates)[0].tolist()
     for value, text in sorted(zip(scores, candidates, strict=True), reverse=True):
         print(f'{value:.3f}  {text}')

@@ -1,12 +1,13 @@
 """Texts to vectors: an encoder and its tokenizer, for the score that says which vectors are needed."""
 
+import copy
 import dataclasses
 import functools
 import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from uwe_jax.data.graph import MAX_TOKENS
 from uwe_jax.data.packing import Rows, lay_out, pack, token_places
 from uwe_jax.data.text import truncated
 from uwe_jax.distributed import mesh
-from uwe_jax.interaction import Score
+from uwe_jax.interaction import Score, Side, check_says_who_attends
 from uwe_jax.io.console import Progress
 from uwe_jax.models.mpnet import MPNet, cast_matrices
 from uwe_jax.models.tokenizer import Tokenizer
@@ -31,8 +32,6 @@ logger = logging.getLogger(__name__)
 SHORT_ROWS = (8, 16, 32, MAX_TOKENS)
 FEW_ROWS = (2, 8)
 CPU_ROWS, ACCELERATOR_ROWS = 32, 256
-
-Side = Literal['query', 'target']
 
 
 class Embedder:
@@ -68,8 +67,22 @@ class Embedder:
 
     @property
     def stored_score(self) -> Score:
-        """The score as it applies to stored vectors, all of which take part."""
+        """The score as it applies to stored vectors, all of which take part.
+
+        Raises:
+          ValueError: the score is `from_skill`, and nothing says on which side the skills are.
+        """
+        check_says_who_attends(self.pair_score)
         return dataclasses.replace(self.pair_score, special_tokens=True)
+
+    def with_score(self, score: Score) -> Self:
+        """The same model with another score. The parameters are shared."""
+        if score == self.pair_score:
+            return self
+        other = copy.copy(self)
+        other.__dict__.pop('fingerprint', None)
+        other.pair_score = score
+        return other
 
     @functools.cached_property
     def fingerprint(self) -> str:

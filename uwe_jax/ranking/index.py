@@ -158,7 +158,7 @@ class TargetIndex:
 
     @functools.cached_property
     def _scorer(self) -> BlockScorer:
-        return BlockScorer(self.embedded, self._embedder.pair_score, self._embedder.mesh, self._memory_mib)
+        return BlockScorer(self.embedded, self._embedder.stored_score, self._embedder.mesh, self._memory_mib)
 
     def _scored(self, queries: Sequence[str] | Embedded) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields the indices of some queries, [n], and their scores, [n, targets] float32."""

@@ -1,5 +1,6 @@
 """A model that ranks texts."""
 
+import dataclasses
 import functools
 import json
 import logging
@@ -14,7 +15,7 @@ from flax import nnx
 from jaxtyping import Float32
 
 from uwe_jax.data.graph import MAX_TOKENS
-from uwe_jax.interaction import Score, attention
+from uwe_jax.interaction import Score, attention, check_says_who_attends
 from uwe_jax.models import download, pretrained
 from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.ranking.embedder import Embedder
@@ -29,7 +30,7 @@ class AttentionMap(NamedTuple):
 
     Attributes:
       query_tokens, target_tokens: the word pieces of each text, <s> and </s> included.
-      a: A, the weight of each pair of tokens; 0 where a token takes no part.
+      a: A, the weight of each pair of tokens, as `interaction.attention` returns it.
       c: C, their cosines.
       score: sim(query, target).
     """
@@ -57,6 +58,7 @@ class Ranker(Embedder):
         source: str | pathlib.Path,
         pooling: str = 'tokens',
         dtype: str = 'float32',
+        attend: str | None = None,
         check: Callable[[Score], None] | None = None,
     ) -> 'Ranker':
         """Loads an export of this project, the newest checkpoint of a training run, or a plain MPNet model.
@@ -66,10 +68,12 @@ class Ranker(Embedder):
           pooling: `tokens` scores as the export's settings say (a plain model by soft late interaction); `mean` by the
             cosine of mean-pooled vectors.
           dtype: of the encoder's products, float32 or bfloat16.
+          attend: replaces the model's `score.attend`. A model of `from_skill` needs it in order to rank: `query` if the
+            targets are skills, `target` if the queries are.
           check: is shown the score before the weights are read, and may raise ValueError to refuse it.
 
         Raises:
-          ValueError: the pooling is unknown, the score was refused, or a file of the model is damaged.
+          ValueError: the pooling or `attend` is unknown, the score was refused, or a file of the model is damaged.
           FetchError: no source has the model.
         """
         if pooling not in ('tokens', 'mean'):
@@ -86,6 +90,8 @@ class Ranker(Embedder):
             score = _score_of(directory / pretrained.SETTINGS)
         if pooling == 'mean':
             score = Score(kind='mean')
+        if attend is not None:
+            score = dataclasses.replace(score, attend=attend)
         if check is not None:
             check(score)
         if trained:
@@ -106,9 +112,10 @@ class Ranker(Embedder):
           dtype: of the stored vectors: float32, bfloat16, or int8 with a scale for each.
 
         Raises:
-          ValueError: there is no text, the numbers of texts and ids differ, a text is blank or not a string, or the
-            dtype is unknown.
+          ValueError: there is no text, the numbers of texts and ids differ, a text is blank or not a string, the dtype is
+            unknown, or nothing says which side attends (see `from_pretrained`).
         """
+        check_says_who_attends(self.pair_score)
         if not texts or (ids is not None and len(texts) != len(ids)):
             count = len(texts if ids is None else ids)
             raise ValueError(f'index: {len(texts)} texts and {count} ids, expected as many of both, at least one')
@@ -123,8 +130,9 @@ class Ranker(Embedder):
         """A, C and the score of one pair of texts, token by token.
 
         Raises:
-          ValueError: the score has no attention between tokens, or a text is blank.
+          ValueError: the score has no attention between tokens, nothing says which side attends, or a text is blank.
         """
+        check_says_who_attends(self.pair_score)
         ids = self._tokenise([query, target])
         sides = np.zeros((2, MAX_TOKENS, self._d), np.float32)
         for places, start, embeddings in self._encoded(ids):
