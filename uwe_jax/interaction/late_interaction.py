@@ -27,24 +27,23 @@ def late_interaction(
 ) -> tuple[Float[Array, 'q_texts y_texts'], Float[Array, 'q_texts y_texts']]:
     """Scores every query against every target in both directions (paper, section 3.2).
 
-        sim(q, y) = Σ_i Σ_j A_ij C_ij / n_q      R = E_q E_yᵀ, C = cosines, A = softmax(R / τ_a) over the tokens of y
+        S = Σ_i Σ_j A_ij C_ij / n_q      R = E_q E_yᵀ, C = cosines, A = softmax(R / τ_a) over the tokens of y
 
-    and sim(y, q) with the roles swapped, from the same R. n_q is the number of q's tokens, or 1 if `score.reduce` is
-    `sum`. The paper writes the sum; the mean is our default, see `configs/uwe.py`.
-
-    Call this score of q's tokens S, and that of y's tokens, which attend to q's, T. `score.attend` says which is which:
+    is how well q's tokens, which attend to y's, are matched in y; and T, from the same R, how well y's are in q. n_q is
+    the number of q's tokens, or 1 if `score.reduce` is `sum`. The paper writes the sum; the mean is our default, see
+    `configs/uwe.py`. `score.attend` says what the scores are:
 
         attend        sim(q, y)      sim(y, q)
-        target        S              T              as published: whatever is the query attends
-        query         T              S              whatever is the target attends
+        target        S              T              as published: the text that comes first attends
+        query         T              S              the text that comes second attends
         both          (S + T) / 2    (S + T) / 2    symmetric
-        from_skill    S              S              q are the skills, and they attend in both directions
+        from_skill    S              S              q, the skill, attends in both directions
 
     Every form gives the same values and gradients. All but the reference keep only the inputs for the backward pass,
     which computes R again, so that no array has an entry for every pair of tokens.
 
-    One query of one token against one target of two. R = C = [1, 0], so sim(q, y) = e / (e + 1). The other way round,
-    each of y's tokens has only one token to attend to: sim(y, q) is the mean of 1 and 0.
+    One query of one token against one target of two, as published. R = C = [1, 0], so sim(q, y) = e / (e + 1). The other
+    way round, each of y's tokens has only one token to attend to: sim(y, q) is the mean of 1 and 0.
 
         >>> import jax.numpy as jnp
         >>> from uwe_jax.interaction import Score, late_interaction

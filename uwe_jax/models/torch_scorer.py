@@ -6,9 +6,10 @@
 Or in the directory of the export: `python uwe_scorer.py QUERY TARGET [TARGET ...]`. uwe.json defines the score. It is
 soft late interaction, not MaxSim: a library that loads the directory as a MaxSim model scores wrongly.
 
-The score's `attend` says over whose tokens the softmax runs: the `target`'s, the `query`'s, or the mean of `both`. Where
-it is `from_skill`, the scorer has to be told on which side the skills are: `UWEScorer('DIRECTORY', attend='query')`, or
-`--attend=query` before QUERY, if the targets are skills, and `target` if the queries are.
+The score's `attend` says over whose tokens the softmax runs: the `target`'s, the `query`'s, or the mean of `both`. Some
+models score `from_skill`: the skill's tokens attend to the other text's. They have to be told on which side the skills
+are: `UWEScorer('DIRECTORY', attend='query')`, or `--attend=query` before QUERY, if the targets are skills, and `target`
+if the queries are.
 """
 
 import json
@@ -42,9 +43,7 @@ class UWEScorer:
         self.special_tokens = settings['score']['special_tokens']
         tokens_meet = self.kind != 'mean' and self.target == 'tokens'
         if tokens_meet and self.attend not in ('target', 'query', 'both'):
-            raise ValueError(
-                f"attend: {self.attend!r}, expected 'query' if the targets are skills, else 'target' or 'both'"
-            )
+            raise ValueError(f'attend: {self.attend!r}, expected query if the targets are skills, else target or both')
         self.tokenizer = AutoTokenizer.from_pretrained(directory)
         self.model = AutoModel.from_pretrained(directory).eval()
 

@@ -112,8 +112,8 @@ class Ranker(Embedder):
           dtype: of the stored vectors: float32, bfloat16, or int8 with a scale for each.
 
         Raises:
-          ValueError: there is no text, the numbers of texts and ids differ, a text is blank or not a string, the dtype is
-            unknown, or nothing says which side attends (see `from_pretrained`).
+          ValueError: there is no text, the numbers of texts and ids differ, a text is blank or not a string, the dtype
+            is unknown, or nothing says which side attends (see `from_pretrained`).
         """
         check_says_who_attends(self.pair_score)
         if not texts or (ids is not None and len(texts) != len(ids)):
