@@ -45,6 +45,7 @@ class Tagger:
             ranker = Ranker.from_pretrained(model, pooling)
         except ValueError as error:
             raise DataError(f'--model={model}: {error}') from error
+        ranker = ranker.with_score(ranker.pair_score.facing('target'))  # the targets are the skills
         self._index = ranker.index(labels, list(skills))
 
     def knows_any(self, names: Sequence[str]) -> bool:

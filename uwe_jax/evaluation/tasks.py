@@ -61,7 +61,7 @@ class RankingTask:
                 )
 
 
-def joined(name: str, pairs: Iterable[tuple[str, str]], targets: Sequence[str]) -> RankingTask:
+def joined(name: str, pairs: Iterable[tuple[str, str]], targets: Sequence[str], skills: Side = 'target') -> RankingTask:
     """A task from (query, target) pairs. Pairs with equal queries are merged; those with unknown targets are dropped.
 
     Raises:
@@ -72,7 +72,7 @@ def joined(name: str, pairs: Iterable[tuple[str, str]], targets: Sequence[str]) 
     for query, target in pairs:
         if target in number:
             positives.setdefault(query, {})[number[target]] = None
-    return RankingTask(name, list(positives), targets, [list(right) for right in positives.values()])
+    return RankingTask(name, list(positives), targets, [list(right) for right in positives.values()], skills=skills)
 
 
 def held_out_tasks(dataset: Dataset) -> list[RankingTask]:

@@ -42,8 +42,8 @@ def late_interaction(
     Every form gives the same values and gradients. All but the reference keep only the inputs for the backward pass,
     which computes R again, so that no array has an entry for every pair of tokens.
 
-    One query of one token against one target of two, as published. R = C = [1, 0], so sim(q, y) = e / (e + 1). The other
-    way round, each of y's tokens has only one token to attend to: sim(y, q) is the mean of 1 and 0.
+    One query of one token against one target of two, with attend='target'. R = C = [1, 0], so sim(q, y) = e / (e + 1).
+    The other way round, each of y's tokens has only one token to attend to: sim(y, q) is the mean of 1 and 0.
 
         >>> import jax.numpy as jnp
         >>> from uwe_jax.interaction import Score, late_interaction

@@ -104,6 +104,12 @@ class Embedded:
         norm = np.linalg.norm(means, axis=1, keepdims=True)
         return means / np.where(norm == 0, 1, norm)
 
+    def pooled(self) -> 'Embedded':
+        """Each text as one vector: its mean, of unit length, in the same dtype."""
+        means = Embedded.empty(np.ones(len(self), np.int32), self.tokens.shape[1], self.dtype)
+        means.fill(means.row, self.means())
+        return means
+
     def runs(self) -> Iterator[tuple[Int64[np.ndarray, ' m'], int]]:
         """Yields rows of equal length, at most `VECTORS_PER_RUN` vectors at a time, with that length."""
         for length in np.unique(self.length).tolist():

@@ -110,9 +110,12 @@ class Embedder:
         Raises:
           ValueError: a text is blank or not a string, or the dtype is unknown.
         """
+        return self.embed_as(texts, self.pools(side), dtype)
+
+    def embed_as(self, texts: Sequence[str], pooled: bool, dtype: str) -> Embedded:
+        """As `embed`: one mean per text if `pooled`, else a vector per token, whatever the score needs."""
         if dtype not in DTYPES:
             raise ValueError(f'dtype: {dtype!r}, expected one of {", ".join(DTYPES)}')
-        pooled = self.pools(side)
         special = 0 if self.pair_score.special_tokens else 1  # left out at each end
         ids = self._tokenise(texts)
         tokens = np.array([len(text) for text in ids], np.int32)

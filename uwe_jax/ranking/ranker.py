@@ -6,7 +6,7 @@ import json
 import logging
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ class Ranker(Embedder):
         dtype: str = 'float32',
         attend: str | None = None,
         check: Callable[[Score], None] | None = None,
-    ) -> 'Ranker':
+    ) -> Self:
         """Loads an export of this project, the newest checkpoint of a training run, or a plain MPNet model.
 
         Args:

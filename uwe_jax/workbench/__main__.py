@@ -11,7 +11,7 @@ from uwe_jax.data.graph import open_dataset
 from uwe_jax.io import console
 from uwe_jax.io.files import whole_file
 from uwe_jax.workbench import benchmark, markdown, report, results
-from uwe_jax.workbench.models import read_model
+from uwe_jax.workbench.models import read_models
 from uwe_jax.workbench.registry import load_tasks, read_places
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,9 @@ class Options:
     """Measures models on tasks, and compares them query by query."""
 
     model: tuple[str, ...]
-    """NAME=SOURCE for each model; NAME=SOURCE:mean scores by the cosine of mean-pooled vectors.
+    """NAME=SOURCE for each model; NAME=SOURCE:mean scores by the cosine of mean-pooled vectors,
+    NAME=SOURCE:attend=both,kind=maxsim by the source's score with these fields changed.
+    Models with the same source share its vectors.
     The source is an export, a training workdir, or a plain MPNet model: a directory or a Hub name.
     NAME=workrb:CLASS is a model of WorkRB, such as workrb:BM25Model."""
     tasks: str
@@ -59,7 +61,7 @@ def measure(options: Options) -> None:
       ValueError, OSError: an option, a model or a file does not fit, or the output cannot be written.
     """
     options.check()
-    models = [read_model(words, options.dtype) for words in options.model]
+    models = read_models(options.model, options.dtype)
     tasks = load_tasks([name.strip() for name in options.tasks.split(',')], read_places(options.data))
     benchmark.check(models, tasks, options.base)
     training_data = None if options.training_data is None else open_dataset(options.training_data)

@@ -15,6 +15,7 @@ from uwe_jax.data.graph import Dataset
 from uwe_jax.evaluation.bootstrap import intervals
 from uwe_jax.evaluation.metrics import SHOWN
 from uwe_jax.evaluation.tasks import RankingTask, sampled
+from uwe_jax.ranking import Ranker
 from uwe_jax.workbench import results
 from uwe_jax.workbench.measurement import Scorer, measure
 from uwe_jax.workbench.models import Model
@@ -59,7 +60,7 @@ def run(
     settings = {'training_data': None if training_data is None else training_data.fingerprint}
     described = [(task, _task(task, max_queries, seed)) for task in _by_target_space(tasks)]
     measured = {}
-    for model in models:
+    for model in _by_source(models):
         for result in _of_model(model, described, store, settings, titles):
             measured[model.name, result['task']['name']] = result
     ordered = [measured[model.name, task.name] for task in tasks for model in models]
@@ -100,14 +101,15 @@ def _of_model(
             logger.info('%s on %s: measured before', model.name, task.name)
             yield finished
             continue
-        if index is None or task.targets != space:
+        facing = _facing(scorer, task)
+        if index is None or (task.targets, task.skills) != space:
             logger.info('%s: embedding the %d targets of %s', model.name, len(task.targets), task.name)
             start = time.perf_counter()
-            space, index = task.targets, scorer.index(task.targets)
+            space, index = (task.targets, task.skills), facing.index(task.targets)
             seconds = time.perf_counter() - start
         sample = sampled(task, of_task['measured_queries'], of_task['seed'])
         logger.info('%s on %s: %d queries', model.name, task.name, len(sample.queries))
-        content, of_queries = measure(scorer, index, sample, titles, of_task['seed'])
+        content, of_queries = measure(facing, index, sample, titles, of_task['seed'])
         result |= content | {'seconds': {'index': seconds, **content['seconds']}}
         store.write(result, of_queries)
         logger.info('%s on %s: MAP %.1f', model.name, task.name, 100 * content['metrics']['map']['mean'])
@@ -139,6 +141,17 @@ def _task(task: RankingTask, max_queries: int | None, seed: int) -> dict[str, An
         'seed': seed,
         'fingerprint': hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16],
     }
+
+
+def _by_source(models: Sequence[Model]) -> list[Model]:
+    """The models, reordered so that those that can share weights and vectors follow one another."""
+    sources = list(dict.fromkeys(model.source for model in models))
+    return sorted(models, key=lambda model: sources.index(model.source))
+
+
+def _facing(scorer: Scorer, task: RankingTask) -> Scorer:
+    """The scorer for a task, of which it has to know the side of the skills if these attend."""
+    return scorer.with_score(scorer.pair_score.facing(task.skills)) if isinstance(scorer, Ranker) else scorer
 
 
 def _by_target_space(tasks: Sequence[RankingTask]) -> list[RankingTask]:

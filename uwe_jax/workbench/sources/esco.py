@@ -24,7 +24,7 @@ def job_to_skill(esco: Esco) -> RankingTask:
 def skill_to_job(esco: Esco) -> RankingTask:
     """Each skill, and the occupations that need it."""
     occupations = sorted({occupation.label for occupation in esco.occupations.values()})
-    return joined('skill_to_job', [(skill, job) for job, skill in _related(esco)], occupations)
+    return joined('skill_to_job', [(skill, job) for job, skill in _related(esco)], occupations, 'query')
 
 
 def skill_normalisation(esco: Esco) -> RankingTask:

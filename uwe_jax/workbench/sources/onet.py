@@ -17,7 +17,7 @@ def job_to_skill(folder: str) -> RankingTask:
 def skill_to_job(folder: str) -> RankingTask:
     """Each technology, and the occupations that use it."""
     pairs = [(technology, title) for title, technology in _used(folder)]
-    return joined('onet_skill_to_job', pairs, sorted({title for _, title in pairs}))
+    return joined('onet_skill_to_job', pairs, sorted({title for _, title in pairs}), 'query')
 
 
 def _used(folder: str) -> list[tuple[str, str]]:
