@@ -91,9 +91,10 @@ def test_auto_model_loads_all_of_its_tensors_and_its_embeddings_are_ours(exporte
 SETTINGS = [
     {},
     {'attend': 'query', 'reduce': 'sum'},
+    {'attend': 'both'},
     {'special_tokens': False},
     {'kind': 'maxsim'},
-    {'kind': 'maxsim', 'attend': 'query', 'reduce': 'sum', 'special_tokens': False},
+    {'kind': 'maxsim', 'attend': 'both', 'reduce': 'sum', 'special_tokens': False},
     {'target': 'mean'},
     {'kind': 'mean', 'special_tokens': False},
 ]

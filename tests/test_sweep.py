@@ -68,7 +68,7 @@ def test_the_entropy_goes_from_picking_one_token_to_weighing_all_alike(ranker):
     assert highest['entropy'] == pytest.approx(1, abs=0.01)
 
 
-@pytest.mark.parametrize('score', [Score(), Score(attend='query', special_tokens=False)], ids=str)
+@pytest.mark.parametrize('score', [Score(), Score(attend='query', special_tokens=False), Score(attend='both')], ids=str)
 def test_the_entropy_is_that_of_all_queries_with_their_first_right_targets(make_ranker, score, monkeypatch):
     monkeypatch.setattr(evaluate, 'QUERY_BLOCK', 3)  # a last block that is shorter than the others
     ranker = make_ranker(score)

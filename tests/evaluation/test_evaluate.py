@@ -1,5 +1,7 @@
 """Tasks, and measuring a ranker on them."""
 
+import dataclasses
+
 import pytest
 
 from uwe_jax.evaluation.evaluate import embedded, evaluate, evaluate_all
@@ -60,6 +62,24 @@ def test_neighbouring_tasks_with_one_target_space_share_its_index(ranker):
     forward, alternative, backward = (index for _, index, _ in embedded(ranker, TASKS))
     assert forward is alternative
     assert list(backward.texts) == TITLES
+
+
+def test_a_score_from_the_skill_looks_from_the_side_that_the_task_names(make_ranker):
+    tasks = [TASKS[0], dataclasses.replace(TASKS[2], skills='query')]
+    attending = {'target': 'query', 'query': 'target'}  # the skills' tokens attend to the other side's
+    for task, result in evaluate_all(make_ranker(Score(attend='from_skill')), tasks):
+        facing = make_ranker(Score(attend=attending[task.skills]))
+        assert result == evaluate(facing.index(task.targets), task)
+
+
+def test_the_held_out_tasks_know_on_which_side_the_skills_are(small_dataset):
+    skills = {task.name: task.skills for task in held_out_tasks(small_dataset)}
+    assert skills == {
+        'job_to_skill': 'target',
+        'alternative_to_skill': 'target',
+        'skill_to_job': 'query',
+        'skill_to_alternative': 'query',
+    }
 
 
 def test_an_evaluation_reports_progress_after_the_embedding_and_around_each_task(make_ranker):

@@ -14,12 +14,15 @@ from uwe_jax.loss import InfoNCE, many_to_many_info_nce
 
 NORM = 3.4  # of the base model's token embeddings on ESCO names
 TOLERANCE = {jnp.float32: 2e-5, jnp.bfloat16: 2e-2}  # max |a - b| / max |b|, against float64 on the same inputs
+ATTENDING = [Score(attend=attend) for attend in ('target', 'query', 'both', 'from_skill')]
 TOKEN_SCORES = [  # those that the forms compute
     Score(),
     Score(attend='query', reduce='sum'),
+    Score(attend='both'),
+    Score(attend='from_skill'),
     Score(special_tokens=False, temperature=0.02),
     Score(kind='maxsim'),
-    Score(kind='maxsim', attend='query', reduce='sum'),
+    Score(kind='maxsim', attend='both', reduce='sum'),
 ]
 MEAN_SCORES = [
     Score(target='mean'),

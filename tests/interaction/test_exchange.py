@@ -14,6 +14,7 @@ from tests.interaction.inputs import (
     error,
     errors,
     loss_and_gradients,
+    name_of,
     score_and_gradients,
     texts,
 )
@@ -76,8 +77,13 @@ def two_processes(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ('score', 'exchange'),
-    [(Score(kind='maxsim'), 'ring'), (Score(attend='query', special_tokens=False), 'gather')],
-    ids=['maxsim', 'attend=query,special_tokens=False'],
+    [
+        (Score(kind='maxsim'), 'ring'),
+        (Score(attend='query', special_tokens=False), 'gather'),
+        (Score(attend='both'), 'ring'),
+        (Score(attend='from_skill'), 'ring'),
+    ],
+    ids=name_of,
 )
 def test_other_scores_and_unequal_sides_do_not_depend_on_the_mesh_either(score, exchange):
     rng = np.random.default_rng(1)

@@ -1,5 +1,7 @@
 """Soft late interaction: what the formula says, and that every form says the same."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
 from tests.interaction.inputs import (
+    ATTENDING,
     MEAN_SCORES,
     NORM,
     TOKEN_SCORES,
@@ -64,9 +67,34 @@ def test_blockwise_equals_the_float64_reference_in_values_and_gradients(score):
     equals_the_float64_reference(pairs(), score, **RAGGED)
 
 
-@pytest.mark.parametrize('score', [Score(), Score(kind='maxsim')], ids=name_of)
+@pytest.mark.parametrize('score', [*ATTENDING, Score(kind='maxsim')], ids=name_of)
 def test_blockwise_does_in_half_precision_too(score):
     equals_the_float64_reference(pairs(jnp.bfloat16), score, **RAGGED)
+
+
+@pytest.mark.parametrize('score', ATTENDING, ids=name_of)
+def test_the_reference_in_float32_equals_itself_in_float64(score):
+    equals_the_float64_reference(pairs(), score, form='reference')
+
+
+def test_who_attends_decides_which_score_is_whose():
+    first, second = scores(*pairs()[:4], Score())
+    expected = {
+        'target': (first, second),
+        'query': (second, first),
+        'both': ((first + second) / 2,) * 2,
+        'from_skill': (first, first),
+    }
+    assert [score.attend for score in ATTENDING] == list(expected)
+    for attend, of_attend in expected.items():
+        np.testing.assert_allclose(scores(*pairs()[:4], Score(attend=attend)), of_attend, atol=1e-6)
+
+
+@pytest.mark.parametrize(('skills', 'attend'), [('query', 'target'), ('target', 'query')])
+def test_a_score_from_the_skill_looks_from_the_side_that_has_the_skills(skills, attend):
+    assert Score(attend='from_skill').facing(skills) == Score(attend=attend)
+    for fixed in ('target', 'query', 'both'):
+        assert Score(attend=fixed).facing(skills) == Score(attend=fixed)
 
 
 def lengths_of(count, tokens):
@@ -136,9 +164,17 @@ def test_swapping_the_roles_swaps_the_results():
     np.testing.assert_allclose(s_yq, t_yq.T, atol=1e-6)
 
 
-def test_the_score_is_not_symmetric():
+def test_the_published_score_is_not_symmetric():
     s_qy, s_yq = scores(*pairs()[:4], Score())
     assert np.abs(s_qy - s_yq).max() > 1e-3
+
+
+def test_the_score_of_both_sides_is_symmetric():
+    q, q_len, y, y_len, _ = pairs()
+    s_qy, s_yq = scores(q, q_len, y, y_len, Score(attend='both'))
+    t_yq, _ = scores(y, y_len, q, q_len, Score(attend='both'))
+    np.testing.assert_array_equal(s_qy, s_yq)
+    np.testing.assert_allclose(s_qy, t_yq.T, atol=1e-6)
 
 
 def test_appended_padding_changes_nothing():
@@ -200,20 +236,38 @@ def singles():
     return q[:9], q_len[:9], y, y_len
 
 
-def test_entropy_is_0_where_one_token_is_picked_and_1_where_all_count_alike():
+@pytest.mark.parametrize('score', ATTENDING, ids=name_of)
+def test_entropy_is_0_where_one_token_is_picked_and_1_where_all_count_alike(score):
     entropy = jax.jit(mean_entropy, static_argnums=4)
-    assert entropy(*singles(), Score(temperature=1e-3)) < 0.01
-    assert entropy(*singles(), Score(temperature=1e4)) > 0.999
+    assert entropy(*singles(), dataclasses.replace(score, temperature=1e-3)) < 0.01
+    assert entropy(*singles(), dataclasses.replace(score, temperature=1e4)) > 0.999
 
 
-def test_attention_shows_what_makes_the_score_of_a_pair():
+def test_the_entropy_of_both_sides_counts_every_attending_token_once():
+    pair = tuple(x[:1] for x in singles())
+    q_tokens, y_tokens = int(pair[1][0]), int(pair[3][0])
+    of_q, of_y, of_both = (mean_entropy(*pair, Score(attend=attend)) for attend in ('target', 'query', 'both'))
+    np.testing.assert_allclose(of_both, (q_tokens * of_q + y_tokens * of_y) / (q_tokens + y_tokens), rtol=1e-5)
+
+
+@pytest.mark.parametrize('score', [*ATTENDING, Score(attend='both', reduce='sum')], ids=name_of)
+def test_attention_shows_what_makes_the_score_of_a_pair(score):
     q, q_len, y, y_len = singles()
-    a, c, score = jax.jit(attention, static_argnums=4)(q, q_len, y, y_len, Score())
-    s_qy, _ = scores(q, q_len, y, y_len, Score())
-    np.testing.assert_allclose(score, np.diagonal(s_qy), atol=1e-6)
-    np.testing.assert_allclose(a[0, : q_len[0]].sum(axis=1), 1, atol=1e-6)
+    a, c, sim = jax.jit(attention, static_argnums=4)(q, q_len, y, y_len, score)
+    s_qy, _ = scores(q, q_len, y, y_len, score)
+    np.testing.assert_allclose(sim, np.diagonal(s_qy), atol=1e-5)
+    total, weight = np.sum(a * c, axis=(1, 2)), np.sum(a, axis=(1, 2))
+    np.testing.assert_allclose(total / (np.maximum(weight, 1) if score.reduce == 'mean' else 1), sim, atol=1e-5)
     assert np.all(a[0, q_len[0] :] == 0)
+    assert np.all((a >= 0) & (a <= 1 + 1e-6))
     assert np.all(np.abs(c) <= 1 + 1e-6)
+
+
+@pytest.mark.parametrize(('attend', 'axis'), [('target', 2), ('query', 1)])
+def test_the_weights_of_an_attending_token_sum_to_1(attend, axis):
+    q, q_len, y, y_len = singles()
+    a, _, _ = attention(q, q_len, y, y_len, Score(attend=attend))
+    np.testing.assert_allclose(a.sum(axis=axis)[0, : (q_len, y_len)[axis == 1][0]], 1, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +309,7 @@ def test_at_8192_texts_of_16_tokens_forward_and_backward_take_less_than_two_gibi
 
 @pytest.mark.parametrize(
     ('field', 'value'),
-    [('kind', 'dot'), ('reduce', 'max'), ('attend', 'both'), ('target', 'cls'), ('temperature', 0.0)],
+    [('kind', 'dot'), ('reduce', 'max'), ('attend', 'skill'), ('target', 'cls'), ('temperature', 0.0)],
 )
 def test_an_unknown_choice_is_refused_by_name(field, value):
     with pytest.raises(ValueError, match=rf'score\.{field}: {value!r}, expected'):

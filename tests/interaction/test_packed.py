@@ -16,6 +16,8 @@ LAYOUT = ((0, 1), (1, 2), (2, 1), (4, 3), (9, 1))
 SCORES = [
     Score(),
     Score(attend='query', reduce='sum'),
+    Score(attend='both'),
+    Score(attend='both', kind='maxsim', reduce='sum'),
     Score(kind='maxsim', reduce='sum'),
     Score(kind='maxsim', attend='query'),
 ]
@@ -62,12 +64,21 @@ def test_values_and_gradients_are_those_of_the_reference(score):
     equals_the_reference(score, 'float32')
 
 
-@pytest.mark.parametrize('score', [Score(), Score(kind='maxsim', attend='query')], ids=name_of)
+@pytest.mark.parametrize('score', [Score(), Score(kind='maxsim', attend='query'), Score(attend='both')], ids=name_of)
 def test_so_they_are_in_half_precision(score):
     equals_the_reference(score, 'bfloat16')
 
 
 scores_of = jax.jit(lambda q, q_len, y, score: packed_scores(q, q_len, y, LAYOUT, score), static_argnums=3)
+
+
+def test_a_score_that_does_not_say_who_attends_is_refused():
+    q, _, q_len, _ = embeddings(Q_LENGTH, 0, 'float32')
+    _, y, _, _ = embeddings(Y_LENGTH, 1, 'float32')
+    with pytest.raises(
+        ValueError, match="expected attend='query' if the targets are skills, attend='target' if the qu"
+    ):
+        scores_of(q, q_len, packed(y), Score(attend='from_skill'))
 
 
 @pytest.mark.parametrize('tile', [7, 2048])  # of 25 tokens

@@ -92,7 +92,7 @@ def test_scores_do_not_depend_on_the_memory(ranker, dtype, tolerance):
     np.testing.assert_allclose(in_blocks, whole, atol=tolerance)  # two blocks of targets, two of queries
 
 
-@pytest.mark.parametrize('score', [Score(), Score(attend='query'), Score(kind='maxsim')], ids=str)
+@pytest.mark.parametrize('score', [Score(), Score(attend='query'), Score(attend='both'), Score(kind='maxsim')], ids=str)
 @pytest.mark.parametrize('dtype', DTYPES)
 def test_scoring_takes_no_more_memory_than_allowed(score, dtype):
     targets = Embedded.empty(np.repeat([4, 6, 8, 20], 1000), 768, dtype)

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, without_weights
+from uwe_jax.interaction import Score
 from uwe_jax.io.console import parse
 from uwe_jax.rank import Options, rank
 from uwe_jax.ranking.bulk import rank_into
@@ -40,6 +41,15 @@ def test_the_command_line_prints_a_table(index, options):
     command = [sys.executable, '-m', 'uwe_jax.rank', *arguments, '--k=2', 'baker', 'night nurse']
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == f'\n{table(index, ["baker", "night nurse"], 2)}\n'
+
+
+def test_a_model_whose_skills_attend_has_to_be_told_where_they_are(options, narrow_model, tmp_path, ranker, capsys):
+    without = without_weights(narrow_model, tmp_path / 'without', Score(attend='from_skill'))
+    with pytest.raises(ValueError, match="expected attend='query' if the targets are skills"):
+        rank(Options(**options | {'model': str(without)}, queries=('baker',)))
+    rank(Options(**options, queries=('baker',), attend='query'))
+    ranked = ranker.with_score(Score(attend='query')).index(SKILLS)
+    assert capsys.readouterr().out.strip() == table(ranked, ['baker'], 5)
 
 
 def test_queries_may_stand_before_the_flags_or_behind():

@@ -21,6 +21,7 @@ SCORES = [
     Score(),
     Score(special_tokens=False),
     Score(kind='maxsim', attend='query', special_tokens=False),
+    Score(attend='both'),
     Score(target='mean', reduce='sum', special_tokens=False),
     Score(kind='mean', special_tokens=False),
 ]
@@ -110,6 +111,29 @@ def test_a_score_can_be_refused_before_the_weights_are_read(tmp_path, narrow_mod
     model = without_weights(narrow_model, tmp_path / 'model', Score())
     with pytest.raises(ValueError, match='not soft'):
         Ranker.from_pretrained(model, check=refuse)
+
+
+def test_another_score_shares_the_weights_and_has_a_fingerprint_of_its_own(ranker, make_ranker):
+    score = Score(attend='both')
+    other = ranker.with_score(score)
+    assert ranker.with_score(ranker.pair_score) is ranker
+    assert other.fingerprint == make_ranker(score).fingerprint != ranker.fingerprint
+    np.testing.assert_array_equal(other.score(QUERIES, SKILLS), make_ranker(score).score(QUERIES, SKILLS))
+
+
+def test_a_model_whose_skills_attend_has_to_be_told_where_they_are(tmp_path, make_ranker):
+    ranker = make_ranker(Score(attend='from_skill'))
+    for ask in (lambda: ranker.index(SKILLS), lambda: ranker.attention(QUERIES[0], SKILLS[0])):
+        with pytest.raises(
+            ValueError, match="expected attend='query' if the targets are skills, attend='target' if th"
+        ):
+            ask()
+
+
+@pytest.mark.parametrize('attend', ['query', 'target', 'both'])
+def test_who_attends_can_be_said_when_a_model_is_loaded(narrow_model, make_ranker, attend):
+    ranker = Ranker.from_pretrained(narrow_model, attend=attend)
+    assert ranker.fingerprint == make_ranker(Score(attend=attend)).fingerprint
 
 
 def test_the_fingerprint_is_the_same_for_the_same_model(ranker, narrow_model):

@@ -13,6 +13,7 @@ from configs.uwe import get_config
 from tests.conftest import ROOT, experiment
 from uwe_jax.distributed.mesh import check_divides, make_mesh
 from uwe_jax.train import train
+from uwe_jax.interaction import Score
 from uwe_jax.training.config import Config
 
 
@@ -94,7 +95,7 @@ def test_a_value_where_fields_belong_is_refused():
         Config.of(get_config().to_dict() | {'run': 3})
 
 
-@pytest.mark.parametrize('variant', ['', 'quickstart'])
+@pytest.mark.parametrize('variant', ['', 'paper', 'quickstart'])
 def test_json_gives_the_same_experiment_back(variant):
     config = experiment(variant, **{'data.dir': '/data'})
     assert Config.of(json.loads(json.dumps(dataclasses.asdict(config)))) == config
@@ -121,8 +122,13 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused():
 
 
 def test_an_unknown_variant_is_refused():
-    with pytest.raises(ValueError, match='unknown variant, expected nothing or quickstart'):
+    with pytest.raises(ValueError, match='unknown variant, expected nothing, paper or quickstart'):
         get_config('quick')
+
+
+def test_the_paper_scores_as_published():
+    score = Score(kind='soft', temperature=0.1, attend='target', target='tokens', special_tokens=True)
+    assert experiment('paper').score == score
 
 
 def test_the_quickstart_changes_sizes_and_not_the_method():

@@ -32,6 +32,7 @@ def test_operations_of_the_encoder_grow_with_its_layers():
     ('score', 'products'),
     [
         (Score(), (2 + 3) * (4 + 1 + 1)),
+        (Score(attend='both'), (2 + 3) * (4 + 1 + 1)),
         (Score(kind='maxsim'), (2 + 3) * (4 + 1 + 1)),
         (Score(target='mean'), (2 + 3) * 3 + (4 + 1 + 1) * 2),
         (Score(kind='mean'), 2 * 3),

@@ -20,13 +20,14 @@ from uwe_jax.evaluation.bootstrap import intervals
 from uwe_jax.evaluation.evaluate import QUERY_BLOCK
 from uwe_jax.evaluation.metrics import METRICS
 from uwe_jax.evaluation.tasks import RankingTask
+from uwe_jax.interaction import Score
 from uwe_jax.io import console
 from uwe_jax.workbench import benchmark, markdown
 from uwe_jax.workbench.__main__ import Options
 from uwe_jax.workbench.__main__ import measure as measure_command
 from uwe_jax.workbench.histogram import BINS, Histogram
 from uwe_jax.workbench.measurement import MISSES, measure
-from uwe_jax.workbench.models import Model, read_model
+from uwe_jax.workbench.models import Model, SharedRanker, read_models, rescored
 from uwe_jax.workbench.registry import HUB, PLACES, TASKS
 from uwe_jax.workbench.strata import Strata, training_titles
 
@@ -325,12 +326,64 @@ def test_the_markdown_page_sets_published_numbers_apart(tmp_path):
 
 
 def test_a_model_is_named_and_has_a_pooling(tmp_path):
-    assert read_model('base=all-mpnet-base-v2:mean', 'float32').pooling == 'mean'
-    trained = read_model(f'trained={tmp_path}', 'float32')
+    base, trained = read_models(['base=all-mpnet-base-v2:mean', f'trained={tmp_path}'], 'float32')
+    assert (base.source, base.pooling) == ('all-mpnet-base-v2', 'mean')
     assert (trained.name, trained.source, trained.pooling) == ('trained', str(tmp_path), 'tokens')
-    for words in (str(tmp_path), 'base=', 'base=x:max'):
-        with pytest.raises(ValueError, match='expected NAME=SOURCE, NAME=SOURCE:tokens or NAME=SOURCE:mean'):
-            read_model(words, 'float32')
+    for words in (str(tmp_path), 'base='):
+        with pytest.raises(ValueError, match='expected NAME=SOURCE or NAME=SOURCE:SCORE'):
+            read_models([words], 'float32')
+
+
+def test_a_models_score_can_be_changed_field_by_field():
+    score = Score(reduce='sum', special_tokens=False)
+    assert rescored(score, 'tokens') == score
+    assert rescored(score, 'mean') == Score(kind='mean')
+    changed = rescored(score, 'attend=both,temperature=0.2,special_tokens=True')
+    assert changed == Score(attend='both', temperature=0.2, reduce='sum')
+
+
+@pytest.mark.parametrize(
+    'words', ['max', 'attend', 'attend=left', 'side=query', 'temperature=warm', 'special_tokens=no']
+)
+def test_an_unknown_score_is_refused_before_anything_is_loaded(words):
+    with pytest.raises(ValueError, match='expected'):
+        read_models([f'base=x:{words}'], 'float32')
+
+
+def test_rankers_that_share_weights_embed_a_text_once(narrow_model, make_ranker):
+    ranker = SharedRanker.from_pretrained(narrow_model)
+    of_both = ranker.with_score(Score(attend='both'))
+    assert of_both.embed(SKILLS) is ranker.embed(SKILLS)
+    without = ranker.with_score(Score(special_tokens=False)).embed(SKILLS)
+    assert len(without.tokens) == len(ranker.embed(SKILLS).tokens) - 2 * len(SKILLS)
+    pooled, alone = ranker.with_score(Score(kind='mean')), make_ranker(Score(kind='mean'))
+    np.testing.assert_allclose(pooled.score(TITLES, SKILLS), alone.score(TITLES, SKILLS), atol=1e-6)
+
+
+def test_models_of_one_source_are_measured_as_each_by_itself(narrow_model, tmp_path):
+    words = [f'{n}={narrow_model}:{score}' for n, score in enumerate(('attend=both', 'kind=maxsim', 'mean'))]
+    skills = dataclasses.replace(BACKWARD, skills='query')
+    together = benchmark.run(read_models(words, 'float32'), [FORWARD, skills], tmp_path / 'together')
+    for word in words:
+        alone = benchmark.run(read_models([word], 'float32'), [FORWARD, skills], tmp_path / 'alone')
+        for result in alone['results']:
+            [same] = [
+                other
+                for other in together['results']
+                if (other['model'], other['task']) == (result['model'], result['task'])
+            ]
+            assert same['metrics'] == result['metrics']
+
+
+def test_a_model_whose_skills_attend_is_told_by_the_task_where_they_are(narrow_model, tmp_path):
+    scores = ('attend=from_skill', 'attend=query', 'attend=target')
+    words = [f'{score.removeprefix("attend=")}={narrow_model}:{score}' for score in scores]
+    content = benchmark.run(
+        read_models(words, 'float32'), [FORWARD, dataclasses.replace(BACKWARD, skills='query')], tmp_path
+    )
+    of = {(r['model']['name'], r['task']['name']): r['metrics'] for r in content['results']}
+    assert of['from_skill', FORWARD.name] == of['query', FORWARD.name]
+    assert of['from_skill', BACKWARD.name] == of['target', BACKWARD.name]
 
 
 def command(*flags):

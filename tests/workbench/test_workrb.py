@@ -9,9 +9,10 @@ import safetensors.numpy
 from uwe_jax.evaluation import metrics
 from uwe_jax.evaluation.evaluate import evaluate
 from uwe_jax.evaluation.tasks import RankingTask
+from uwe_jax.interaction import Score
 from uwe_jax.ranking import Ranker
 from uwe_jax.workbench import benchmark
-from uwe_jax.workbench.models import read_model
+from uwe_jax.workbench.models import read_models
 
 workrb = pytest.importorskip('workrb', reason='needs the torch extra')
 pytestmark = pytest.mark.slow  # WorkRB imports PyTorch
@@ -83,6 +84,14 @@ def test_workrb_measures_our_model_as_we_do(titles, cut_model, tmp_path, pooling
     assert_equal(evaluate(Ranker.from_pretrained(cut_model, pooling).index(SKILLS), TASK), numbers.metrics_dict)
 
 
+@pytest.mark.parametrize(('skills', 'attend'), [('target', 'query'), ('query', 'target')])
+def test_a_model_whose_skills_attend_is_told_by_the_kinds_of_text_where_they_are(make_ranker, skills, attend):
+    title, skill = ModelInputType.JOB_TITLE, ModelInputType.SKILL_NAME
+    kinds = (title, skill) if skills == 'target' else (skill, title)
+    scores = UWEModel(make_ranker(Score(attend='from_skill'))).compute_rankings(TASK.queries, SKILLS, *kinds)
+    np.testing.assert_allclose(scores, make_ranker(Score(attend=attend)).score(TASK.queries, SKILLS), atol=1e-6)
+
+
 def test_labels_are_classified_by_ranking_them(cut_model):
     model = UWEModel.from_pretrained(cut_model)
     scores = model.compute_classification(['baker'], SKILLS, ModelInputType.JOB_TITLE)
@@ -91,7 +100,7 @@ def test_labels_are_classified_by_ranking_them(cut_model):
 
 
 def test_we_measure_its_lexical_baselines(tmp_path):
-    models = [read_model(f'{name}=workrb:{name}', 'float32') for name in ('BM25Model', 'TfIdfModel')]
+    models = read_models([f'{name}=workrb:{name}' for name in ('BM25Model', 'TfIdfModel')], 'float32')
     for model, result in zip(models, benchmark.run(models, [TASK], tmp_path)['results'], strict=True):
         model.fetch()
         assert model.name in result['model']['fingerprint']
@@ -101,7 +110,7 @@ def test_we_measure_its_lexical_baselines(tmp_path):
 
 
 def test_its_bi_encoder_is_our_mean_pooled_ranker(titles, cut_model):
-    index = read_model(f'baseline=workrb:BiEncoderModel:{cut_model}', 'float32').load().index(SKILLS)
+    index = read_models([f'baseline=workrb:BiEncoderModel:{cut_model}'], 'float32')[0].load().index(SKILLS)
     expected = Ranker.from_pretrained(cut_model, pooling='mean').score(TASK.queries, SKILLS)
     np.testing.assert_allclose(index.score(TASK.queries), expected, atol=1e-5)
     assert_equal(evaluate(index, TASK), titles.evaluate(workrb.models.BiEncoderModel(str(cut_model)), ['map', 'rp@10']))
@@ -110,7 +119,7 @@ def test_its_bi_encoder_is_our_mean_pooled_ranker(titles, cut_model):
 def test_a_bi_encoder_with_other_weights_is_another_model(cut_model, tmp_path):
     shutil.copytree(cut_model, tmp_path / 'model')
     weights = tmp_path / 'model' / 'model.safetensors'
-    model = read_model(f'baseline=workrb:BiEncoderModel:{tmp_path / "model"}', 'float32')
+    [model] = read_models([f'baseline=workrb:BiEncoderModel:{tmp_path / "model"}'], 'float32')
     before, again = model.load().fingerprint, model.load().fingerprint
     tensors = safetensors.numpy.load_file(weights)
     tensors['embeddings.word_embeddings.weight'][0, 0] += 1
@@ -121,4 +130,4 @@ def test_a_bi_encoder_with_other_weights_is_another_model(cut_model, tmp_path):
 @pytest.mark.parametrize('name', ['GuessModel', 'ModelInterface', 'JobBERTModel', 'bi_encoder'])
 def test_a_class_that_cannot_rank_arbitrary_texts_is_refused(name):
     with pytest.raises(ValueError, match=rf"workrb:{name}: found '{name}', expected one of BM25Model, BiEncoderModel"):
-        read_model(f'baseline=workrb:{name}', 'float32').fetch()
+        read_models([f'baseline=workrb:{name}'], 'float32')[0].fetch()
