@@ -13,9 +13,11 @@ import pytest
 from flax import nnx
 
 from tests.conftest import ROOT, small_config
+from uwe_jax.data.graph import read_manifest
 from uwe_jax.export import Options, export
 from uwe_jax.interaction import Score
 from uwe_jax.models import pretrained
+from uwe_jax.models.model_card import model_card
 from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.ranking import Ranker
 from uwe_jax.training.checkpoint import Checkpoints
@@ -120,6 +122,16 @@ def test_the_torch_scorer_scores_as_the_ranker_does_under_every_setting(scorers,
     np.testing.assert_allclose(theirs / scale, ours / scale, atol=1e-4)
 
 
+def test_the_torch_scorer_of_a_model_whose_skills_attend_has_to_be_told_where_they_are(tmp_path):
+    module = pytest.importorskip('uwe_jax.models.torch_scorer', reason='needs the torch extra')
+    settings = {'max_tokens': 64, 'score': dataclasses.asdict(Score(attend='from_skill'))}
+    (tmp_path / 'uwe.json').write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="attend: 'from_skill', expected query if the targets are skills"):
+        module.UWEScorer(tmp_path)
+    with pytest.raises(ValueError, match="attend: 'left', expected query"):
+        module.UWEScorer(tmp_path, attend='left')
+
+
 def test_the_settings_define_the_score_and_say_what_the_model_was_trained_on(exported, small_dataset):
     settings = json.loads((exported / 'uwe.json').read_text())
     assert settings['score'] == dataclasses.asdict(Score())
@@ -131,6 +143,22 @@ def test_the_card_says_how_to_score_and_how_well_the_model_does(exported):
     for part in ('license: apache-2.0', 'softmax(R / τ_a)', 'τ_a = 0.1', 'not MaxSim', 'European Commission'):
         assert part in card
     assert '| job_to_skill | 2 | 3 | 4 | 12.34 | 5.60 |' in card
+
+
+@pytest.mark.parametrize(
+    ('score', 'parts'),
+    [
+        (Score(), ['over the tokens of the target; ', 'not symmetric: the query comes first', "('DIRECTORY')"]),
+        (Score(attend='both'), ['over the tokens of the target, then of the query', 'The score is symmetric']),
+        (Score(attend='from_skill'), ["attend='query'` if the targets are skills", "('DIRECTORY', attend='query')"]),
+        (Score(kind='mean', attend='from_skill'), ['cos(q̄, ȳ)', 'The score is symmetric', "('DIRECTORY')"]),
+    ],
+    ids=str,
+)
+def test_the_card_says_which_side_attends(score, parts, small_dataset_dir, base_model):
+    config = dataclasses.replace(small_config(small_dataset_dir, base_model), score=score)
+    card = model_card(dataclasses.asdict(config), read_manifest(small_dataset_dir), 4, [])
+    assert [part for part in parts if part not in card] == []
 
 
 def test_an_export_names_no_path_of_the_machine_that_made_it(exported, base_model, small_dataset_dir):

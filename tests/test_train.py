@@ -109,3 +109,15 @@ def test_the_reference_and_the_blockwise_form_train_alike(on_one_device, small_d
     [metrics], _ = first_steps(config, mesh.make_mesh(devices=jax.devices()[:1]))
     assert metrics['loss'] == pytest.approx(on_one_device[0]['loss'], rel=1e-6)
     assert metrics['gradient_norm'] == pytest.approx(on_one_device[0]['gradient_norm'], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_where_skills_attend_one_matrix_serves_both_directions(on_one_device, small_dataset_dir, narrow_model):
+    of = {'target': on_one_device[0]}  # the skills are the queries
+    for attend in ('query', 'from_skill'):
+        config = small_config(small_dataset_dir, narrow_model, **{'score.attend': attend})
+        [of[attend]], _ = first_steps(config, mesh.make_mesh(devices=jax.devices()[:1]))
+    for direction, same in (('forward', 'target'), ('backward', 'query')):
+        loss = f'job/{direction}/loss'
+        assert of['from_skill'][loss] == pytest.approx(of[same][loss], rel=1e-6)
+        assert of['target'][loss] != pytest.approx(of['query'][loss], rel=1e-3)

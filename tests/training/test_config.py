@@ -12,8 +12,8 @@ import pytest
 from configs.uwe import get_config
 from tests.conftest import ROOT, experiment
 from uwe_jax.distributed.mesh import check_divides, make_mesh
-from uwe_jax.train import train
 from uwe_jax.interaction import Score
+from uwe_jax.train import train
 from uwe_jax.training.config import Config
 
 

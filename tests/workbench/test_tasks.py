@@ -90,6 +90,7 @@ def test_each_task_is_made_of_the_files_of_its_source(data):
     assert answers(tasks['skillskape']) == [('You query.', ['SQL', 'cook'])]
     assert answers(tasks['onet_job_to_skill']) == [('Bakers', ['Excel']), ('Developers', ['Excel', 'Git'])]
     assert answers(tasks['onet_skill_to_job']) == [('Excel', ['Bakers', 'Developers']), ('Git', ['Developers'])]
+    assert [name for name, task in tasks.items() if task.skills == 'query'] == ['skill_to_job', 'onet_skill_to_job']
 
 
 def test_the_first_alternative_of_each_skill_is_for_validation_and_not_in_the_test(data):
