@@ -1,13 +1,11 @@
 """Texts to vectors: an encoder and its tokenizer, for the score that says which vectors are needed."""
 
-import copy
 import dataclasses
 import functools
 import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -74,15 +72,6 @@ class Embedder:
         """
         check_says_who_attends(self.pair_score)
         return dataclasses.replace(self.pair_score, special_tokens=True)
-
-    def with_score(self, score: Score) -> Self:
-        """The same model with another score. The parameters are shared."""
-        if score == self.pair_score:
-            return self
-        other = copy.copy(self)
-        other.__dict__.pop('fingerprint', None)
-        other.pair_score = score
-        return other
 
     @functools.cached_property
     def fingerprint(self) -> str:

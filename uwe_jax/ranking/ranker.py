@@ -1,12 +1,13 @@
 """A model that ranks texts."""
 
+import copy
 import dataclasses
 import functools
 import json
 import logging
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ class Ranker(Embedder):
         dtype: str = 'float32',
         attend: str | None = None,
         check: Callable[[Score], None] | None = None,
-    ) -> Self:
+    ) -> 'Ranker':
         """Loads an export of this project, the newest checkpoint of a training run, or a plain MPNet model.
 
         Args:
@@ -102,6 +103,15 @@ class Ranker(Embedder):
         else:
             encoder = pretrained.load_encoder(directory, dtype=dtype)
         return cls(encoder, Tokenizer.from_pretrained(directory), score)
+
+    def with_score(self, score: Score) -> 'Ranker':
+        """The same model with another score. The parameters are shared."""
+        if score == self.pair_score:
+            return self
+        other = copy.copy(self)
+        other.__dict__.pop('fingerprint', None)
+        other.pair_score = score
+        return other
 
     def index(self, texts: Sequence[str], ids: Sequence | None = None, dtype: str = 'float32') -> TargetIndex:
         """Embeds a target space, which can then be ranked for any query.

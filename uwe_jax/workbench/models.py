@@ -108,7 +108,7 @@ class SharedRanker(Ranker):
 
 
 @functools.lru_cache(maxsize=1)
-def _shared(source: str, dtype: str) -> SharedRanker:
+def _shared(source: str, dtype: str) -> Ranker:
     return SharedRanker.from_pretrained(source, dtype=dtype)
 
 
