@@ -53,7 +53,7 @@ def interaction_flops(score: Score, width: int, q_lengths: Lengths, y_lengths: L
         products = q_texts * y_texts
     elif score.target == 'mean':  # the tokens of each side against one vector per text of the other
         products = q_tokens * y_texts + y_tokens * q_texts
-    else:  # both directions share the products of tokens
+    else:  # both directions share the products of tokens, whichever side attends
         products = q_tokens * y_tokens
     return 2.0 * width * products
 

@@ -37,7 +37,7 @@ def _sample(measured: Sequence[Mapping]) -> list[str]:
 def _models(measured: Sequence[Mapping]) -> list[str]:
     models = {result['model']['name']: result['model'] for result in measured}
     rows = [(name, model['source'], model['pooling'], model['fingerprint']) for name, model in models.items()]
-    return ['## Models', _table(('model', 'source', 'score', 'fingerprint'), rows)]
+    return ['## Models', _table(('model', 'source', 'variant', 'fingerprint'), rows)]
 
 
 def _side_by_side(measured: Sequence[Mapping]) -> list[str]:
