@@ -26,8 +26,8 @@ def attention(
 
     Returns:
       A, which is 0 where a token takes no part; C; and sim(q, y), which is Σ A C / Σ A, or Σ A C if `score.reduce` is
-      `sum`. In A, the weights of each attending token sum to 1. Where the tokens of `both` sides attend, A is the mean
-      of the two matrices of weights; of a mean, the matrix of the longer text is first scaled to the other's sum.
+      `sum`. The weights of each attending token sum to 1. Where the tokens of `both` sides attend, A is the mean of two
+      such matrices; unless `reduce` is `sum`, that of the longer text is first scaled down to the sum of the other.
 
     Raises:
       ValueError: the score has no attention between tokens.
