@@ -69,18 +69,15 @@ def packed_scores(
     check_says_who_attends(score)
     if not has_attention(score):
         score = dataclasses.replace(score, attend='target')  # the only vector of a target can only be attended to
-    r = token_products(q, y)
-    taking_part = participating(q_len, q.shape[1], special_tokens=True)
+    everything = q, participating(q_len, q.shape[1], special_tokens=True), token_products(q, y), y, layout, score
     # Under jit, XLA leaves out what the score does not ask for.
-    return score.combine(
-        _query_attending(r, q, taking_part, y, layout, score), _target_attending(r, q, taking_part, y, layout, score)
-    )
+    return score.combine(_query_attending(*everything), _target_attending(*everything))
 
 
 def _query_attending(
-    r: Float32[Array, 'y_tokens queries*q_tokens'],
     q: Float[Array, 'queries q_tokens d'],
     q_mask: Bool[Array, 'queries q_tokens'],
+    r: Float32[Array, 'y_tokens queries*q_tokens'],
     y: Packed,
     layout: Layout,
     score: Score,
@@ -102,9 +99,9 @@ def _query_attending(
 
 
 def _target_attending(
-    r: Float32[Array, 'y_tokens queries*q_tokens'],
     q: Float[Array, 'queries q_tokens d'],
     q_mask: Bool[Array, 'queries q_tokens'],
+    r: Float32[Array, 'y_tokens queries*q_tokens'],
     y: Packed,
     layout: Layout,
     score: Score,
