@@ -119,6 +119,7 @@ def scores(
     *,
     entries: int,
     block_scores: Callable = block_scores,
+    lengths: Callable = lengths,
 ) -> tuple[Float32[Array, 'q_texts y_texts'], Float32[Array, 'q_texts y_texts']]:
     """Equals `reference.scores`, with memory for one block of R at a time.
 
@@ -126,16 +127,17 @@ def scores(
       q, q_mask, y, y_mask, score: as `reference.scores` takes them. Products are summed in float32.
       entries: pairs of tokens per block, see `block_sizes`.
       block_scores: scores one block; a kernel may stand in.
+      lengths: at which blocks are computed; those that suit the kernel.
     """
     b_q, b_y = block_sizes(q.shape, y.shape, entries)
-    queries, targets = _sorted_blocks(q, q_mask, b_q), _sorted_blocks(y, y_mask, b_y)
+    queries, targets = sorted_blocks(q, q_mask, b_q), sorted_blocks(y, y_mask, b_y)
 
     def score_pair(i, q_block, j, y_block, sums):
         parts = block_scores(*q_block, *y_block, score)
         return jax.tree.map(lambda x, part: jax.lax.dynamic_update_slice(x, part, (i * b_q, j * b_y)), sums, parts)
 
     zeros = jnp.zeros((len(queries.order), len(targets.order)), jnp.float32)
-    over_y, over_q = _over_pairs(queries, targets, score_pair, (zeros, zeros))
+    over_y, over_q = _over_pairs(queries, targets, lengths, score_pair, (zeros, zeros))
     return queries.restore(targets.restore(over_y, axis=1)), queries.restore(targets.restore(over_q, axis=1))
 
 
@@ -150,6 +152,7 @@ def gradients(
     *,
     entries: int,
     block_gradients: Callable = block_gradients,
+    lengths: Callable = lengths,
 ) -> tuple[Float32[Array, 'q_texts q_tokens d'], Float32[Array, 'y_texts y_tokens d']]:
     """The gradients dq and dy of `scores`; stores one block of dR at a time.
 
@@ -157,9 +160,10 @@ def gradients(
       q, q_mask, y, y_mask, score, entries: as `scores` takes them.
       g_over_y, g_over_q: the cotangents of its results.
       block_gradients: computes those of one block; a kernel may stand in.
+      lengths: as `scores` takes them.
     """
     b_q, b_y = block_sizes(q.shape, y.shape, entries)
-    queries, targets = _sorted_blocks(q, q_mask, b_q), _sorted_blocks(y, y_mask, b_y)
+    queries, targets = sorted_blocks(q, q_mask, b_q), sorted_blocks(y, y_mask, b_y)
     # Texts that fill up a block are masked, so it does not matter that they take the cotangents of the last text.
     g = [x.at[queries.order].get(mode='clip').at[:, targets.order].get(mode='clip') for x in (g_over_y, g_over_q)]
 
@@ -171,29 +175,28 @@ def gradients(
     zeros = tuple(
         tuple(jnp.zeros(x.shape, jnp.float32) for x in (side.embeddings, side.mask)) for side in (queries, targets)
     )
-    (dq, norm_q), (dy, norm_y) = _over_pairs(queries, targets, add_pair, zeros)
+    (dq, norm_q), (dy, norm_y) = _over_pairs(queries, targets, lengths, add_pair, zeros)
     return (
         through_norms(q, queries.join(dq), queries.join(norm_q)),
         through_norms(y, targets.join(dy), targets.join(norm_y)),
     )
 
 
-class _Side(NamedTuple):
+class Side(NamedTuple):
     """A side's texts from short to long, in blocks; masked texts fill up the first.
 
     Attributes:
       embeddings, mask: the blocks.
       order: which text lies where.
       place: where each text lies.
-      first: for each of `lengths`, the first block that is computed at it, and the number of blocks. Before them lie
-        blocks without a participating token, which are not computed at all.
+      longest: tokens of each block's longest text, up to the last that takes part.
     """
 
     embeddings: Float[Array, 'blocks tokens texts d']
     mask: Bool[Array, 'blocks tokens texts']
     order: Int[Array, ' blocks*texts']
     place: Int[Array, ' all_texts']
-    first: Int[Array, ' lengths+1']
+    longest: Int[Array, ' blocks']
 
     def restore(self, x: Array, axis: int = 0) -> Array:
         """Puts numbers of sorted texts in the caller's order."""
@@ -204,38 +207,47 @@ class _Side(NamedTuple):
         return self.restore(blocks.swapaxes(1, 2).reshape(len(self.order), blocks.shape[1], *blocks.shape[3:]))
 
 
-def _sorted_blocks(x, mask, size):
-    """Sorts and cuts a side: [B, L, d], [B, L]."""
+def sorted_blocks(x: Float[Array, 'texts tokens d'], mask: Bool[Array, 'texts tokens'], size: int) -> Side:
+    """Sorts a side by length and cuts it into blocks of `size` texts."""
     texts, tokens = mask.shape
     mask = jnp.pad(mask, ((0, -texts % size), (0, 0)))
-    length = jnp.max(jnp.where(mask, jnp.arange(1, tokens + 1), 0), axis=1)  # up to the last token that takes part
+    length = jnp.max(jnp.where(mask, jnp.arange(1, tokens + 1), 0), axis=1)
     order = jnp.argsort(length)
-    longest = length[order][size - 1 :: size]
 
     def cut(x):
         return jnp.take(x, order, axis=0, mode='clip').reshape(-1, size, *x.shape[1:]).swapaxes(1, 2)
 
-    first = jnp.searchsorted(longest, jnp.array((0, *lengths(tokens, len(longest)))), side='right')
-    return _Side(cut(x), cut(mask), order, jnp.argsort(order)[:texts], first)
+    return Side(cut(x), cut(mask), order, jnp.argsort(order)[:texts], length[order][size - 1 :: size])
 
 
-def _over_pairs(queries: _Side, targets: _Side, body: Callable, sums: Any) -> Any:
-    """Calls `body(i, q_block, j, y_block, sums)` for each pair of blocks in turn; it returns the new sums."""
+def _over_pairs(queries: Side, targets: Side, lengths: Callable, body: Callable, sums: Any) -> Any:
+    """Calls `body(i, q_block, j, y_block, sums)` for each pair of blocks in turn; it returns the new sums.
 
-    def over_blocks(side, body, sums):
+    Blocks without a participating token are not computed at all.
+    """
+
+    def over(side):
         blocks, longest, _ = side.mask.shape
-        for tokens, first, end in zip(lengths(longest, blocks), side.first[:-1], side.first[1:], strict=True):
+        steps = lengths(longest, blocks)
+        first = jnp.searchsorted(side.longest, jnp.array((0, *steps)), side='right')  # block that is longer
 
-            def one_block(i, sums, tokens=tokens):
-                return body(i, (side.embeddings[i, :tokens], side.mask[i, :tokens]), sums)
+        def over_blocks(body, sums):
+            for tokens, start, end in zip(steps, first[:-1], first[1:], strict=True):
 
-            sums = jax.lax.fori_loop(first, end, one_block, sums)
-        return sums
+                def one_block(i, sums, tokens=tokens):
+                    return body(i, (side.embeddings[i, :tokens], side.mask[i, :tokens]), sums)
+
+                sums = jax.lax.fori_loop(start, end, one_block, sums)
+            return sums
+
+        return over_blocks
+
+    over_queries, over_targets = over(queries), over(targets)
 
     def with_each_target(i, q_block, sums):
-        return over_blocks(targets, functools.partial(body, i, q_block), sums)
+        return over_targets(functools.partial(body, i, q_block), sums)
 
-    return over_blocks(queries, with_each_target, sums)
+    return over_queries(with_each_target, sums)
 
 
 def _add_at(sums, number, parts):

@@ -124,8 +124,8 @@ def attending_tokens(mask: Bool[Array, 'texts tokens'], score: Score) -> Int[Arr
 
 
 def fold_mask(
-    x: Shaped[Array, 'texts tokens d'], mask: Bool[Array, 'texts tokens']
-) -> tuple[Float[Array, 'texts tokens'], Float[Array, 'texts tokens']]:
+    x: Shaped[Array, '*tokens d'], mask: Bool[Array, '*tokens']
+) -> tuple[Float[Array, '*tokens'], Float[Array, '*tokens']]:
     """Turns the mask into two numbers per token, so that a kernel needs no selection and no NaN can arise.
 
     A masked token gets the inverse norm 0, which makes all its cosines 0, and a bias so low that a softmax over its
