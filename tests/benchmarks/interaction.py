@@ -2,10 +2,13 @@
 
     python -m tests.benchmarks.interaction [--dtype=bfloat16] [--tokens=16] [--texts=512,1024] [--pods=]
 
-First table: the time of the bare products (R forward, or all four of forward and backward), and the time of each form
+First table: the pairs of tokens that each form computes, as multiples of the real ones, for ESCO's skill names on both
+sides, padded to 16 tokens. A form works on the tokens of the longest text of a block or tile; nothing is run.
+
+Second table: the time of the bare products (R forward, or all four of forward and backward), and the time of each form
 as a multiple of it, measured in turns within one process, with the temporary memory of the compiled program. The rows
 'esco' have the lengths of ESCO's skill names, padded to 16 tokens. In the rows 'esco real' the bare products are those
-of the real tokens only: the roofline of ragged texts. This command prints them, without the second table:
+of the real tokens only: the roofline of ragged texts. This command prints them, without the third table:
 
     python -m tests.benchmarks.interaction --tokens=16 --texts=512 --pods=
 
@@ -13,7 +16,7 @@ The ring runs on two devices (on a CPU simulated ones, which share its cores); i
 timed are rows whose forms would together take more than a minute, judging by smaller rows, and forms that would not fit
 into the memory.
 
-Second table: the same programs compiled for TPU pods, which need not be there (with the extra `tpu`), for a fixed
+Third table: the same programs compiled for TPU pods, which need not be there (with the extra `tpu`), for a fixed
 number of texts per chip: the score rows (both scores, and in the backward pass their gradients), the peak of all else
 that a chip holds, the bytes that it sends, and the collectives.
 """
@@ -22,6 +25,7 @@ import collections
 import csv
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 import statistics
@@ -37,7 +41,7 @@ import numpy as np
 from uwe_jax.compile_for import compiled
 from uwe_jax.compile_for.topology import pod_mesh
 from uwe_jax.distributed import mesh
-from uwe_jax.interaction import EXCHANGES, Score, late_interaction
+from uwe_jax.interaction import EXCHANGES, Score, blockwise, gpu, late_interaction, tpu
 from uwe_jax.io import console
 from uwe_jax.models import download
 from uwe_jax.models.tokenizer import Tokenizer
@@ -55,7 +59,7 @@ class Options:
     tokens: str = '8,16,64'
     """Tokens per text."""
     dtype: Literal['float32', 'bfloat16'] = 'float32'
-    """Dtype of the embeddings in the first table."""
+    """Dtype of the embeddings in the second table."""
     repeats: int = 3
     """Turns; the median of their times counts."""
     limit: float = 60.0
@@ -65,23 +69,53 @@ class Options:
     pods: str = 'v5e:2x4,v5e:8x8,v5e:16x16'
     """TPU topologies; empty for none."""
     pod_texts: int = 128
-    """Texts per chip in the second table."""
+    """Texts per chip in the third table."""
 
 
 def main(options: Options) -> None:
-    """Prints both tables."""
-    times_and_memory(options)
+    """Prints the tables."""
+    real = esco_lengths(options.esco)
+    pairs_of_tokens(options, real)
+    times_and_memory(options, real)
     if options.pods:
         pods(options)
 
 
-def times_and_memory(options: Options) -> None:
+def pairs_of_tokens(options: Options, real: np.ndarray) -> None:
     """The first table."""
+    print('pairs of tokens that are computed, as multiples of the real ones')
+    for number, texts in enumerate(map(int, options.texts.split(','))):
+        shape, length = (texts, 16, WIDTH), np.resize(real, texts)
+        blocks = functools.partial(blockwise.block_sizes, shape, shape)
+        forms = {
+            'padded': ((1, 1), lambda tokens, _: (tokens,)),
+            'blockwise on a CPU': (blocks(blockwise.CPU_ENTRIES), blockwise.lengths),
+            'on an accelerator': (blocks(blockwise.ACCELERATOR_ENTRIES), blockwise.lengths),
+            'kernel on a GPU': (blocks(gpu.block_entries(shape, shape)), gpu.lengths),
+            'kernel on a TPU': (tpu.tile_sizes(16), lambda tokens, _: tpu.lengths(tokens)),
+        }
+        if number == 0:
+            print(f'{"texts":>6}', *(f'{name:>18}' for name in forms))
+        cells = [
+            math.prod(computed_tokens(length, size, lengths) for size in sizes) for sizes, lengths in forms.values()
+        ]
+        print(f'{texts:>6}', *(f'{pairs / length.sum() ** 2:>18.2f}' for pairs in cells))
+    print()
+
+
+def computed_tokens(length: np.ndarray, size: int, lengths: Callable) -> int:
+    """Of one side, padded to 16 tokens, in sorted blocks of `size` texts."""
+    longest = np.sort(length)[::-1][::size]
+    steps = np.array(lengths(16, len(longest)))
+    return size * steps[np.searchsorted(steps, longest)].sum()
+
+
+def times_and_memory(options: Options, real: np.ndarray) -> None:
+    """The second table."""
     print(f'{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {options.dtype}, width {WIDTH}')
     print('times as multiples of the bare products | temporary MiB; -: not run')
     names = ('reference', 'blockwise', 'kernel', 'ring')
     print(f'{"lengths":>10} {"texts":>6} {"pass":>8} {"bare s":>8} {"GFLOP/s":>8}', *(f'{n:>18}' for n in names))
-    real = esco_lengths(options.esco)
     for tokens in map(int, options.tokens.split(',')):
         for backward in (False, True):
             expected = dict.fromkeys(('bare', *names), 0.0)  # seconds at the next number of texts
@@ -235,7 +269,7 @@ def esco_lengths(table: pathlib.Path) -> np.ndarray:
 
 
 def pods(options: Options) -> None:
-    """The second table."""
+    """The third table."""
     texts, tokens, dtype = options.pod_texts, 16, jnp.bfloat16
     print(
         f'\n{texts} texts of {tokens} tokens per chip and side, {dtype.dtype}; MiB per chip; collectives: times x MiB'

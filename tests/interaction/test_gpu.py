@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tests.interaction.inputs import TOLERANCE, error, kernel_inputs, sums_and_gradients_in_float64
 from uwe_jax.compile_for.compiled import memory
 from uwe_jax.compile_for.topology import H100
-from uwe_jax.interaction import Score, gpu
+from uwe_jax.interaction import Score, blockwise, gpu
 from uwe_jax.interaction.score import through_norms
 
 # Before anything makes JAX look for its plugins: with it, the one for CUDA compiles without a GPU and its libraries.
@@ -58,6 +60,38 @@ def test_the_kernels_equal_the_float64_reference_in_values_and_gradients(n, q_to
     assert gpu.supports(inputs[0].shape, inputs[2].shape, dtype, score) is None
     for actual, exact in zip(interpreted(*inputs, score), sums_and_gradients_in_float64(*inputs, score), strict=True):
         assert error(actual, exact) <= TOLERANCE[dtype]
+
+
+def test_sorted_blocks_of_several_lengths_equal_the_float64_reference():
+    q, q_mask, y, y_mask, g = inputs = kernel_inputs(np.random.default_rng(2), 7, 8, 6, 3, jnp.float32, Score(), d=48)
+    blocks = {'entries': 4 * 8 * 3 * 3, 'lengths': gpu.lengths}  # four blocks of queries, and one of targets
+
+    @jax.jit
+    def scores_and_gradients():
+        block_scores = functools.partial(gpu.block_scores, interpret=INTERPRET)
+        block_gradients = functools.partial(gpu.block_gradients, interpret=INTERPRET)
+        scores = blockwise.scores(q, q_mask, y, y_mask, Score(), block_scores=block_scores, **blocks)
+        return *scores, *blockwise.gradients(
+            q, q_mask, y, y_mask, *g, Score(), block_gradients=block_gradients, **blocks
+        )
+
+    for actual, exact in zip(scores_and_gradients(), sums_and_gradients_in_float64(*inputs, Score()), strict=True):
+        assert error(actual, exact) <= TOLERANCE[jnp.float32]
+
+
+@pytest.mark.parametrize(('texts', 'blocks'), [(64, 1), (256, 1), (512, 2), (1024, 4), (4096, 8)])
+def test_a_side_is_cut_into_blocks_that_still_fill_the_gpu(texts, blocks):
+    shape = texts, 16, 768
+    assert blockwise.block_sizes(shape, shape, gpu.block_entries(shape, shape)) == (texts // blocks,) * 2
+
+
+@given(st.integers(1, 128), st.integers(1, 8))
+def test_blocks_are_computed_at_powers_of_two_and_at_the_padded_length(tokens, blocks):
+    *powers, padded = gpu.lengths(tokens, blocks)
+    assert padded == tokens
+    assert sorted({*powers, padded}) == [*powers, padded]
+    assert all(power & (power - 1) == 0 for power in powers)
+    assert len(powers) < min(blocks, 3)
 
 
 def test_nothing_becomes_nan_or_infinite_on_degenerate_texts():

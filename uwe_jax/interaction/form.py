@@ -51,8 +51,9 @@ class Form:
         if kernel is tpu:
             over_y, over_q = tpu.scores(q, q_mask, y, y_mask, self.score)
         else:
-            block = {'block_scores': kernel.block_scores} if kernel else {}
-            over_y, over_q = blockwise.scores(q, q_mask, y, y_mask, self.score, entries=self._entries(kernel), **block)
+            block = {'block_scores': kernel.block_scores, 'lengths': kernel.lengths} if kernel else {}
+            entries = self._entries(kernel, q, y)
+            over_y, over_q = blockwise.scores(q, q_mask, y, y_mask, self.score, entries=entries, **block)
         return over_y / attending_tokens(q_mask, self.score)[:, None], over_q / attending_tokens(y_mask, self.score)
 
     def gradients(
@@ -71,14 +72,14 @@ class Form:
         kernel = self._kernel(q, y)
         if kernel is tpu:
             return tpu.gradients(*inputs)
-        block = {'block_gradients': kernel.block_gradients} if kernel else {}
-        return blockwise.gradients(*inputs, entries=self._entries(kernel), **block)
+        block = {'block_gradients': kernel.block_gradients, 'lengths': kernel.lengths} if kernel else {}
+        return blockwise.gradients(*inputs, entries=self._entries(kernel, q, y), **block)
 
-    def _entries(self, kernel: ModuleType | None) -> int:
+    def _entries(self, kernel: ModuleType | None, q: Array, y: Array) -> int:
         if self.entries:
             return self.entries
         if kernel is gpu:
-            return gpu.BLOCK_ENTRIES
+            return gpu.block_entries(q.shape, y.shape)
         return CPU_ENTRIES if self.platform == 'cpu' else ACCELERATOR_ENTRIES
 
     def _kernel(self, q: Array, y: Array) -> ModuleType | None:

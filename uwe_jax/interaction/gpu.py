@@ -31,7 +31,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pltriton
 from jaxtyping import Array, Bool, Float, Float32
 
-from uwe_jax.interaction.blockwise import product
+from uwe_jax.interaction.blockwise import LENGTHS, product
 from uwe_jax.interaction.score import MASKED, Score, fold_mask
 
 # Tokens per side of a tile. The larger it is, the fewer times embeddings are read. Compiled for an H100, the scores
@@ -40,8 +40,23 @@ SIDE = 128
 WARPS = 8  # of 32 threads, each with 64 pairs of tokens
 STAGES = 3  # steps of d whose embeddings are in flight at once
 STEP_BYTES = 128  # of each token's embedding, per step
-# Entries of R in a block: 128 MiB of dR in bfloat16, and many more tiles than run at once.
-BLOCK_ENTRIES = 2**26
+# Entries of R in a block. At least 32 x 32 tiles: at half the length on both sides, 256 are left, two for each of the
+# 132 multiprocessors of an H100. At most 128 MiB of dR in bfloat16.
+LEAST_ENTRIES, MOST_ENTRIES = (32 * SIDE) ** 2, 2**26
+
+
+def block_entries(q_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> int:
+    """Entries of R in a block of the texts (texts, tokens, d): four blocks per side, as far as the bounds allow.
+
+    With one block per side nothing is cut to the length of its texts: 512 texts of 16 tokens are two blocks.
+    """
+    return min(max(math.prod((*q_shape[:2], *y_shape[:2])) // 16, LEAST_ENTRIES), MOST_ENTRIES)
+
+
+def lengths(tokens: int, blocks: int) -> tuple[int, ...]:
+    """As `blockwise.lengths`, in powers of two: in a tile, all other lengths take as long as the next of these."""
+    padded = pl.next_power_of_2(tokens)
+    return tuple(sorted({max(1, min(tokens, padded >> step)) for step in range(min(LENGTHS, blocks))}))
 
 
 def supports(
