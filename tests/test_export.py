@@ -14,6 +14,7 @@ from flax import nnx
 
 from tests.conftest import ROOT, small_config
 from uwe_jax.data.graph import read_manifest
+from uwe_jax.evaluation.tasks import RankingTask
 from uwe_jax.export import Options, export
 from uwe_jax.interaction import Score
 from uwe_jax.models import pretrained
@@ -21,6 +22,8 @@ from uwe_jax.models.model_card import model_card
 from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.ranking import Ranker
 from uwe_jax.training.checkpoint import Checkpoints
+from uwe_jax.workbench import benchmark
+from uwe_jax.workbench.models import Model
 
 TEXTS = ['data engineer', '.', 'Köchin', 'データ', 'bake bread and cakes', '🚑 nurse', 'a sentence of many words ' * 20]
 
@@ -159,6 +162,43 @@ def test_the_card_says_which_side_attends(score, parts, small_dataset_dir, base_
     config = dataclasses.replace(small_config(small_dataset_dir, base_model), score=score)
     card = model_card(dataclasses.asdict(config), read_manifest(small_dataset_dir), 4, [])
     assert [part for part in parts if part not in card] == []
+
+
+class Same:
+    """A scorer to which all targets are alike."""
+
+    fingerprint = 'same'
+
+    def index(self, targets):
+        self.targets = len(targets)
+        return self
+
+    def score(self, queries):
+        return np.zeros((len(queries), self.targets))
+
+
+def measured(workdir, directory):
+    """What the workbench writes of a model with this workdir."""
+    task = RankingTask('house', ['drives', 'bakes'], ['drive', 'bake'], [[0], [1]])
+    content = benchmark.run([Model('trained', str(workdir), '', Same)], [task], directory)
+    results = directory / 'results.json'
+    results.write_text(json.dumps({'command': 'python -m uwe_jax.workbench --tasks=house', **content}))
+    return results
+
+
+def test_the_card_has_the_workbenchs_results_and_the_command_that_made_them(workdir, tmp_path):
+    export(Options(workdir, tmp_path / 'model', measured(workdir, tmp_path)))
+    card = (tmp_path / 'model' / 'README.md').read_text()
+    assert '    python -m uwe_jax.workbench --tasks=house\n' in card
+    assert '| house | 2 | 2 | 75.0 [' in card
+    assert next(line for line in card.splitlines() if line.startswith('#### ')).startswith('#### MAP, %')
+
+
+def test_results_of_another_model_are_refused_before_anything_is_written(workdir, tmp_path):
+    results = measured(tmp_path / 'other', tmp_path)
+    with pytest.raises(ValueError, match=r'results\.json: no model is .*, expected one of .*other'):
+        export(Options(workdir, tmp_path / 'model', results))
+    assert not (tmp_path / 'model').exists()
 
 
 def test_an_export_names_no_path_of_the_machine_that_made_it(exported, base_model, small_dataset_dir):

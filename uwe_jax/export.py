@@ -19,14 +19,16 @@ class Options:
     """The --workdir of `python -m uwe_jax.main`."""
     output: pathlib.Path
     """The directory to make. It appears when it is complete."""
+    results: pathlib.Path | None = None
+    """results.json of python -m uwe_jax.workbench, with the workdir among its models: for the model card."""
 
 
 def export(options: Options) -> None:
     """Writes the export.
 
     Raises:
-      ValueError, OSError: the workdir is not that of a run or has no checkpoint, its dataset or base model is gone, or
-        the output exists or cannot be written.
+      ValueError, OSError: the workdir is not that of a run or has no checkpoint, its dataset or base model is gone, the
+        results are not its own, or the output exists or cannot be written.
     """
     workdir, output = options.workdir, options.output
     # Here, so that --help does not wait for JAX.
@@ -36,9 +38,12 @@ def export(options: Options) -> None:
     from uwe_jax.training.checkpoint import load_params
     from uwe_jax.training.metrics import read_lines
     from uwe_jax.training.workdir import read_config
+    from uwe_jax.workbench import markdown
+    from uwe_jax.workbench.results import read_results
 
     config = read_config(workdir)
     check_absent(output)
+    measured = '' if options.results is None else markdown.in_a_card(read_results(options.results, workdir))
     base = download.fetch(config.init)
     if pathlib.Path(config.init).is_dir():  # a path on this machine tells others nothing
         config = dataclasses.replace(config, init=base.name)
@@ -52,7 +57,8 @@ def export(options: Options) -> None:
         'steps': step,
         'data': manifest['fingerprint'],
     }
-    card = model_card(dataclasses.asdict(config), manifest, step, read_lines(workdir / 'evaluation.jsonl'))
+    evaluations = read_lines(workdir / 'evaluation.jsonl')
+    card = model_card(dataclasses.asdict(config), manifest, step, evaluations, measured)
     pretrained.save_pretrained(output, base=base, params=params, settings=settings, card=card)
     logger.info('exported the model after step %d to %s', step, output)
 

@@ -25,7 +25,9 @@ ORDER = {
 }
 
 
-def model_card(config: Mapping, manifest: Mapping, step: int, evaluations: Sequence[Mapping]) -> str:
+def model_card(
+    config: Mapping, manifest: Mapping, step: int, evaluations: Sequence[Mapping], measured: str = ''
+) -> str:
     """Returns the card as Markdown.
 
     Args:
@@ -33,6 +35,7 @@ def model_card(config: Mapping, manifest: Mapping, step: int, evaluations: Seque
       manifest: of the training data.
       step: the number of optimizer steps.
       evaluations: lines of the workdir's evaluation.jsonl.
+      measured: results on other tasks, in Markdown.
     """
     score, loss, optimizer = config['score'], config['loss'], config['optimizer']
     formula, order = SCORE[score['kind']].format(attended=ATTENDED[score['attend']]), ORDER[score['attend']]
@@ -115,6 +118,8 @@ Dataset fingerprint: `{manifest['fingerprint']}`.
 On held-out texts of the same ESCO release, ranked within the target spaces of the training data.
 
 {results_table(evaluations)}
+
+{measured}
 
 ## Licence
 

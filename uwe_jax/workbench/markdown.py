@@ -27,6 +27,11 @@ def summary(results: Mapping[str, Any]) -> str:
     return '\n\n'.join([*_sample(measured), *_side_by_side(measured), *_differences(results['comparisons'])])
 
 
+def in_a_card(results: Mapping[str, Any]) -> str:
+    """The summary and the command that made it, as a part of a model card."""
+    return f'### On other tasks\n\n    {results["command"]}\n\n{summary(results).replace("## ", "#### ")}'
+
+
 def _sample(measured: Sequence[Mapping]) -> list[str]:
     task = measured[0]['task']
     if task['max_queries'] is None:
@@ -37,7 +42,7 @@ def _sample(measured: Sequence[Mapping]) -> list[str]:
 def _models(measured: Sequence[Mapping]) -> list[str]:
     models = {result['model']['name']: result['model'] for result in measured}
     rows = [(name, model['source'], model['pooling'], model['fingerprint']) for name, model in models.items()]
-    return ['## Models', _table(('model', 'source', 'variant', 'fingerprint'), rows)]
+    return ['## Models', table(('model', 'source', 'variant', 'fingerprint'), rows)]
 
 
 def _side_by_side(measured: Sequence[Mapping]) -> list[str]:
@@ -58,7 +63,7 @@ def _side_by_side(measured: Sequence[Mapping]) -> list[str]:
             means = (fmean(one['metrics'][metric]['mean'] for one in of_model) for of_model in zip(*tasks, strict=True))
             rows.append((f'mean of these {len(tasks)}', '', '', *map(_percent, means)))
         parts.append(f'## {NAMES[metric]}, % [95 % interval of a bootstrap over queries]')
-        parts.append(_table(('task', 'queries', 'targets', *models), rows))
+        parts.append(table(('task', 'queries', 'targets', *models), rows))
     return parts
 
 
@@ -75,12 +80,12 @@ def _differences(comparisons: Sequence[Mapping]) -> list[str]:
         for row in comparisons
     ]
     title = f'## Difference from {comparisons[0]["base"]}, points [95 % interval, paired by query]'
-    return [title, _table(('task', 'model', 'metric', 'difference'), rows)]
+    return [title, table(('task', 'model', 'metric', 'difference'), rows)]
 
 
 def _all_metrics(measured: Sequence[Mapping]) -> list[str]:
     rows = [(*_names(one), *(_percent(one['metrics'][metric]['mean']) for metric in METRICS)) for one in measured]
-    return ['## All metrics, %', _table(('task', 'model', *(NAMES[metric] for metric in METRICS)), rows)]
+    return ['## All metrics, %', table(('task', 'model', *(NAMES[metric] for metric in METRICS)), rows)]
 
 
 def _strata(measured: Sequence[Mapping]) -> list[str]:
@@ -91,7 +96,7 @@ def _strata(measured: Sequence[Mapping]) -> list[str]:
     ]
     if not rows:
         return []
-    return ['## MAP by training titles of a skill, %', _table(('task', 'model', 'titles', 'queries', 'MAP'), rows)]
+    return ['## MAP by training titles of a skill, %', table(('task', 'model', 'titles', 'queries', 'MAP'), rows)]
 
 
 def _tasks(measured: Sequence[Mapping]) -> list[str]:
@@ -99,7 +104,7 @@ def _tasks(measured: Sequence[Mapping]) -> list[str]:
     for task in (of_task[0]['task'] for of_task in by_task(measured)):
         expected = '' if task['expected'] is None else '{:,} x {:,}'.format(*task['expected'])
         rows.append((task['name'], task['title'], f'{task["queries"]:,} x {task["targets"]:,}', expected, task['note']))
-    return ['## Tasks', _table(('task', 'what', 'queries x targets', 'expected', 'note'), rows)]
+    return ['## Tasks', table(('task', 'what', 'queries x targets', 'expected', 'note'), rows)]
 
 
 def _published() -> list[str]:
@@ -108,7 +113,7 @@ def _published() -> list[str]:
         for one in PUBLISHED
     ]
     title = "## Published, %: the paper's numbers, not measured here"
-    return [title, _table(('model', 'task', 'MAP (published)', 'RP@10 (published)'), rows)]
+    return [title, table(('model', 'task', 'MAP (published)', 'RP@10 (published)'), rows)]
 
 
 def _names(result: Mapping) -> tuple[str, str]:
@@ -129,6 +134,7 @@ def _interval(interval: Mapping) -> str:
     return f'{_percent(interval["mean"])} [{_percent(interval["low"])}, {_percent(interval["high"])}]'
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; bars within cells are escaped."""
     lines = [head, ['---'] * len(head), *([cell.replace('|', r'\|') for cell in row] for row in rows)]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)

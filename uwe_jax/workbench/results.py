@@ -76,6 +76,26 @@ class Results:
         return directory / f'{task}.json', directory / f'{task}.npz'
 
 
+def read_results(path: pathlib.Path, source: pathlib.Path) -> dict[str, Any]:
+    """The content of `results.json`.
+
+    Args:
+      path: the file.
+      source: that of one of its models.
+
+    Raises:
+      ValueError: the file cannot be read, or has no model of that source.
+    """
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+        sources = {result['model']['source'] for result in content['results']}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{path}: no results of python -m uwe_jax.workbench ({error!r})') from error
+    if source.resolve() not in [pathlib.Path(one).expanduser().resolve() for one in sources]:
+        raise ValueError(f'{path}: no model is {source}, expected one of {", ".join(sorted(sources))}')
+    return content
+
+
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
     """Writes JSON, whole or not at all."""
     with whole_file(path) as partial:
