@@ -23,7 +23,11 @@ COMMAND = re.compile(r'^ *(?:\S+=\S+ )*(python -m (?:[^\n]*\\\n)*[^\n]*)', re.MU
 EXAMPLE = re.compile(
     r'^```python\n(?P<code>.*?)^```\n+prints[^`]*?:\n+```\n(?P<output>.*?)^```', re.MULTILINE | re.DOTALL
 )
-WITH_CONFIG = ('uwe_jax.main', 'uwe_jax.compile_for')  # their flags are absl's, and the config's fields
+WITH_CONFIG = (
+    'uwe_jax.main',
+    'uwe_jax.ablate',
+    'uwe_jax.compile_for',
+)  # their flags are absl's, and the config's fields
 
 
 def examples():

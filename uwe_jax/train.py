@@ -132,11 +132,11 @@ def train(config: Config, workdir: pathlib.Path) -> None:
                 if 'evaluate' in due:
                     evaluate(step + 1)
                     meter.restart()
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 and config.run.evaluate_every:
             logger.info('held-out tasks, before and after:\n%s', before_and_after(log.evaluations()))
 
 
 def _due(step: int, config: Config) -> set[str]:
-    """What is done after `step` steps: log, evaluate, save; all of it after the last step."""
+    """What is done after `step` steps: log, evaluate, save; all of it after the last step. A period of 0: never."""
     every = {'log': config.run.log_every, 'evaluate': config.run.evaluate_every, 'save': config.run.save_every}
-    return {name for name, period in every.items() if step == config.steps or step % period == 0}
+    return {name for name, period in every.items() if period and (step == config.steps or step % period == 0)}

@@ -20,12 +20,11 @@ from etils import epath  # Orbax's paths
 from uwe_jax.distributed.processes import broadcast
 from uwe_jax.io.files import damage, sha256, whole_file
 from uwe_jax.training.state import State
-from uwe_jax.training.workdir import FOLDER
+from uwe_jax.training.workdir import FOLDER, PREFIX
 
 logger = logging.getLogger(__name__)
 
 
-PREFIX = 'step_'
 CHECKSUMS = 'checksums.json'
 # Orbax writes these after the checksums, and restores nothing from them.
 LATER = ('_CHECKPOINT_METADATA', 'commit_success.txt')

@@ -102,7 +102,7 @@ class RunConfig:
     """What is done how often, and what is kept."""
 
     log_every: Count
-    evaluate_every: Count
+    evaluate_every: CountOrZero
     evaluate_queries: Count
     save_every: Count
     keep: Count

@@ -17,6 +17,7 @@ FREE = ('mesh', 'interaction.form', 'interaction.exchange', 'interaction.block_e
 
 CONFIG = 'config.json'
 FOLDER = 'checkpoints'
+PREFIX = 'step_'  # of a checkpoint's name
 
 
 @contextlib.contextmanager
@@ -29,20 +30,34 @@ def claimed(workdir: pathlib.Path, config: Config, data_fingerprint: str) -> Ite
       ValueError: the workdir was made with another config or other data, and the message names the first field; or
         another run is at work in it.
     """
-    wanted = {CONFIG: dataclasses.asdict(config), 'data.json': {'fingerprint': data_fingerprint}}
+    wanted = _wanted(config, data_fingerprint)
     workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         first = jax.process_index() == 0  # its lock stands for all processes, as none of them can run without it
         if first:
             stack.enter_context(claim(workdir, '--workdir'))
-        for name, content in wanted.items():
-            path = workdir / name
-            if path.exists():
-                _compare(path, json.loads(path.read_text()), content)
+        check_same(workdir, config, data_fingerprint)
         for name, content in wanted.items() if first else ():
             with whole_file(workdir / name) as partial:
                 partial.write_text(json.dumps(content, indent=2) + '\n')
         yield
+
+
+def check_same(workdir: pathlib.Path, config: Config, data_fingerprint: str) -> None:
+    """Checks that a workdir, if it exists, was made with this config and these data.
+
+    Raises:
+      ValueError: it was made with others; the message names the first field.
+    """
+    for name, content in _wanted(config, data_fingerprint).items():
+        path = workdir / name
+        if path.exists():
+            _compare(path, json.loads(path.read_text()), content)
+
+
+def is_complete(workdir: pathlib.Path, steps: int) -> bool:
+    """Whether a run of this many steps has saved its last one."""
+    return (workdir / FOLDER / f'{PREFIX}{steps}').is_dir()
 
 
 def has_checkpoints(directory: pathlib.Path) -> bool:
@@ -63,6 +78,11 @@ def read_config(workdir: pathlib.Path) -> Config:
         return Config.of(json.loads(path.read_text()))
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
+
+
+def _wanted(config: Config, data_fingerprint: str) -> dict[str, dict]:
+    """The files that say what a workdir belongs to."""
+    return {CONFIG: dataclasses.asdict(config), 'data.json': {'fingerprint': data_fingerprint}}
 
 
 def _compare(path: pathlib.Path, before: dict, now: dict) -> None:
