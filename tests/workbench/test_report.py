@@ -25,6 +25,7 @@ from uwe_jax.workbench import benchmark, report
 from uwe_jax.workbench.models import Model
 from uwe_jax.workbench.published import PUBLISHED, WORKBENCH
 from uwe_jax.workbench.report.scale import Scale
+from uwe_jax.workbench.training import read_training
 
 VERBS = ('apply', 'assess', 'build', 'coordinate', 'design', 'inspect', 'maintain', 'manage', 'operate', 'teach')
 THINGS = (
@@ -260,6 +261,37 @@ def test_a_miss_shows_its_right_targets_with_their_ranks(results, page):
         assert [item.text_content() for item in row[2].iter('li')] == best
         assert [bold.text for bold in row[2].iter('b')] == [text for text in best if text in right]
         assert row[3].text == f'{100 * miss["average_precision"]:.1f}'
+
+
+def test_a_workdir_shows_what_became_of_attention_positives_and_accuracy(results, tmp_path):
+    lines = [
+        {'step': step, 'job/entropy': step / 300, 'sentence/entropy': None, 'job/forward/positives': 2.5}
+        for step in range(1, 301)
+    ]
+    (tmp_path / 'metrics.jsonl').write_text(''.join(f'{json.dumps(line)}\n' for line in lines))
+    training = read_training(str(tmp_path))
+    assert list(training['curves']) == ['Entropy of A', 'Positives per row']
+    assert list(training['curves']['Entropy of A']) == ['job']
+    entropy = training['curves']['Entropy of A']['job']
+    assert (entropy['steps'][0], entropy['values'][0]) == (2, pytest.approx(2 / 300))  # the mean of three steps
+    section = document(report.render(results | {'training': [training]})).get_element_by_id('training')
+    assert section.xpath('string(h3)').split() == [str(tmp_path), '300', 'steps']
+    assert section.xpath('.//svg/@aria-label') == [
+        'Entropy of A: job from 0.01 to 1.00',
+        'Positives per row: job from 2.50 to 2.50',
+    ]
+    for curve, y in zip(section.xpath('.//polyline'), ((99.33, 0.33), (0, 0)), strict=True):
+        points = [tuple(map(float, point.split(','))) for point in curve.get('points').split()]
+        assert (points[0], points[-1]) == (
+            (0.67, pytest.approx(y[0], abs=0.01)),
+            (99.67, pytest.approx(y[1], abs=0.01)),
+        )
+        assert len(points) == 100
+
+
+def test_a_model_without_a_workdir_has_no_curves(tmp_path):
+    assert read_training('all-mpnet-base-v2') is None
+    assert read_training(str(tmp_path)) is None
 
 
 def test_the_page_says_how_it_was_made(results, page):

@@ -13,6 +13,7 @@ from uwe_jax.io.files import whole_file
 from uwe_jax.workbench import benchmark, markdown, report, results
 from uwe_jax.workbench.models import read_models
 from uwe_jax.workbench.registry import load_tasks, read_places
+from uwe_jax.workbench.training import read_training
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,8 @@ def measure(options: Options) -> None:
         training_data=training_data,
     )
     command = shlex.join(['python', '-m', 'uwe_jax.workbench', *sys.argv[1:]])
-    content = {'format': results.FORMAT, 'command': command, **measured}
+    runs = [run for source in dict.fromkeys(model.source for model in models) if (run := read_training(source))]
+    content = {'format': results.FORMAT, 'command': command, **measured, 'training': runs}
     results.write_json(options.output / 'comparison.json', content['comparisons'])
     results.write_json(options.output / 'results.json', content)
     for name, text in (('results.md', markdown.render(content)), ('report.html', report.render(content))):

@@ -14,6 +14,7 @@ from uwe_jax.workbench.results import NAMES, by_task
 
 Values = dict[str, Any]
 
+GRAPHS = {'job': 'model-1', 'sentence': 'model-2', 'alternative': 'model-3'}  # and their colours in curves
 COLOURS = 6  # for models other than the base; further models reuse them
 
 
@@ -59,6 +60,8 @@ def _values(results: Mapping[str, Any]) -> Values:
         'published': _published(tasks),
         'histograms': [(task, [_histogram(result) for result in task['results']]) for task in tasks],
         'strata': _charts(tasks, _strata),
+        'graphs': [{'name': graph, 'series': series} for graph, series in GRAPHS.items()],
+        'training': [run | {'plots': _curves(run)} for run in results.get('training', ())],
     }
 
 
@@ -143,3 +146,23 @@ def _histogram(result: Values) -> Values:
         paths[kind] = f'M{first} 100{"".join(steps)}V100Z'
     totals = f'{sum(counts["positive"]):,} right, {sum(counts["negative"]):,} wrong'
     return {'model': result['model'], 'totals': totals, 'scale': scale, 'paths': paths}
+
+
+def _curves(run: Values) -> list[Values]:
+    """A plot for each kind of curve of a run, with a line for each graph, within 100 by 100."""
+    plots = []
+    for title, of_graphs in run['curves'].items():
+        x = Scale([0, run['steps']])
+        y = Scale([0, *(value for curve in of_graphs.values() for value in curve['values'])])
+        lines, ends = [], []
+        for graph, curve in of_graphs.items():
+            points = [
+                (x.at(step), float(y.at(value))) for step, value in zip(curve['steps'], curve['values'], strict=True)
+            ]
+            if len(points) == 1:
+                points += points  # a line needs two
+            joined = ' '.join(f'{left},{100 - height:.2f}' for left, height in points)
+            lines.append({'series': GRAPHS.get(graph, 'base'), 'points': joined})
+            ends.append(f'{graph} from {curve["values"][0]:.2f} to {curve["values"][-1]:.2f}')
+        plots.append({'title': title, 'words': f'{title}: {", ".join(ends)}', 'x': x, 'y': y, 'lines': lines})
+    return plots
