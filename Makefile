@@ -1,4 +1,6 @@
 # make quickstart    install, then train, measure, export and use a model on the sample, one step after another
+# make public        the same on all of ESCO, for three hours, measured on WorkBench's tasks (DATA=FOLDER, see
+#                    uwe_jax/workbench/README.md); the same command continues
 # make test          install, then run the fast tests
 # make test-slow     the tests that take long
 # make soak          kill a run at random moments, some sixty times, for half an hour or more
@@ -15,13 +17,18 @@ RUN := runs/quickstart
 STEPS := 32
 QUERIES := 2000
 LAYERS :=
+# For `make public`: the folder of its data, more flags for the training, and whose tokens are attended to.
+DATA :=
+FLAGS :=
+SIDES := target query both
+PUBLIC := runs/public
 TESTS := tests
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 # Most of the time goes into compilation: this keeps XLA's optimisations and turns off LLVM's.
 COMPILE_FAST := XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 
 
-.PHONY: quickstart test test-slow soak accelerator check
+.PHONY: quickstart public test test-slow soak accelerator check
 .SUFFIXES:
 
 # One stamp per set of extras, so that each is installed once.
@@ -51,6 +58,33 @@ quickstart: $(VENV)/installed.test
 	@echo 'data      $(RUN)/data          manifest.json says what is in it'
 	@echo 'training  $(RUN)/train         metrics.jsonl, evaluation.jsonl, tensorboard/, checkpoints/'
 	@echo 'model     $(RUN)/model         README.md says how to use it'
+
+public: $(VENV)/installed.torch
+	@test -d '$(DATA)/esco_1.2.0' || { echo 'error: DATA=$(DATA): no folder esco_1.2.0 in it; uwe_jax/workbench/README.md says what belongs there'; exit 1; }
+	@echo '== 1/4 data: all of ESCO 1.2.0, and the sentences of SkillSkape, without the pairs of the evaluation sets'
+	test -d $(PUBLIC)/data || $(BIN)/python -m data_prep build --esco=$(DATA)/esco_1.2.0 \
+	  --vacancies=$(DATA)/train/skillskape_train.csv --drop_leaks --output=$(PUBLIC)/data \
+	  --eval=$(DATA)/workbench/jobbert_titles_val.csv:vacancyTitle:escoJobTitle \
+	  --eval=$(DATA)/workbench/skillskape_dev.csv:sentence:skills \
+	  --eval=$(DATA)/workbench/skill_extraction_house_validation.csv:sentence:label \
+	  --eval=$(DATA)/workbench/skill_extraction_tech_validation.csv:sentence:label
+	@echo '== 2/4 training; it may be stopped at any time'
+	$(BIN)/python -m uwe_jax.main --config=configs/uwe.py:public --config.data.dir=$(PUBLIC)/data --workdir=$(PUBLIC)/train \
+	  $(FLAGS)
+	@echo '== 3/4 the model and what it was made from, by several scores, on every task'
+	$(BIN)/python -m uwe_jax.workbench --data=$(DATA) --output=$(PUBLIC)/workbench \
+	  --tasks=house,tech,skillskape,job_normalisation,onet_job_to_skill,onet_skill_to_job,held_out:$(PUBLIC)/data \
+	  --max_queries=$(QUERIES) --training_data=$(PUBLIC)/data --model=base-mean=all-mpnet-base-v2:mean \
+	  $(foreach side,$(SIDES),--model=base-$(side)=all-mpnet-base-v2:attend=$(side)) \
+	  --model=trained=$(PUBLIC)/train --model=trained-mean=$(PUBLIC)/train:mean \
+	  $(foreach side,$(SIDES),--model=trained-$(side)=$(PUBLIC)/train:attend=$(side)) \
+	  --model=bm25=workrb:BM25Model --model=tf-idf=workrb:TfIdfModel
+	@echo '== 4/4 export, with the results in its model card'
+	test -d $(PUBLIC)/model || $(BIN)/python -m uwe_jax.export --workdir=$(PUBLIC)/train \
+	  --results=$(PUBLIC)/workbench/results.json --output=$(PUBLIC)/model
+	@echo
+	@echo 'report    $(PUBLIC)/workbench/report.html'
+	@echo 'model     $(PUBLIC)/model, with its card README.md'
 
 test: $(VENV)/installed.$(EXTRAS)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || echo 'torch is not installed: tests that compare with it are skipped (make test EXTRAS=test,torch runs them)'

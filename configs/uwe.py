@@ -1,8 +1,9 @@
-"""The experiment of the paper "Unified Work Embeddings" (arXiv 2511.07969), and a small version of it.
+"""The experiment of the paper "Unified Work Embeddings" (arXiv 2511.07969), and smaller versions of it.
 
     --config=configs/uwe.py               the paper's recipe, for GPUs or a TPU pod
     --config=configs/uwe.py:paper         the same with the score as published, whatever the default is
     --config=configs/uwe.py:quickstart    the small version, for a laptop's CPU, in minutes
+    --config=configs/uwe.py:public        what `make public` trains on public data: two CPU cores, some three hours
 
 Every field can be overridden: --config.optimizer.peak_lr=1e-4. "Paper" marks a published value, "ours" one that the
 paper leaves open. `uwe_jax/training/config.py` checks what value each field has.
@@ -15,7 +16,7 @@ from ml_collections.config_dict import placeholder
 
 
 def get_config(variant: str = '') -> Any:
-    """Returns the experiment, or a variant: `paper` or `quickstart`."""
+    """Returns the experiment, or a variant: `paper`, `quickstart` or `public`."""
     config: Any = ConfigDict()  # its fields have no static types
     config.seed = 0  # of skills, edges, distractors and dropout
     config.steps = 10_000  # optimizer steps (ours)
@@ -74,7 +75,7 @@ def get_config(variant: str = '') -> Any:
 
     config.run = ConfigDict()
     config.run.log_every = 50  # steps
-    config.run.evaluate_every = 1_000  # steps; also before the first and after the last one
+    config.run.evaluate_every = 1_000  # steps; also before the first and after the last one; 0: never
     config.run.evaluate_queries = 500  # per held-out task at most, drawn by the seed; against all targets
     config.run.save_every = 500  # steps; also after the last one
     config.run.keep = 3  # checkpoints, the newest
@@ -91,8 +92,10 @@ def get_config(variant: str = '') -> Any:
         _score_as_published(config)
     elif variant == 'quickstart':
         _make_small(config)
+    elif variant == 'public':
+        _fit_two_cores(config)
     elif variant:
-        raise ValueError(f'configs/uwe.py:{variant}: unknown variant, expected nothing, paper or quickstart')
+        raise ValueError(f'configs/uwe.py:{variant}: unknown variant, expected nothing, paper, quickstart or public')
     return config.lock()
 
 
@@ -115,5 +118,23 @@ def _make_small(config: Any) -> None:
     config.run.evaluate_every = 1_000  # before the first and after the last step only
     config.run.evaluate_queries = 2_000  # all of the sample's
     config.run.save_every = 16
+    config.run.keep = 1
+    config.run.rows_at_once = 0
+
+
+def _fit_two_cores(config: Any) -> None:
+    """All of ESCO and SkillSkape's sentences, as much of it as two cores see in three hours: 3 epochs of skills."""
+    config.steps = 700
+    config.data.batch_size = 64
+    config.data.length.sentence = 48
+    config.model.dtype = 'float32'
+    config.model.dropout = 0.0  # it sees most pairs once at most
+    config.score.attend = 'both'
+    config.optimizer.peak_lr = 5e-5
+    config.interaction.dtype = 'float32'
+    config.run.log_every = 10
+    config.run.evaluate_every = 350
+    config.run.evaluate_queries = 500
+    config.run.save_every = 25  # so that a stop by force costs minutes
     config.run.keep = 1
     config.run.rows_at_once = 0

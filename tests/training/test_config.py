@@ -95,7 +95,7 @@ def test_a_value_where_fields_belong_is_refused():
         Config.of(get_config().to_dict() | {'run': 3})
 
 
-@pytest.mark.parametrize('variant', ['', 'paper', 'quickstart'])
+@pytest.mark.parametrize('variant', ['', 'paper', 'quickstart', 'public'])
 def test_json_gives_the_same_experiment_back(variant):
     config = experiment(variant, **{'data.dir': '/data'})
     assert Config.of(json.loads(json.dumps(dataclasses.asdict(config)))) == config
@@ -122,7 +122,7 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused():
 
 
 def test_an_unknown_variant_is_refused():
-    with pytest.raises(ValueError, match='unknown variant, expected nothing, paper or quickstart'):
+    with pytest.raises(ValueError, match='unknown variant, expected nothing, paper, quickstart or public'):
         get_config('quick')
 
 
