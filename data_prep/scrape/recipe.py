@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import Any
 
 from data_prep.scrape.address import host_of, web_address
+from data_prep.scrape.archives import MEGABYTE, warc_pages
 from data_prep.scrape.assemble import Assembly, write_piece
 from data_prep.scrape.client import ANSWERED, Client, Limits
 from data_prep.scrape.crawl import BAD_SITEMAP, crawl, read_sitemaps
@@ -20,7 +21,7 @@ from data_prep.scrape.journal import PAGE, CrawlJournal
 from data_prep.scrape.network import Allowed, Network
 from data_prep.scrape.options import SOURCES, Options
 from data_prep.scrape.robots import PRODUCT
-from data_prep.scrape.sources import MEGABYTE, html_pages, parse_sitemap, read_addresses, warc_pages
+from data_prep.scrape.sources import html_pages, parse_sitemap, read_addresses
 from uwe_jax.io.claims import claim
 from uwe_jax.io.console import Progress
 from uwe_jax.io.errors import DataError, writing

@@ -1,130 +1,18 @@
-"""Where pages come from: WARC archives, saved HTML, lists of addresses, and sitemaps."""
+"""Where pages come from, besides archives: saved HTML, lists of addresses, and sitemaps."""
 
 import dataclasses
 import pathlib
-import re
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import lxml.etree
-from warcio.archiveiterator import ArchiveIterator
-from warcio.exceptions import ArchiveLoadFailed
-from warcio.statusandheaders import StatusAndHeadersParserException
 
 from data_prep.scrape.address import web_address
-from data_prep.scrape.network import TOO_LARGE, Failure, inflated, read_body
+from data_prep.scrape.network import TOO_LARGE, Failure, read_body
 from data_prep.scrape.postings import Page
 from uwe_jax.io.errors import DataError
 from uwe_jax.io.repairs import Repairs
 
 SITEMAP_BYTES = 50 * 1024 * 1024  # the protocol's limit for a sitemap, decompressed
-MEGABYTE = 10**6
-
-_HTML_TYPES = re.compile(r'text/html|application/xhtml\+xml|$', re.IGNORECASE)
-_CHUNK = 1 << 14
-_PORTION = 1 << 16
-
-
-def warc_pages(
-    path: pathlib.Path, max_bytes: int, repairs: Repairs, on_megabytes: Callable[[int], None]
-) -> Iterator[Page]:
-    """Yields the HTML pages of an archive that were answered with status 200.
-
-    Args:
-      path: a WARC file, plain or compressed by gzip (each record by itself, or all as one).
-      max_bytes: larger pages are left out.
-      repairs: counts what is left out, and archives that are broken partway.
-      on_megabytes: is told how many further megabytes of the file have been read.
-
-    Raises:
-      DataError: it cannot be read, or does not start as WARC.
-    """
-    reported = 0
-    with _Archive(path) as archive:
-        records = ArchiveIterator(archive)
-        begun = False
-        while True:
-            try:
-                record = next(records, None)
-                if record is None:
-                    break
-                begun = True
-                yield from _record_pages(record, path, max_bytes, repairs)
-            except (ArchiveLoadFailed, StatusAndHeadersParserException, ValueError, zlib.error) as error:
-                archive.broken = str(error).strip().split('\n')[0]
-                break
-            if megabytes := archive.bytes_read() // MEGABYTE - reported:
-                reported += megabytes
-                on_megabytes(megabytes)
-        if not begun:
-            raise DataError(f'{path}: {archive.broken or "no record in it"}; expected WARC, or WARC compressed by gzip')
-        if archive.broken:
-            repairs.add('archive broken partway', f'{path}: {archive.broken}')
-
-
-def _record_pages(record, path: pathlib.Path, max_bytes: int, repairs: Repairs) -> Iterator[Page]:
-    """Yields the page of a record, if it has one."""
-    headers = record.http_headers
-    if record.rec_type == 'resource':  # a page without its HTTP headers
-        status, content_type = '200', record.rec_headers.get_header('Content-Type') or ''
-    elif record.rec_type == 'response' and headers is not None:
-        status, content_type = headers.get_statuscode(), headers.get_header('Content-Type') or ''
-    else:
-        return
-    url = web_address(record.rec_headers.get_header('WARC-Target-URI') or '')
-    if url is None or not _HTML_TYPES.match(content_type):
-        return
-    if status != '200':
-        repairs.add(f'status {status}', url)
-        return
-    stream = record.content_stream()
-    chunks = iter(lambda: stream.read(_CHUNK), b'')
-    try:
-        body = read_body(chunks, '', max_bytes)  # the stream decompresses by itself, in small portions
-    except Failure:
-        repairs.add(TOO_LARGE, f'{path}: {url}')
-        return
-    language = headers.get_header('Content-Language') if headers is not None else None
-    yield Page(url, url, body, content_type or None, language)
-
-
-class _Archive:
-    """A file, decompressed if it is gzip. If it is cut short, reading ends there and `broken` says why."""
-
-    def __init__(self, path: pathlib.Path):
-        self.broken = ''
-        try:
-            self._raw = open(path, 'rb')  # noqa: SIM115 (closed by __exit__)
-            compressed = self._raw.read(2) == b'\x1f\x8b'
-            self._raw.seek(0)
-        except OSError as error:
-            raise DataError(f'{path}: cannot be read ({error.strerror})') from error
-        chunks = iter(lambda: self._raw.read(_CHUNK), b'')
-        self._chunks = inflated(chunks, _PORTION) if compressed else chunks
-        self._rest = b''
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._raw.close()
-
-    def read(self, size: int) -> bytes:
-        """Returns at most `size` bytes; none at the end."""
-        try:
-            while not self._rest:
-                self._rest = next(self._chunks)
-        except StopIteration:
-            return b''
-        except (Failure, OSError) as error:
-            self.broken = 'gzip that is broken or ends early' if isinstance(error, Failure) else str(error)
-            return b''
-        part, self._rest = self._rest[:size], self._rest[size:]
-        return part
-
-    def bytes_read(self) -> int:
-        """How many bytes of the file on disk were read."""
-        return self._raw.tell()
 
 
 def html_pages(paths: list[pathlib.Path], max_bytes: int, repairs: Repairs) -> Iterator[Page]:

@@ -1,7 +1,6 @@
 """Vacancies from the web: what is read from pages, how pages are requested, and what can go wrong."""
 
 import gzip
-import io
 import json
 import os
 import resource
@@ -14,8 +13,6 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from warcio.statusandheaders import StatusAndHeaders
-from warcio.warcwriter import WARCWriter
 
 from data_prep import scrape as command
 from data_prep.scrape.address import web_address
@@ -23,7 +20,7 @@ from data_prep.scrape.network import Failure, is_public, read_body
 from data_prep.scrape.postings import Page, plain_text, vacancies
 from data_prep.scrape.sources import parse_sitemap
 from tests.conftest import ROOT
-from tests.data_prep import web
+from tests.data_prep import warc, web
 from tests.data_prep.web import HTML, page, posting, redirect
 from uwe_jax.io import console
 from uwe_jax.io.errors import DataError
@@ -272,54 +269,8 @@ def test_plain_text_has_no_markup_whitespace_or_control_characters_left(text):
 # Archives and saved pages.
 
 
-def write_warc(path, responses, compress=True):
-    """A WARC file of (address, status, headers, body), each after its request."""
-    with open(path, 'wb') as file:
-        writer = WARCWriter(file, gzip=compress)
-        writer.write_record(writer.create_warcinfo_record(path.name, {'software': 'test'}))
-        for url, status, headers, body in responses:
-            request = StatusAndHeaders('GET / HTTP/1.1', [('Host', 'example.org')], is_http_request=True)
-            writer.write_record(writer.create_warc_record(url, 'request', http_headers=request))
-            answer = StatusAndHeaders(f'{status} x', list(headers.items()), protocol='HTTP/1.1')
-            payload = io.BytesIO(body.encode() if isinstance(body, str) else body)
-            writer.write_record(writer.create_warc_record(url, 'response', payload=payload, http_headers=answer))
-
-
-RESPONSES = [
-    ('https://a.example/1', 200, HTML, page(posting('A'))),
-    ('https://a.example/2', 200, HTML, page(body='no job here')),
-    ('https://a.example/3', 404, HTML, page(posting('B'))),
-    ('https://a.example/4', 200, {'Content-Type': 'application/pdf'}, b'JobPosting'),
-    ('https://a.example/5', 200, HTML | {'Content-Encoding': 'gzip'}, gzip.compress(page(posting('C')).encode())),
-    ('https://a.example/6', 200, HTML | {'Content-Encoding': 'gzip'}, gzip.compress(bytes(20_000_000))),
-    ('https://a.example/7', 200, HTML | {'Content-Language': 'nl'}, page(posting('D'), lang='')),
-]
-
-
-@pytest.mark.parametrize('kind', ['a gzip member for each record', 'not compressed', 'one gzip for all'])
-def test_archives_are_read(tmp_path, kind):
-    path = tmp_path / 'a.warc.gz'
-    write_warc(path, RESPONSES, compress=kind == 'a gzip member for each record')
-    if kind == 'one gzip for all':
-        path.write_bytes(gzip.compress(path.read_bytes()))
-    postings, counts = scrape(tmp_path, f'--warc={tmp_path}/*.warc.gz', '--max_bytes=1000000')
-    assert titles(postings) == ['A', 'C', 'D']
-    assert [vacancy['url'] for vacancy in postings] == [f'https://a.example/{n}' for n in (1, 5, 7)]
-    assert [vacancy['language'] for vacancy in postings] == ['en', 'en', 'nl']
-    assert counts['pages'] == {'no posting': 1, 'status 404': 1, 'too large': 1, 'with postings': 3}
-
-
-@pytest.mark.parametrize('compress', [True, False])
-def test_an_archive_that_ends_early_gives_what_it_has(tmp_path, compress):
-    path = tmp_path / 'a.warc'
-    write_warc(path, [(f'https://a.example/{n}', 200, HTML, page(posting(f'Job {n}'))) for n in range(9)], compress)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    postings, counts = scrape(tmp_path, f'--warc={path}')
-    assert titles(postings) == [f'Job {n}' for n in range(len(postings))]
-    assert 1 < len(postings) < 9
-    if compress:
-        assert counts['pages']['archive broken partway'] == 1
+def write_warc(path, responses):
+    path.write_bytes(b''.join(warc.records(responses)))
 
 
 def test_saved_pages_tell_their_own_address(tmp_path):
@@ -664,7 +615,7 @@ def test_killed_at_any_moment_it_goes_on_without_repeating_a_request_and_ends_th
     site.pages = {f'/{n}': page(posting(f'Job {n % 50}', f'<p>Do {n}.</p>')) for n in range(60)}
     site.pages |= {'/7': redirect('/70'), '/70': page(posting('Moved')), '/8': (404, HTML, b''), '/9': page()}
     site.pages |= {'/map.xml': sitemap(*(f'{site.origin}/{n}' for n in range(40, 60)))}
-    write_warc(tmp_path / 'a.warc', RESPONSES)
+    write_warc(tmp_path / 'a.warc', [('https://a.example/1', 200, HTML, page(posting('A')))])
     (tmp_path / 'urls.txt').write_text(''.join(f'{site.origin}/{n}\n' for n in range(40)))
     flags = [f'--urls={tmp_path}/urls.txt', f'--sitemap={site.origin}/map.xml', f'--warc={tmp_path}/a.warc']
     flags = fetching(site, *flags, '--rate=200', '--max_seconds=5')
