@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from fastwarc import warc
-from fastwarc.stream_io import BrotliReader, ChunkedReader, GzipReader, ZstdReader
+from fastwarc.stream_io import BrotliReader, ChunkedReader, GzipReader, WarcReader, ZstdReader
 
 from data_prep.scrape.address import web_address
 from data_prep.scrape.network import TOO_LARGE
@@ -98,24 +98,24 @@ class _Archive:
 
     def _pages_of_kind(self, kind: int, position: int | None) -> Iterator[Page]:
         start, decompress = _KINDS[kind]
-        stream = decompress(self._file) if decompress else self._file
+        members = decompress(self._file) if decompress else None
         is_damaged = position != 0  # whether what was read last is known to be damaged
         while position is not None:
-            stream.inner_seek(position) if decompress else stream.seek(position)
-            page = None  # of the last record, if its member is still to end well
+            (members.inner_seek if members else self._file.seek)(position)
+            page = None  # of the last record, while its member may still end badly
             try:
-                for record in warc.ArchiveIterator(stream, parse_http=False, stream_detect=False):
+                for record in warc.ArchiveIterator(members or self._file, parse_http=False, stream_detect=False):
                     if page:
                         yield page
                         page = None
-                    position = stream.frame_start_position() if decompress else record.stream_pos
+                    position = _member_start(members) if members else record.stream_pos
                     page = self._page(record)
                     is_damaged = False
                 if page:
                     yield page
                 return
             except _DAMAGE as error:
-                ended_well = not decompress or stream.frame_start_position() > position
+                ended_well = members is None or _member_start(members) > position
                 if page and ended_well and b'\nWARC/' not in page.body:  # it may have swallowed the next record
                     yield page
                 if not is_damaged:
@@ -168,6 +168,11 @@ class _Archive:
 
 class _NoPage(Exception):  # noqa: N818 (an outcome that is counted, not an error of the program)
     """A body that is not used, and why."""
+
+
+def _member_start(members: WarcReader) -> int:
+    """Where the member that is being read begins in the file."""
+    return members.frame_start_position() or 0
 
 
 def _find(start: re.Pattern[bytes], file: BinaryIO, position: int) -> int | None:
