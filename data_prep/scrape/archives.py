@@ -38,7 +38,7 @@ _KINDS = (
 _LONGEST_START = 16  # bytes
 _HTML_TYPES = re.compile(r'text/html|application/xhtml\+xml|$', re.IGNORECASE)
 _DECODERS = {'chunked': ChunkedReader, 'gzip': GzipReader, 'x-gzip': GzipReader, 'br': BrotliReader, 'zstd': ZstdReader}
-_PORTION = 1 << 16
+_PORTION = 1 << 14
 _DAMAGE = OSError, EOFError, ValueError  # what FastWARC raises, and `_Archive._page`
 
 
@@ -186,26 +186,30 @@ def _find(start: re.Pattern[bytes], file: BinaryIO, position: int) -> int | None
     return None
 
 
-def _read(reader, max_bytes: int) -> bytes:
-    """Reads to the end.
+def _read(reader: WarcReader, max_bytes: int, *, keep_begin: bool = False) -> bytes:
+    """Reads to the end or, if `keep_begin`, to where the data is damaged.
 
     Raises:
       _NoPage: there is more than `max_bytes`.
-      OSError: damaged.
+      OSError: damaged, or nothing comes before the damage.
     """
     body = bytearray()
-    while part := reader.read(_PORTION):
-        body += part
-        if len(body) > max_bytes:
-            raise _NoPage(TOO_LARGE)
+    try:
+        while part := reader.read(_PORTION):
+            body += part
+            if len(body) > max_bytes:
+                raise _NoPage(TOO_LARGE)
+    except OSError:
+        if not (keep_begin and body):
+            raise
     return bytes(body)
 
 
 def _decoded(body: bytes, headers: warc.HeaderMap, max_bytes: int) -> bytes:
     """Undoes the codings that headers state.
 
-    Crawlers often write a body decoded and keep the header: a body that does not decode is used as it is if it begins
-    with a tag.
+    Of a body that was cut off, the begin is used. Crawlers often write a body decoded and keep the header: a body that
+    does not decode is used as it is if it begins with a tag.
 
     Raises:
       _NoPage: it cannot be decoded, or is too large.
@@ -218,7 +222,7 @@ def _decoded(body: bytes, headers: warc.HeaderMap, max_bytes: int) -> bytes:
             if coding == 'deflate':
                 body = _inflated(body, max_bytes)
             elif coding in _DECODERS:
-                body = _read(_DECODERS[coding](io.BytesIO(body)), max_bytes)
+                body = _read(_DECODERS[coding](io.BytesIO(body)), max_bytes, keep_begin=True)
             else:
                 raise ValueError(coding)
         except (OSError, ValueError, zlib.error) as error:

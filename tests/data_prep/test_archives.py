@@ -87,7 +87,13 @@ def test_headers_whose_lines_end_without_a_carriage_return_are_headers(read):
 
 
 def chunked(data):
-    return b''.join(b'%x\r\n%s\r\n' % (len(part), part) for part in (data[:50], data[50:])) + b'0\r\n\r\n'
+    return (
+        b''.join(
+            b'%x\r\n%s\r\n' % (len(part), part)
+            for part in (data[:50], data[50 : len(data) // 3], data[len(data) // 3 :])
+        )
+        + b'0\r\n\r\n'
+    )
 
 
 def raw_deflate(data):
@@ -140,6 +146,17 @@ def test_a_body_that_cannot_be_decoded_costs_itself(read, coding, body):
     pages, counts = read(b''.join(map(gzip.compress, [broken, *numbered(2)])))
     assert numbers(pages) == [2]
     assert counts == {'body that cannot be decoded': 1}
+
+
+@pytest.mark.parametrize('name', ['gzip', 'brotli', 'zstd', 'deflate', 'chunks'])
+def test_of_a_body_that_was_cut_off_the_begin_is_read(read, name):
+    headers, encode = CODINGS[name]
+    text = page(posting('Baker'), body=random.Random(0).randbytes(200_000).hex()).encode()
+    encoded = encode(text)
+    [cut], counts = read(gzip.compress(response(url(1), encoded[: len(encoded) // 2], HTML | headers)))
+    assert text.startswith(cut.body)
+    assert len(text) // 4 < len(cut.body) < len(text)
+    assert counts == {}
 
 
 @pytest.mark.parametrize('coding', ['gzip', 'br', 'zstd', 'deflate'])
