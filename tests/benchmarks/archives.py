@@ -16,6 +16,7 @@ import multiprocessing
 import pathlib
 import random
 import resource
+import shutil
 import statistics
 import sys
 import tempfile
@@ -57,8 +58,12 @@ def main(options: Options) -> None:
             print_row(reader.__name__[5:], rounds, options.pages)
         ours, peer = (statistics.median(one.seconds for one in rounds) for rounds in took.values())
         print(f'speed of ours over warcio: {peer / ours:.2f}')
-        path.write_bytes(path.read_bytes() * 4)
-        print_row('four times', [measured(with_fastwarc, path, 4 * options.pages)], 4 * options.pages)
+        longer = path.with_name('longer.warc.gz')
+        with open(longer, 'wb') as file:
+            for _ in range(4):
+                with open(path, 'rb') as part:
+                    shutil.copyfileobj(part, file)
+        print_row('four times', [measured(with_fastwarc, longer, 4 * options.pages)], 4 * options.pages)
 
 
 def write(path: pathlib.Path, pages: int) -> None:
