@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import httpcore2
 
@@ -110,57 +110,38 @@ class Network:
 
 
 def read_body(chunks: Iterable[bytes], encoding: str, max_bytes: int, *, truncate: bool = False) -> bytes:
-    """Joins and decompresses the chunks of a body, up to its largest size.
+    """Joins the chunks of a body, and decompresses gzip with one or more members, up to the largest size.
 
     Raises:
       Failure: it is too large, or not encoded as stated.
     """
     encoding = encoding.strip().lower()
-    if encoding in ('gzip', 'x-gzip'):
-        chunks = inflated(_bounded(chunks, max_bytes), max_bytes + 1)
-    elif encoding not in ('', 'identity'):
+    if encoding not in ('', 'identity', 'gzip', 'x-gzip'):
         raise Failure(BROKEN)  # we accept nothing else
-    body = bytearray()
-    try:
-        for chunk in _bounded(chunks, max_bytes):
-            body += chunk
-    except Failure as failure:
-        if not (truncate and failure.kind == TOO_LARGE):
-            raise
-    return bytes(body)
-
-
-def _bounded(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
-    left = max_bytes
-    for chunk in chunks:
-        yield chunk[:left]
-        left -= len(chunk)
-        if left < 0:
-            raise Failure(TOO_LARGE)
-
-
-def inflated(chunks: Iterable[bytes], portion: int) -> Iterator[bytes]:
-    """Decompresses gzip, with one or more members, in portions of a limited size.
-
-    Raises:
-      Failure: it is not gzip, or ends early; all before that has been yielded.
-    """
-    inflate = zlib.decompressobj(_GZIP)
-    begun = False
+    sent, body = 0, bytearray()
+    inflate = None
     try:
         for chunk in chunks:
-            while chunk:
-                begun = True
-                if inflate.eof:
-                    if not chunk.startswith(b'\x1f'):
-                        return  # padding
+            sent += len(chunk)
+            if encoding in ('', 'identity'):
+                body += chunk
+                chunk = b''
+            while chunk and len(body) <= max_bytes:
+                if inflate is None or inflate.eof:
+                    if inflate and not chunk.startswith(b'\x1f'):
+                        break  # padding
                     inflate = zlib.decompressobj(_GZIP)
-                yield inflate.decompress(chunk, portion)
+                body += inflate.decompress(chunk, max_bytes + 1 - len(body))
                 chunk = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
+            if max(sent, len(body)) > max_bytes:
+                if truncate:
+                    return bytes(body[:max_bytes])
+                raise Failure(TOO_LARGE)
     except zlib.error as error:
         raise Failure(BROKEN) from error
-    if begun and not inflate.eof:
+    if inflate and not inflate.eof:
         raise Failure(BROKEN)
+    return bytes(body)
 
 
 def is_public(address: str) -> bool:
