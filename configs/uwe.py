@@ -70,7 +70,7 @@ def get_config(variant: str = '') -> Any:
     config.mesh.fsdp = 1  # devices with different rows and different parts of the parameters
 
     config.interaction.form = 'blockwise'  # kernel: Pallas, on TPUs and GPUs; reference: a few lines, to check against
-    config.interaction.exchange = 'gather'  # of targets on a mesh; regather, ring: less memory, more traffic
+    config.interaction.exchange = 'gather'  # of queries on a mesh; ring: less memory, more traffic
     config.interaction.block_entries = 0  # token pairs per block of the blockwise form, at most; 0: suits the devices
 
     config.run = ConfigDict()

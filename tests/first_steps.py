@@ -13,9 +13,7 @@ import numpy as np
 from flax import nnx
 
 from uwe_jax.data.graph import open_dataset
-from uwe_jax.data.loader import batches, choose_lengths
-from uwe_jax.data.packed_plan import PackedPlan
-from uwe_jax.data.plan import Plan
+from uwe_jax.data.loader import batches
 from uwe_jax.distributed import mesh
 from uwe_jax.distributed.processes import join_processes
 from uwe_jax.models import pretrained
@@ -32,14 +30,12 @@ def first_steps(config, device_mesh, steps=1):
     graphdef, params = nnx.split(pretrained.abstract_encoder(base, **dataclasses.asdict(config.model)))
     like = abstract_state(params, optimizer, device_mesh)
     state = first_state(pretrained.load_params(base, params), optimizer, config.seed, like)
-    plan = Plan(dataset.graphs, batch_size=config.data.batch_size, seed=0, distractor_probability=0.8)
-    lengths = choose_lengths(dataset.manifest['lengths'], config.data.length)
-    packed = PackedPlan(plan, dataset, lengths, device_mesh.size, config.run.rows_at_once)
+    plan = config.packed_plan(dataset, device_mesh.size)
     take_step = make_step(
-        graphdef, optimizer, schedule, config, lengths, packed.chunks, device_mesh, shardings_of(like)
+        graphdef, optimizer, schedule, config, plan.lengths, plan.chunks, device_mesh, shardings_of(like)
     )
     lines, gradient = [], None
-    for batch in batches(dataset, packed, lengths, mesh.rows(device_mesh), range(steps), 0):
+    for batch in batches(dataset, plan, mesh.rows(device_mesh), range(steps), 0):
         state, metrics = take_step(state, batch)
         lines.append({name: float(value) for name, value in metrics.items()})
         # AdamW's first moment after one step is 0.1 times the gradient.

@@ -262,7 +262,7 @@ def read_batches(directory: pathlib.Path) -> Batches:
     opened = time.perf_counter() - start
     plan = Plan(dataset.graphs, batch_size=BATCH, seed=SEED, distractor_probability=DISTRACTOR_PROBABILITY)
     lengths = dataset.manifest['lengths']
-    step_reader = StepReader(dataset, PackedPlan(plan, dataset, lengths, 1), lengths, np.arange(BATCH))
+    step_reader = StepReader(dataset, PackedPlan(plan, dataset, lengths, 1), np.arange(BATCH))
     everything, cpu = milliseconds(step_reader, 0)
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

@@ -17,7 +17,7 @@ timed are rows whose forms would together take more than a minute, judging by sm
 into the memory.
 
 Third table: the same programs compiled for TPU pods, which need not be there (with the extra `tpu`), for a fixed
-number of texts per chip: the score rows (both scores, and in the backward pass their gradients), the peak of all else
+number of texts per chip: the scores (both, and in the backward pass their gradients), the peak of all else
 that a chip holds, the bytes that it sends, and the collectives.
 """
 
@@ -41,7 +41,7 @@ import numpy as np
 from uwe_jax.compile_for import compiled
 from uwe_jax.compile_for.topology import pod_mesh
 from uwe_jax.distributed import mesh
-from uwe_jax.interaction import EXCHANGES, Score, blockwise, gpu, late_interaction, tpu
+from uwe_jax.interaction import EXCHANGES, Score, blockwise, exchanged, gpu, late_interaction, tpu
 from uwe_jax.io import console
 from uwe_jax.models import download
 from uwe_jax.models.tokenizer import Tokenizer
@@ -136,13 +136,13 @@ def row(options, kind, length, tokens, backward, names, expected) -> dict[str, f
     for name in names:
         built = build(name, texts, tokens, dtype, backward)
         if built is not None:
-            programs[name], memory[name] = built, compiled.memory(built[0]).temporary
+            programs[name], memory[name] = built, compiled.memory(built).temporary
     bare = bare_products(texts * tokens, dtype, backward)
     seconds = dict(expected)
     if run:
         inputs = batch(length, tokens, dtype, backward)
         fits = {name: built for name, built in programs.items() if memory[name] < memory_of_the_machine() / 2}
-        calls = {name: functools.partial(p, *jax.device_put(inputs, where)) for name, (p, where) in fits.items()}
+        calls = {name: functools.partial(p, *jax.device_put(inputs, p.input_shardings[0])) for name, p in fits.items()}
         calls |= {('bare', cut): functools.partial(program, *inputs[:3:2]) for cut, program in bare.items()}
         took = median_seconds(calls, options.repeats)
         seconds |= {name: took[name] for name in fits}
@@ -170,8 +170,8 @@ def row(options, kind, length, tokens, backward, names, expected) -> dict[str, f
     return seconds
 
 
-def build(name: str, texts: int, tokens: int, dtype: Any, backward: bool) -> tuple[Any, Any] | None:
-    """The compiled program of a form and the sharding of its inputs, or None if this machine has no such form."""
+def build(name: str, texts: int, tokens: int, dtype: Any, backward: bool) -> Any:
+    """The compiled program of a form, or None if this machine has no such form."""
     devices = jax.devices()[: 2 if name == 'ring' else 1]
     if name == 'kernel' and jax.default_backend() == 'cpu':
         return None
@@ -179,15 +179,22 @@ def build(name: str, texts: int, tokens: int, dtype: Any, backward: bool) -> tup
         return None
     device_mesh = mesh.make_mesh(devices=devices)
     how = {'exchange': 'ring'} if name == 'ring' else {'form': name}
-    where = mesh.rows(device_mesh)
-    return program(device_mesh, texts, tokens, dtype, backward, **how), where
+    return program(device_mesh, texts, tokens, dtype, backward, **how)
 
 
-def program(device_mesh: Any, texts: int, tokens: int, dtype: Any, backward: bool, **how: str) -> Any:
+def program(
+    device_mesh: Any,
+    texts: int,
+    tokens: int,
+    dtype: Any,
+    backward: bool,
+    form: str = 'blockwise',
+    exchange: str = 'gather',
+) -> Any:
     """The scores, and with `backward` the gradients that their cotangents pass back, compiled for a mesh."""
-
-    def forward(q, q_len, y, y_len):
-        return late_interaction(q, q_len, y, y_len, Score(), mesh=device_mesh, **how)
+    platform = device_mesh.devices.flat[0].platform
+    interact = functools.partial(late_interaction, score=Score(), form=form, platform=platform)
+    forward = functools.partial(exchanged, interact, exchange=exchange, mesh=device_mesh)
 
     def both(q, q_len, y, y_len, *gradients):
         scores, pass_back = jax.vjp(lambda q, y: forward(q, q_len, y, y_len), q, y)
@@ -196,7 +203,7 @@ def program(device_mesh: Any, texts: int, tokens: int, dtype: Any, backward: boo
     rows = mesh.rows(device_mesh)
     text = jax.ShapeDtypeStruct((texts, tokens, WIDTH), dtype, sharding=rows)
     length = jax.ShapeDtypeStruct((texts,), jnp.int32, sharding=rows)
-    gradient = jax.ShapeDtypeStruct((texts, texts), jnp.float32, sharding=rows)
+    gradient = jax.ShapeDtypeStruct((texts, texts), jnp.float32, sharding=mesh.columns(device_mesh))
     shapes = (text, length, text, length) + (gradient, gradient) * backward
     return jax.jit(both if backward else forward).lower(*shapes).compile()
 

@@ -21,7 +21,7 @@ SIZES = MPNetConfig(
     relative_attention_num_buckets=32,
     layer_norm_eps=1e-5,
 )
-TOKENS = Tokens({'skill': 4, 'job': 4, 'sentence': 8, 'alternative': 4}, per_slot=16)
+TOKENS = Tokens({'skill': 4, 'job': 4, 'sentence': 8, 'alternative': 4}, per_slot=17)
 GIB = 2**30
 
 

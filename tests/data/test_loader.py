@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uwe_jax.data.graph import GRAPHS, SIDES, DatasetError, open_dataset
-from uwe_jax.data.loader import Records, StepReader, batches, choose_lengths, join_distractor, local_slots
+from uwe_jax.data.loader import Records, StepReader, batches, join_distractor, local_slots
 from uwe_jax.data.packed_plan import PackedPlan
 from uwe_jax.data.plan import EMPTY, Plan
 from uwe_jax.distributed import mesh
@@ -90,7 +90,7 @@ def test_threads_that_read_at_once_do_not_disturb_each_other(records):
 def test_every_slot_holds_the_texts_that_the_plan_names(dataset, packed, base_model):
     tokenizer = Tokenizer.from_pretrained(base_model)
     nodes = {side: [node['text'] for node in dataset.nodes(side)] for side in SIDES}
-    batch, planned = StepReader(dataset, packed, LENGTHS, np.arange(16))(3), packed(3).plan
+    batch, planned = StepReader(dataset, packed, np.arange(16))(3), packed(3).plan
 
     def ids(side, node):
         return tokenizer.encode([nodes[side][node]], LENGTHS[side])[0]
@@ -113,8 +113,8 @@ def test_every_slot_holds_the_texts_that_the_plan_names(dataset, packed, base_mo
 
 def test_processes_together_hold_what_one_holds(dataset, plan):
     packed = PackedPlan(plan, dataset, LENGTHS, 4)
-    whole = StepReader(dataset, packed, LENGTHS, np.arange(16))(1)
-    parts = [StepReader(dataset, packed, LENGTHS, slots)(1) for slots in np.split(np.arange(16), 2)]
+    whole = StepReader(dataset, packed, np.arange(16))(1)
+    parts = [StepReader(dataset, packed, slots)(1) for slots in np.split(np.arange(16), 2)]
     joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     jax.tree.map(np.testing.assert_array_equal, joined, whole)
 
@@ -124,7 +124,7 @@ def test_processes_together_hold_what_one_holds(dataset, plan):
 def test_the_mask_has_exactly_the_edges_among_the_nodes_however_the_batch_is_cut(dataset, plan, step, devices):
     packed = PackedPlan(plan, dataset, LENGTHS, devices)
     planned = packed(step).plan
-    parts = [StepReader(dataset, packed, LENGTHS, slots)(step) for slots in np.split(np.arange(16), devices)]
+    parts = [StepReader(dataset, packed, slots)(step) for slots in np.split(np.arange(16), devices)]
     for graph in GRAPHS:
         csr, nodes = dataset.graphs[graph], planned.targets[graph].node
         mask = np.concatenate([part.edges[graph] for part in parts])
@@ -137,10 +137,10 @@ def test_the_mask_has_exactly_the_edges_among_the_nodes_however_the_batch_is_cut
 @pytest.mark.parametrize('prefetch', [0, 1, 4])
 def test_batches_are_sharded_by_slots_and_rows_and_come_in_order(dataset, plan, prefetch):
     sharding, packed = mesh.rows(mesh.make_mesh(4, 2)), PackedPlan(plan, dataset, LENGTHS, 8)
-    read = list(batches(dataset, packed, LENGTHS, sharding, range(2, 6), prefetch))
+    read = list(batches(dataset, packed, sharding, range(2, 6), prefetch))
     assert len(read) == 4
     for step, batch in enumerate(read, start=2):
-        expected = StepReader(dataset, packed, LENGTHS, np.arange(16))(step)
+        expected = StepReader(dataset, packed, np.arange(16))(step)
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(batch), expected)
         assert batch.edges['job'].addressable_shards[0].data.shape == (2, 16)
         assert batch.rows.ids.addressable_shards[0].data.shape == (packed.rows, 64)
@@ -148,20 +148,6 @@ def test_batches_are_sharded_by_slots_and_rows_and_come_in_order(dataset, plan, 
 
 def test_the_only_process_holds_all_slots():
     np.testing.assert_array_equal(local_slots(mesh.rows(mesh.make_mesh(4, 2)), 16), np.arange(16))
-
-
-NO_OVERRIDE = dict.fromkeys(SIDES, 0)
-
-
-def test_lengths_are_those_of_data_prep_unless_overridden():
-    assert choose_lengths(LENGTHS, NO_OVERRIDE) == LENGTHS
-    assert choose_lengths(LENGTHS, NO_OVERRIDE | {'job': 24}) == LENGTHS | {'job': 24}
-
-
-@pytest.mark.parametrize('length', [2, 65])
-def test_a_length_that_no_text_can_have_is_refused_by_name(length):
-    with pytest.raises(ValueError, match=rf'data\.length\.sentence: {length}, expected 3 to 64 tokens'):
-        choose_lengths(LENGTHS, NO_OVERRIDE | {'sentence': length})
 
 
 Damage = collections.namedtuple('Damage', 'name apply message')
@@ -186,7 +172,7 @@ def test_a_shard_that_is_damaged_while_a_run_reads_it_ends_the_run_by_its_name(d
     copy = open_dataset(shutil.copytree(dataset.directory, tmp_path / 'data'))
     plan = Plan(copy.graphs, batch_size=16, seed=0, distractor_probability=0.8)
     slots = mesh.rows(mesh.make_mesh())
-    read = batches(copy, PackedPlan(plan, copy, LENGTHS, 8), LENGTHS, slots, range(100), prefetch)
+    read = batches(copy, PackedPlan(plan, copy, LENGTHS, 8), slots, range(100), prefetch)
     next(read)
     [shard] = copy.shards('job')
     os.truncate(shard, 1000)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uwe_jax.data.graph import GRAPHS, SIDES
-from uwe_jax.data.packed_plan import ROW, PackedPlan
+from uwe_jax.data.packed_plan import ROW, PackedPlan, choose_lengths
 from uwe_jax.data.plan import EMPTY, Plan
 
 LENGTHS = {'skill': 16, 'job': 16, 'sentence': 48, 'alternative': 16}
@@ -119,3 +119,17 @@ def test_a_dataset_without_sentences_is_packed_too(dataset, plan):
     without = dataclasses.replace(dataset, graphs={**dataset.graphs, 'sentence': none})
     plan = Plan(without.graphs, batch_size=32, seed=0, distractor_probability=0.8)
     assert not PackedPlan(plan, without, LENGTHS, 2)(0).length['sentence'].any()
+
+
+NO_OVERRIDE = dict.fromkeys(SIDES, 0)
+
+
+def test_lengths_are_those_of_data_prep_unless_overridden():
+    assert choose_lengths(LENGTHS, NO_OVERRIDE) == LENGTHS
+    assert choose_lengths(LENGTHS, NO_OVERRIDE | {'job': 24}) == LENGTHS | {'job': 24}
+
+
+@pytest.mark.parametrize('length', [2, 65])
+def test_a_length_that_no_text_can_have_is_refused_by_name(length):
+    with pytest.raises(ValueError, match=rf'data\.length\.sentence: {length}, expected 3 to 64 tokens'):
+        choose_lengths(LENGTHS, NO_OVERRIDE | {'sentence': length})

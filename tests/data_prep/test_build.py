@@ -89,8 +89,8 @@ def test_without_alternatives_only_that_graph_is_empty(esco, build):
     assert [len(pairs) for pairs in pairs_by_text(dataset).values()] == [8, 3, 0]
     assert set(tfds.builder_from_directory(str(dataset.directory)).as_data_source()) == {'job', 'sentence'}
     plan = Plan(dataset.graphs, batch_size=2, seed=0, distractor_probability=0.8)
-    lengths = dataset.manifest['lengths']
-    batch = StepReader(dataset, PackedPlan(plan, dataset, lengths, devices=1), lengths, np.arange(2))(0)
+    packed = PackedPlan(plan, dataset, dataset.manifest['lengths'], devices=1)
+    batch = StepReader(dataset, packed, np.arange(2))(0)
     assert batch.texts['alternative'].length.tolist() == [0, 0]
 
 

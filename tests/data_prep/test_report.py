@@ -90,8 +90,7 @@ def test_tokens_and_padding_are_those_of_the_batches_that_training_reads(small_d
     cut = epoch(short, 16, seed=0)
     plan = Plan(small_dataset.graphs, batch_size=16, seed=0, distractor_probability=0.8)
     for of, shown in ((small_dataset, whole), (short, cut)):
-        lengths = of.manifest['lengths']
-        read = StepReader(of, PackedPlan(plan, of, lengths, devices=1), lengths, np.arange(16))
+        read = StepReader(of, PackedPlan(plan, of, of.manifest['lengths'], devices=1), np.arange(16))
         batches = [read(step) for step in range(shown['batches'])]
         real = {side: sum(int(each.texts[side].length.sum()) for each in batches) for side in SIDES}
         assert shown['tokens'] == real

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from uwe_jax.distributed import mesh
-from uwe_jax.interaction import Score, late_interaction, reference
+from uwe_jax.interaction import Score, exchanged, late_interaction, reference
 from uwe_jax.interaction.score import participating
 from uwe_jax.loss import InfoNCE, many_to_many_info_nce
 
@@ -47,11 +47,14 @@ def texts(rng, count, tokens, d=48):
 
 
 @functools.partial(jax.jit, static_argnames=('score', 'form', 'block_entries', 'mesh', 'exchange'))
-def score_and_gradients(q, q_len, y, y_len, weights, score, **how):
-    """Both scores, and the gradients of their weighted sum."""
+def score_and_gradients(q, q_len, y, y_len, weights, score, *, mesh=None, exchange='gather', **how):
+    """Both scores, and the gradients of their weighted sum; on a mesh if one is given."""
+    interact = functools.partial(late_interaction, score=score, **how)
+    if mesh:
+        interact = functools.partial(exchanged, interact, exchange=exchange, mesh=mesh)
 
     def weighted(q, y):
-        s_qy, s_yq = late_interaction(q, q_len, y, y_len, score, **how)
+        s_qy, s_yq = interact(q, q_len, y, y_len)
         return jnp.sum(s_qy * weights[0]) + jnp.sum(s_yq * weights[1]), (s_qy, s_yq)
 
     (dq, dy), (s_qy, s_yq) = jax.grad(weighted, (0, 1), has_aux=True)(q, y)
@@ -117,12 +120,15 @@ def batch(seed=0, rows=32, q_tokens=8, y_tokens=10):
     return q, q_len, y, y_len, edges
 
 
-def loss_and_gradients(q, q_len, y, y_len, edges, device_mesh=None, temperature=0.05, **how):
+def loss_and_gradients(q, q_len, y, y_len, edges, device_mesh=None, exchange='gather', **how):
     """L(Y|Q) + L(Q|Y) of a batch and its gradients by the embeddings, on a mesh if one is given."""
+    interact = functools.partial(late_interaction, score=Score(), **how)
+    if device_mesh:
+        interact = functools.partial(exchanged, interact, exchange=exchange, mesh=device_mesh)
 
     def loss(q, y, q_len, y_len, edges):
-        scores = late_interaction(q, q_len, y, y_len, Score(), mesh=device_mesh, **how)
-        directions = many_to_many_info_nce(*scores, edges, q_len > 0, y_len > 0, temperature, InfoNCE())
+        scores = interact(q, q_len, y, y_len)
+        directions = many_to_many_info_nce(*scores, edges, q_len > 0, y_len > 0, 0.05, InfoNCE())
         return sum(direction.loss for direction in directions.values())
 
     arrays = q, y, q_len, y_len, edges

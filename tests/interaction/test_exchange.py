@@ -1,4 +1,4 @@
-"""Late interaction over the mesh: neither the devices nor the exchange of targets change values or gradients."""
+"""Late interaction over the mesh: neither the devices nor the exchange of queries change values or gradients."""
 
 import functools
 import sys
@@ -20,7 +20,7 @@ from tests.interaction.inputs import (
 )
 from uwe_jax.compile_for.compiled import memory, sent
 from uwe_jax.distributed import mesh
-from uwe_jax.interaction import EXCHANGES, FORMS, Score, late_interaction
+from uwe_jax.interaction import EXCHANGES, Score, exchanged, late_interaction
 
 SLOW = pytest.mark.slow
 
@@ -46,7 +46,6 @@ def agrees(actual, expected):
         pytest.param(2, 2, 'gather', marks=SLOW),
         (2, 2, 'ring'),
         (4, 2, 'gather'),
-        (4, 2, 'regather'),
         (4, 2, 'ring'),
         pytest.param(8, 1, 'ring', marks=SLOW),
     ],
@@ -56,7 +55,7 @@ def test_loss_and_gradients_are_those_of_one_device(data, fsdp, exchange, on_one
     agrees(loss_and_gradients(*batch(), device_mesh, exchange=exchange), on_one_device)
 
 
-def test_the_reference_needs_no_exchange(on_one_device):
+def test_the_reference_is_exchanged_like_any_form(on_one_device):
     agrees(loss_and_gradients(*batch(), mesh.make_mesh(fsdp=2), form='reference'), on_one_device)
 
 
@@ -82,6 +81,8 @@ def two_processes(tmp_path_factory):
         (Score(attend='query', special_tokens=False), 'gather'),
         (Score(attend='both'), 'ring'),
         (Score(attend='from_skill'), 'ring'),
+        (Score(kind='mean'), 'gather'),
+        (Score(target='mean'), 'ring'),
     ],
     ids=name_of,
 )
@@ -136,6 +137,25 @@ def test_appended_padding_and_another_order_change_nothing(on_one_device):
     agrees({'loss': actual['loss'], 'dq': dq[:32, :8], 'dy': dy[:32, :10]}, on_one_device)
 
 
+@pytest.mark.parametrize('exchange', EXCHANGES)
+def test_several_sides_of_targets_meet_the_same_queries(exchange):
+    q, q_len, y, y_len, _ = map(jnp.asarray, batch())
+    sides, lengths = {'all': y, 'short': y[:16, :5]}, {'all': y_len, 'short': jnp.minimum(y_len[:16], 5)}
+
+    def interact(q, q_len, sides, lengths):
+        return {
+            name: late_interaction(q, q_len, sides[name], lengths[name], Score(), form='reference') for name in sides
+        }
+
+    def scores_and_gradients(interact):
+        scores, pass_back = jax.vjp(lambda q, sides: interact(q, q_len, sides, lengths), q, sides)
+        return scores, pass_back(jax.tree.map(jnp.cos, scores))
+
+    on_the_mesh = functools.partial(exchanged, interact, exchange=exchange, mesh=mesh.make_mesh(4, 2))
+    actual, expected = (jax.jit(scores_and_gradients, static_argnums=0)(way) for way in (on_the_mesh, interact))
+    assert max(jax.tree.leaves(jax.tree.map(error, actual, expected))) <= 1e-5
+
+
 @functools.cache
 def compiled(devices, exchange, *, backward, rows=32, tokens=16, d=256):
     """The program for this many texts per device."""
@@ -143,7 +163,8 @@ def compiled(devices, exchange, *, backward, rows=32, tokens=16, d=256):
     sharding = mesh.rows(device_mesh)
 
     def forward(q, y, length):
-        return late_interaction(q, length, y, length, Score(), mesh=device_mesh, exchange=exchange, block_entries=2**14)
+        interact = functools.partial(late_interaction, score=Score(), block_entries=2**14)
+        return exchanged(interact, q, length, y, length, exchange=exchange, mesh=device_mesh)
 
     def both(q, y, length, *gradients):
         scores, pass_back = jax.vjp(lambda q, y: forward(q, y, length), q, y)
@@ -152,7 +173,7 @@ def compiled(devices, exchange, *, backward, rows=32, tokens=16, d=256):
     count = rows * devices
     text = jax.ShapeDtypeStruct((count, tokens, d), jnp.float32, sharding=sharding)
     length = jax.ShapeDtypeStruct((count,), jnp.int32, sharding=sharding)
-    gradients = (jax.ShapeDtypeStruct((count, count), jnp.float32, sharding=sharding),) * 2
+    gradients = (jax.ShapeDtypeStruct((count, count), jnp.float32, sharding=mesh.columns(device_mesh)),) * 2
     lowered = (
         jax.jit(both).lower(text, text, length, *gradients) if backward else jax.jit(forward).lower(text, text, length)
     )
@@ -170,18 +191,21 @@ def test_a_ring_sends_what_gathers_send(devices):
 
 
 @SLOW
-def test_what_a_ring_holds_besides_its_score_rows_does_not_depend_on_the_number_of_devices():
+def test_what_a_ring_holds_besides_scores_does_not_depend_on_the_number_of_devices():
     def held(devices, exchange):
         program = memory(compiled(devices, exchange, backward=True))
-        score_rows = 4 * 32 * (32 * devices) * 4
-        return program.arguments + program.outputs + program.temporary - score_rows
+        scores = 4 * 32 * (32 * devices) * 4
+        return program.arguments + program.outputs + program.temporary - scores
 
     assert held(8, 'ring') <= 1.02 * held(4, 'ring')
     assert held(8, 'gather') > 1.2 * held(4, 'gather')
 
 
-@pytest.mark.parametrize(('field', 'known'), [('form', FORMS), ('exchange', EXCHANGES)])
-def test_an_unknown_way_is_refused_by_name(field, known):
-    q, q_len, y, y_len = map(jnp.asarray, batch()[:4])
-    with pytest.raises(ValueError, match=rf"interaction\.{field}: 'fast', expected one of {', '.join(known)}"):
-        late_interaction(q, q_len, y, y_len, Score(), **{field: 'fast'})
+def test_an_unknown_exchange_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"interaction\.exchange: 'fast', expected one of gather, ring"):
+        loss_and_gradients(*batch(), mesh.make_mesh(), exchange='fast')
+
+
+def test_an_unknown_form_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"interaction\.form: 'fast', expected one of reference, blockwise, kernel"):
+        loss_and_gradients(*batch(), form='fast')

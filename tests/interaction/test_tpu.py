@@ -19,7 +19,7 @@ from tests.interaction.inputs import (
 )
 from uwe_jax.compile_for.topology import pod_mesh
 from uwe_jax.distributed import mesh
-from uwe_jax.interaction import Score, late_interaction, tpu
+from uwe_jax.interaction import Score, exchanged, late_interaction, tpu
 
 
 @functools.partial(jax.jit, static_argnames='score')
@@ -149,7 +149,8 @@ def test_the_real_compiler_takes_the_kernels(topology, exchange):
     device_mesh = pod_mesh(topology)
 
     def loss(q, y, length):
-        scores = late_interaction(q, length, y, length, Score(), form='kernel', exchange=exchange, mesh=device_mesh)
+        interact = functools.partial(late_interaction, score=Score(), form='kernel', platform='tpu')
+        scores = exchanged(interact, q, length, y, length, exchange=exchange, mesh=device_mesh)
         return sum(jnp.sum(s) for s in scores)
 
     sharding = mesh.rows(device_mesh)

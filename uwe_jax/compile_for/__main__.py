@@ -47,7 +47,9 @@ def compile_for_all() -> None:
         base = download.fetch(config.init, [download.CONFIG])
         rehearsal = Rehearsal(config, base, tokens, device_mesh, usable_memory(chip))
         print(f'{topology}: {device_mesh.size} x {chip.device_kind}, mesh {dict(device_mesh.shape)}')
-        print(f'{tokens.per_slot:.1f} tokens per skill with its targets, texts cut to {dict(tokens.longest)}')
+        print(
+            f'{tokens.per_slot:.1f} tokens of the rows per skill with its targets, texts cut to {dict(tokens.longest)}'
+        )
         rows.append(examine(topology, rehearsal, config.data.batch_size, search=SEARCH.value))
     print('\n'.join(table(rows)))
 

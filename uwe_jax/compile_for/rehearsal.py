@@ -20,10 +20,9 @@ from jax.stages import Compiled, Lowered
 from uwe_jax.compile_for import compiled
 from uwe_jax.compile_for.flops import step_flops
 from uwe_jax.data.graph import GRAPHS, SIDES, open_dataset
-from uwe_jax.data.loader import Batch, Texts, choose_lengths
-from uwe_jax.data.packed_plan import ROW, PackedPlan, in_chunks
+from uwe_jax.data.loader import Batch, Texts
+from uwe_jax.data.packed_plan import ROW, choose_lengths, in_chunks
 from uwe_jax.data.packing import Rows
-from uwe_jax.data.plan import Plan
 from uwe_jax.distributed import mesh
 from uwe_jax.models import pretrained
 from uwe_jax.models.mpnet import MPNetConfig
@@ -37,7 +36,7 @@ from uwe_jax.training.step import make_step
 ESCO_LENGTHS = {'skill': 16, 'job': 16, 'sentence': 64, 'alternative': 16}
 ESCO_MEANS = {'skill': 6.13, 'job': 5.54, 'sentence': 56.7, 'alternative': 6.63}
 
-PACKED = 0.98  # the share of the rows' tokens that packing fills, at least
+PACKED = 0.99  # the share of the rows' tokens that these texts fill
 
 
 class Tokens(NamedTuple):
@@ -45,7 +44,7 @@ class Tokens(NamedTuple):
 
     Attributes:
       longest: by side, the tokens that texts are cut to.
-      per_slot: the mean tokens of a skill and its three targets together.
+      per_slot: tokens of the rows for each skill and its three targets.
     """
 
     longest: Mapping[str, int]
@@ -56,16 +55,10 @@ def tokens_of(config: Config) -> Tokens:
     """How long the texts of the config's dataset are; without a dataset, those of ESCO 1.2.0."""
     if config.data.dir is None:
         longest = choose_lengths(ESCO_LENGTHS, config.data.length)
-        return Tokens(longest, sum(min(ESCO_MEANS[side], longest[side]) for side in SIDES))
+        return Tokens(longest, sum(min(ESCO_MEANS[side], longest[side]) for side in SIDES) / PACKED)
     dataset = open_dataset(pathlib.Path(config.data.dir))
-    longest = choose_lengths(dataset.manifest['lengths'], config.data.length)
-    plan = Plan(
-        dataset.graphs,
-        batch_size=config.data.batch_size,
-        seed=config.seed,
-        distractor_probability=config.data.distractor_probability,
-    )
-    return Tokens(longest, PackedPlan(plan, dataset, longest, devices=1).rows * ROW / plan.batch_size)
+    plan = config.packed_plan(dataset, devices=1)
+    return Tokens(plan.lengths, plan.room * ROW / plan.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +130,7 @@ class Rehearsal:
 
     def rows(self, batch_size: int) -> tuple[int, int]:
         """Rows per device, and in how many chunks a device encodes them."""
-        rows = math.ceil(batch_size / self.devices * self._tokens.per_slot / (ROW * PACKED))
+        rows = math.ceil(batch_size / self.devices * self._tokens.per_slot / ROW)
         return in_chunks(rows, self._config.run.rows_at_once)
 
     def trial(self, batch_size: int) -> Trial:

@@ -14,7 +14,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from jaxtyping import Bool, Int, Int32
 from tensorflow_datasets.proto import tf_example_pb2
 
-from uwe_jax.data.graph import GRAPHS, MAX_TOKENS, SIDES, Dataset, DatasetError
+from uwe_jax.data.graph import GRAPHS, SIDES, Dataset, DatasetError
 from uwe_jax.data.packed_plan import ROW, PackedPlan
 from uwe_jax.data.packing import Rows, pack
 from uwe_jax.data.plan import EMPTY, BatchPlan
@@ -102,17 +102,13 @@ class StepReader:
     Args:
       dataset: the opened dataset.
       plan: which nodes make a batch, and where their texts lie.
-      lengths: by side, the tokens that texts are cut to.
       slots: those of the global batch that this process holds, whole devices' at a time.
     """
 
-    def __init__(
-        self, dataset: Dataset, plan: PackedPlan, lengths: Mapping[str, int], slots: Int[np.ndarray, ' local_slots']
-    ):
+    def __init__(self, dataset: Dataset, plan: PackedPlan, slots: Int[np.ndarray, ' local_slots']):
         self._records = {graph: Records(dataset.shards(graph)) for graph in GRAPHS}
         self._graphs = dataset.graphs
         self._plan = plan
-        self._lengths = lengths
         self._slots = slots
 
     def __call__(self, step: int) -> Batch:
@@ -135,7 +131,7 @@ class StepReader:
         rows, per_device = self._plan.rows, self._plan.slots_per_device
         device = np.arange(len(self._slots)) // per_device
         place = np.concatenate([start[side][self._slots] + device * rows * ROW for side in SIDES])
-        ids = [truncated(text, self._lengths[side]) for side in SIDES for text in texts[side]]
+        ids = [truncated(text, self._plan.lengths[side]) for side in SIDES for text in texts[side]]
         return pack(ids, place, rows * (len(self._slots) // per_device), ROW)
 
     def _read(self, graph: str, edges: Int32[np.ndarray, ' slots']) -> list[Features | None]:
@@ -159,7 +155,7 @@ class StepReader:
 
     def _join_distractors(self, sentences: list[np.ndarray], plan: BatchPlan) -> list[np.ndarray]:
         distractors = self._read('sentence', plan.distractors.edge[self._slots])
-        tokens = self._lengths['sentence']
+        tokens = self._plan.lengths['sentence']
         return [
             join_distractor(sentence, _ids(row, 'target_ids'), first, tokens) if row else sentence
             for sentence, row, first in zip(sentences, distractors, plan.distractors.first[self._slots], strict=True)
@@ -194,19 +190,6 @@ def join_distractor(
     return np.concatenate(parts)
 
 
-def choose_lengths(chosen: Mapping[str, int], overrides: Mapping[str, int]) -> dict[str, int]:
-    """The tokens that texts are cut to, by side: the override if it is not 0, otherwise what data prep has chosen.
-
-    Raises:
-      ValueError: a length is not from 3 (<s>, one token, </s>) to MAX_TOKENS.
-    """
-    lengths = {side: overrides[side] or length for side, length in chosen.items()}
-    for side, length in lengths.items():
-        if not 3 <= length <= MAX_TOKENS:
-            raise ValueError(f'data.length.{side}: {length}, expected 3 to {MAX_TOKENS} tokens')
-    return lengths
-
-
 def local_slots(sharding: jax.sharding.Sharding, batch_size: int) -> Int[np.ndarray, ' local_slots']:
     """The slots of a global batch that the devices of this process hold, in order."""
     slices = sharding.addressable_devices_indices_map((batch_size,)).values()
@@ -216,7 +199,6 @@ def local_slots(sharding: jax.sharding.Sharding, batch_size: int) -> Int[np.ndar
 def batches(
     dataset: Dataset,
     plan: PackedPlan,
-    lengths: Mapping[str, int],
     sharding: jax.sharding.NamedSharding,
     steps: range,
     prefetch: int,
@@ -226,7 +208,6 @@ def batches(
     Args:
       dataset: the opened dataset.
       plan: which nodes make a batch, and where their texts lie.
-      lengths: by side, the tokens that texts are cut to.
       sharding: of the first axis over the mesh.
       steps: the steps to read.
       prefetch: the number of steps to read ahead; 0 reads in the foreground.
@@ -234,7 +215,7 @@ def batches(
     import grain  # it imports Orbax, which takes seconds
 
     slots = local_slots(sharding, plan.batch_size)
-    read = StepReader(dataset, plan, lengths, slots)
+    read = StepReader(dataset, plan, slots)
     options = grain.ReadOptions(num_threads=min(prefetch, 2), prefetch_buffer_size=prefetch)
     for local in grain.MapDataset.range(steps.start, steps.stop).map(read).to_iter_dataset(options):
         yield jax.tree.map(lambda x: _to_global(x, plan.batch_size // len(slots), sharding), local)

@@ -1,6 +1,7 @@
 """The batch plan laid out in rows: which device gets which slots, and where each text lies in that device's rows."""
 
 import dataclasses
+import heapq
 import math
 from collections.abc import Mapping
 
@@ -49,23 +50,25 @@ class PackedPlan:
       rows_at_once: rows of a device that are encoded together; 0 for all.
 
     Attributes:
+      plan, lengths: the arguments.
+      room: the rows that a batch has, if one device holds all of it.
       rows: per device.
       chunks: in how many equal parts a device encodes its rows.
     """
 
     def __init__(self, plan: Plan, dataset: Dataset, lengths: Mapping[str, int], devices: int, rows_at_once: int = 0):
-        self._plan, self._dataset, self._lengths, self._devices = plan, dataset, lengths, devices
+        self.plan, self._dataset, self.lengths, self._devices = plan, dataset, lengths, devices
         # At EMPTY, which is the last place: a target without tokens, and no sentence.
         self._target_length = {name: np.append(graph.target_length, 0) for name, graph in dataset.graphs.items()}
         self._sentence_of_edge = np.append(dataset.graphs['sentence'].edge_target, EMPTY)
         self.batch_size = plan.batch_size
         samples = [self._draft(plan(step)) for step in range(min(max(SAMPLED_SLOTS // plan.batch_size, 8), 256))]
         tokens = [draft.of_slots.sum() for draft in samples]
-        self._room = max(round((np.mean(tokens) + np.std(tokens)) / ROW), 1)
-        rows = self._room
+        self.room = max(round((np.mean(tokens) + np.std(tokens)) / ROW), 1)
+        rows = self.room
         if devices > 1:
             spread = [self._fitted(draft) for draft in samples]
-            rows = 1 + max(draft.lay_out(slots)[1] for draft in spread for slots in _dealt(draft, devices))
+            rows = max(draft.lay_out(slots)[1] for draft in spread for slots in _dealt(draft, devices))
         self.rows, self.chunks = in_chunks(rows, rows_at_once)
 
     @property
@@ -75,7 +78,7 @@ class PackedPlan:
 
     def __call__(self, step: int) -> PackedBatch:
         """The batch of one step, counted from 0."""
-        batch = self._plan(step)
+        batch = self.plan(step)
         draft = self._fitted(self._draft(batch))
         start = {side: np.zeros(self.batch_size, np.int32) for side in SIDES}
         dealt = _dealt(draft, self._devices)
@@ -95,7 +98,7 @@ class PackedPlan:
     def _fitted(self, draft: '_Draft') -> '_Draft':
         """Makes the whole batch small enough."""
         everything = np.arange(self.batch_size)
-        while draft.of_slots.sum() > self._room * ROW or draft.lay_out(everything)[1] > self._room:
+        while draft.of_slots.sum() > self.room * ROW or draft.lay_out(everything)[1] > self.room:
             draft.shrink(everything)
         return draft
 
@@ -104,10 +107,10 @@ class PackedPlan:
         length = {'skill': self._dataset.skill_length[batch.skill]}
         for name, targets in batch.targets.items():
             length[name] = self._target_length[name][targets.node]
-        length = {side: np.minimum(length[side], self._lengths[side]) for side in SIDES}
+        length = {side: np.minimum(length[side], self.lengths[side]) for side in SIDES}
         alone, distractor = length['sentence'], self._sentence_of_edge[batch.distractors.edge]
         added = np.maximum(self._target_length['sentence'][distractor] - 2, 0)  # without <s> and </s>
-        length['sentence'] = np.minimum(alone + added, self._lengths['sentence'])
+        length['sentence'] = np.minimum(alone + added, self.lengths['sentence'])
         return _Draft(length, alone)
 
 
@@ -163,6 +166,19 @@ class _Draft:
         )
 
 
+def choose_lengths(chosen: Mapping[str, int], overrides: Mapping[str, int]) -> dict[str, int]:
+    """The tokens that texts are cut to, by side: the override if it is not 0, otherwise what data prep has chosen.
+
+    Raises:
+      ValueError: a length is not from 3 (<s>, one token, </s>) to MAX_TOKENS.
+    """
+    lengths = {side: overrides[side] or length for side, length in chosen.items()}
+    for side, length in lengths.items():
+        if not 3 <= length <= MAX_TOKENS:
+            raise ValueError(f'data.length.{side}: {length}, expected 3 to {MAX_TOKENS} tokens')
+    return lengths
+
+
 def in_chunks(rows: int, rows_at_once: int) -> tuple[int, int]:
     """Divides the rows of a device into as few equal chunks as possible, of `rows_at_once` at most; 0 for one chunk.
 
@@ -174,10 +190,16 @@ def in_chunks(rows: int, rows_at_once: int) -> tuple[int, int]:
 
 
 def _dealt(draft: _Draft, devices: int) -> list[Int[np.ndarray, ' slots_per_device']]:
-    """Gives every device as many slots and about as many tokens: the slots by size, dealt to and fro."""
-    rounds = np.argsort(-draft.of_slots, kind='stable').reshape(-1, devices)
-    rounds[1::2] = rounds[1::2, ::-1].copy()
-    return [np.sort(slots) for slots in rounds.T]
+    """Gives every device as many slots and about as many tokens: the largest slot to the one with the fewest tokens."""
+    tokens = draft.of_slots
+    dealt: list[list[int]] = [[] for _ in range(devices)]
+    open_devices = [(0, device) for device in range(devices)]  # a heap, by the tokens that they have
+    for slot in np.argsort(-tokens, kind='stable').tolist():
+        held, device = heapq.heappop(open_devices)
+        dealt[device].append(slot)
+        if len(dealt[device]) < len(tokens) // devices:
+            heapq.heappush(open_devices, (held + tokens[slot], device))
+    return [np.sort(slots) for slots in dealt]
 
 
 def _reordered(batch: BatchPlan, order: Int[np.ndarray, ' slots']) -> BatchPlan:

@@ -51,6 +51,11 @@ def rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
+def columns(mesh: Mesh) -> NamedSharding:
+    """Splits the second axis over all devices."""
+    return NamedSharding(mesh, PartitionSpec(None, mesh.axis_names))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Keeps a whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())

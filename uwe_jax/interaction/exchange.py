@@ -1,154 +1,149 @@
-"""Late interaction over the mesh: the queries stay on their devices, and the targets are exchanged.
+"""Late interaction over the mesh: the targets stay on their devices, and the queries are exchanged.
 
-There are three ways. Let n be the number of devices, b the targets per device, and E the bytes of their embeddings (the
-float32 gradients take 2 E if embeddings are bfloat16, E if they are float32). Then a device holds and sends, in the
-forward and backward pass together:
+In training the queries are the skills, which are short, and which meet the targets of all graphs. So they are sent
+once for all graphs, a sixth of the tokens that the three sides of targets are padded to. There are two ways. Let n be
+the number of devices, and E the bytes of a device's queries (their float32 gradients take 2 E if they are bfloat16, E
+if they are float32). Then a device holds and sends, in the forward and backward pass together:
 
-    gather     all targets at once, kept for the backward pass    holds n E            sends (n-1) (E + gradients)
-    regather   all targets at once, again in the backward pass    holds n E for a time sends (n-1) (2 E + gradients)
-    ring       the targets of one device at a time                holds 2 E            sends (n-1) (2 E + gradients)
+    gather     all queries at once, kept for the backward pass    holds n E    sends (n-1) (E + gradients)
+    ring       the queries of one device at a time                holds 2 E    sends (n-1) (2 E + gradients)
 
-In all three a device also holds its rows of both scores and of their gradients, 4 b·nb float32.
-
-In the ring, a device sends a block of targets on while it scores them. In the backward pass the gradient of a block
-travels one step behind the block, each device adds its part, and the last one sends the sum home.
+With either, a device also holds its columns of the scores and of their gradients.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Float32
+from jaxtyping import Array, Float, Int, PyTree
 
-from uwe_jax.interaction.form import Form
-
-EXCHANGES = ('gather', 'regather', 'ring')
+from uwe_jax.interaction.score import widen
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def scores(
+def exchanged(
+    interact: Callable,
     q: Float[Array, 'q_texts q_tokens d'],
-    q_mask: Bool[Array, 'q_texts q_tokens'],
-    y: Float[Array, 'y_texts y_tokens d'],
-    y_mask: Bool[Array, 'y_texts y_tokens'],
-    form: Form,
+    q_len: Int[Array, ' q_texts'],
+    y: PyTree,
+    y_len: PyTree,
+    *,
     exchange: str,
-    mesh: Mesh | None,
-) -> tuple[Float32[Array, 'q_texts y_texts'], Float32[Array, 'q_texts y_texts']]:
-    """Equals `Form.scores`, on arrays whose rows are sharded over all axes of the mesh; the results are sharded alike.
+    mesh: Mesh,
+) -> Any:
+    """Equals `interact(q, q_len, y, y_len)`, on arrays whose first axis is sharded over all axes of the mesh.
+
+    The gradients of the devices are summed in float32.
 
     Args:
-      q, q_mask, y, y_mask: the global arrays.
-      form: what each device computes on its rows.
-      exchange: how it gets the targets; an element of `EXCHANGES`.
-      mesh: of two devices or more; None if all rows are on one device.
+      interact: scores every query against every target, each pair on its own; returns a tree of arrays indexed
+        [query, target].
+      q, q_len: embeddings of the queries, and the tokens of each.
+      y, y_len: the same of the targets: arrays, or trees of them.
+      exchange: how a device gets the queries of the others; an element of `EXCHANGES`.
+      mesh: the devices.
+
+    Returns:
+      What `interact` returns, with the second axis sharded over all axes of the mesh.
+
+    Raises:
+      ValueError: the exchange is unknown.
     """
-    return _forward(q, q_mask, y, y_mask, form, exchange, mesh)[0]
+    if exchange not in EXCHANGES:
+        raise ValueError(f'interaction.exchange: {exchange!r}, expected one of {", ".join(EXCHANGES)}')
+    if mesh.size == 1:
+        return interact(q, q_len, y, y_len)
+    local = functools.partial(_WAYS[exchange], interact, mesh.axis_names)
+    rows, columns = PartitionSpec(mesh.axis_names), PartitionSpec(None, mesh.axis_names)
+    # Replication is not checked: nothing is replicated on the way in or out.
+    return jax.shard_map(local, mesh=mesh, in_specs=rows, out_specs=columns, check_vma=False)(q, q_len, y, y_len)
 
 
-def _forward(q, q_mask, y, y_mask, form, exchange, mesh):
-    if mesh is None:
-        return form.scores(q, q_mask, y, y_mask), (q, q_mask, y, y_mask)
-    rows, axes = PartitionSpec(mesh.axis_names), mesh.axis_names
-
-    def gathered(q, q_mask, y, y_mask):
-        everywhere = jax.lax.all_gather((y, y_mask), axes, tiled=True)
-        return form.scores(q, q_mask, *everywhere), everywhere if exchange == 'gather' else (y, y_mask)
-
-    def ring(q, q_mask, y, y_mask):
-        return _ring_scores(q, q_mask, y, y_mask, form, axes), (y, y_mask)
-
-    kept = PartitionSpec() if exchange == 'gather' else rows
-    local = ring if exchange == 'ring' else gathered
-    scores, targets = _on(mesh, local, rows, (rows, kept))(q, q_mask, y, y_mask)
-    return scores, (q, q_mask, *targets)
+def _gather(interact, axes, q, q_len, y, y_len):
+    return interact(_everywhere(q, axes), jax.lax.all_gather(q_len, axes, tiled=True), y, y_len)
 
 
-def _backward(form, exchange, mesh, residuals, cotangents):
-    q, q_mask, y, y_mask = residuals
-    if mesh is None:
-        dq, dy = form.gradients(q, q_mask, y, y_mask, *cotangents)
-        return dq.astype(q.dtype), None, dy.astype(y.dtype), None
-    rows, axes = PartitionSpec(mesh.axis_names), mesh.axis_names
-
-    def gathered(q, q_mask, y, y_mask, *g):
-        if exchange == 'regather':
-            # Tied to the cotangents; otherwise the compiler would keep the targets gathered in the forward pass.
-            y, y_mask, g = jax.lax.optimization_barrier((y, y_mask, g))
-            y, y_mask = jax.lax.all_gather((y, y_mask), axes, tiled=True)
-        dq, dy = form.gradients(q, q_mask, y, y_mask, *g)
-        return dq.astype(q.dtype), jax.lax.psum_scatter(dy, axes, tiled=True).astype(y.dtype)
-
-    def ring(q, q_mask, y, y_mask, *g):
-        dq, dy = _ring_gradients(q, q_mask, y, y_mask, g, form, axes)
-        return dq.astype(q.dtype), dy.astype(y.dtype)
-
-    kept = PartitionSpec() if exchange == 'gather' else rows
-    local = ring if exchange == 'ring' else gathered
-    dq, dy = _on(mesh, local, (rows, rows, kept, kept, rows, rows), rows)(q, q_mask, y, y_mask, *cotangents)
-    return dq, None, dy, None
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _everywhere(x, axes):
+    """The parts of all devices. Its own derivative would sum the gradients in the dtype of the embeddings."""
+    return jax.lax.all_gather(x, axes, tiled=True)
 
 
-scores.defvjp(_forward, _backward)
+def _everywhere_forward(x, axes):
+    return _everywhere(x, axes), None
 
 
-def _on(mesh: Mesh, local: Any, in_specs: Any, out_specs: Any) -> Any:
-    # Replication is not checked: no derivative is taken through the shard_map, so nothing depends on it.
-    return jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+def _everywhere_backward(axes, _, g):
+    return (jax.lax.psum_scatter(widen(g), axes, tiled=True).astype(g.dtype),)
 
 
-def _ring_scores(q, q_mask, y, y_mask, form, axes):
-    """A device's rows of both scores: [b_q, n b_y] each."""
-    devices, home = jax.lax.axis_size(axes), jax.lax.axis_index(axes)
-
-    def score(step, block, rows):
-        column = (home + step) % devices * len(y)
-        parts = form.scores(q, q_mask, *block)  # [b_q, b_y] each
-        return jax.tree.map(lambda x, part: jax.lax.dynamic_update_slice_in_dim(x, part, column, 1), rows, parts)
-
-    def score_and_pass_on(step, carry):
-        rows, block = carry
-        following = _pass_on(block, axes)
-        return score(step, block, rows), following
-
-    zeros = jnp.zeros((len(q), devices * len(y)), jnp.float32)
-    rows, block = jax.lax.fori_loop(0, devices - 1, score_and_pass_on, ((zeros, zeros), (y, y_mask)))
-    return score(devices - 1, block, rows)
+_everywhere.defvjp(_everywhere_forward, _everywhere_backward)
 
 
-def _ring_gradients(q, q_mask, y, y_mask, g, form, axes):
-    """A device's rows of dq and dy, float32. At step s it holds the targets of the s-th device after it."""
-    devices, home = jax.lax.axis_size(axes), jax.lax.axis_index(axes)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _ring(interact, axes, q, q_len, y, y_len):
+    devices = jax.lax.axis_size(axes)
+
+    def score(step, block, scores):
+        parts = interact(*block, y, y_len)
+        row = _first_row(step, axes, q)
+        return jax.tree.map(lambda x, part: jax.lax.dynamic_update_slice_in_dim(x, part, row, 0), scores, parts)
+
+    def pass_on_and_score(step, carry):
+        block, scores = carry
+        block = _pass_on(block, axes)
+        return block, score(step, block, scores)
+
+    parts = jax.eval_shape(interact, q, q_len, y, y_len)
+    zeros = jax.tree.map(lambda part: jnp.zeros((devices * len(q), part.shape[1]), part.dtype), parts)
+    first = (q, q_len), score(0, (q, q_len), zeros)
+    return jax.lax.fori_loop(1, devices, pass_on_and_score, first)[1]
+
+
+def _ring_forward(interact, axes, *inputs):
+    return _ring(interact, axes, *inputs), inputs
+
+
+def _ring_backward(interact, axes, inputs, g):
+    q, q_len, y, y_len = inputs
 
     def gradients(step, block):
-        column = (home + step) % devices * len(y)
-        return form.gradients(q, q_mask, *block, *(jax.lax.dynamic_slice_in_dim(x, column, len(y), 1) for x in g))
+        row = _first_row(step, axes, q)
+        g_block = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, row, len(q), 0), g)
+        _, pull_back = jax.vjp(lambda q, y: interact(q, block[1], y, y_len), block[0], y)
+        return jax.tree.map(widen, pull_back(g_block))
 
-    block = _pass_on((y, y_mask), axes)
-    dq, dy_at_home = gradients(0, (y, y_mask))
+    def pass_on_and_add(step, carry):
+        block, dq, dy = carry
+        block, dq = _pass_on((block, dq), axes)
+        parts = gradients(step, block)
+        return block, *jax.tree.map(jnp.add, (dq, dy), parts)
 
-    def add_and_pass_on(step, carry):
-        dq, block, dy = carry
-        following, dy = _pass_on((block, dy), axes)
-        dq_part, dy_part = gradients(step, block)
-        return dq + dq_part, following, dy + dy_part
+    at_home, dy_at_home = gradients(0, (q, q_len))
+    # The gradient of a block begins on the first device that gets the block, and the last one sends it home.
+    block = _pass_on((q, q_len), axes)
+    dq, dy = gradients(1, block)
+    first = block, dq, jax.tree.map(jnp.add, dy, dy_at_home)
+    _, dq, dy = jax.lax.fori_loop(2, jax.lax.axis_size(axes), pass_on_and_add, first)
+    dq = at_home + _pass_on(dq, axes)
+    return dq.astype(q.dtype), None, jax.tree.map(lambda total, x: total.astype(x.dtype), dy, y), None
 
-    # A block's gradient starts on the first device that receives the block, and the last device sends it home.
-    if devices > 2:
-        following = _pass_on(block, axes)
-        dq_part, dy = gradients(1, block)
-        dq, block, dy = jax.lax.fori_loop(2, devices - 1, add_and_pass_on, (dq + dq_part, following, dy))
-        dy = _pass_on(dy, axes)
-        dq_part, dy_part = gradients(devices - 1, block)
-        dy = dy + dy_part
-    else:
-        dq_part, dy = gradients(1, block)
-    return dq + dq_part, dy_at_home + _pass_on(dy, axes)
+
+_ring.defvjp(_ring_forward, _ring_backward)
+
+
+def _first_row(step, axes, q):
+    """Where the scores of a block begin: at step s, a device holds the queries of the s-th device after it."""
+    return (jax.lax.axis_index(axes) + step) % jax.lax.axis_size(axes) * len(q)
 
 
 def _pass_on(block, axes):
     """Sends a block to the device before this one, and returns the block of the device after it."""
     devices = jax.lax.axis_size(axes)
     return jax.lax.ppermute(block, axes, [(i, (i - 1) % devices) for i in range(devices)])
+
+
+_WAYS = {'gather': _gather, 'ring': _ring}
+EXCHANGES = tuple(_WAYS)

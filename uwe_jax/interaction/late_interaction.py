@@ -1,14 +1,12 @@
-"""The public function: scores all pairs of a (sharded) batch in the form and by the exchange that are asked for."""
+"""The public function: scores all pairs of a batch in the form that is asked for."""
 
-from typing import Any
+import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from uwe_jax.interaction import exchange as exchanges
 from uwe_jax.interaction import reference
-from uwe_jax.interaction.exchange import EXCHANGES
 from uwe_jax.interaction.form import FORMS, Form
 from uwe_jax.interaction.score import Score, attending_tokens, inverse_norm, participating, widen
 
@@ -21,9 +19,8 @@ def late_interaction(
     score: Score,
     *,
     form: str = 'blockwise',
-    exchange: str = 'gather',
     block_entries: int = 0,
-    mesh: jax.sharding.Mesh | None = None,
+    platform: str | None = None,
 ) -> tuple[Float[Array, 'q_texts y_texts'], Float[Array, 'q_texts y_texts']]:
     """Scores every query against every target in both directions (paper, section 3.2).
 
@@ -59,20 +56,17 @@ def late_interaction(
       score: what a score is.
       form: `reference`, literally the formula; `blockwise`, XLA on one block of R after another; or `kernel`, a Pallas
         kernel if there is one for the devices and shapes.
-      exchange: on a mesh, how each device gets the targets, see `exchange.py`. For the reference, and where a side is
-        mean-pooled, XLA's partitioner decides.
-      block_entries: pairs of tokens per block of the blockwise form; 0 takes a number that suits the devices.
-      mesh: if given, the rows of both sides are sharded over all its axes, and so are the rows of the results.
+      block_entries: pairs of tokens per block of the blockwise form; 0 takes a number that suits the platform.
+      platform: of the device, as JAX names it; by default that of JAX's default backend.
 
     Returns:
       s_qy, s_yq: sim(q, y) and sim(y, q), both indexed [q, y]; float32 unless q and y are float64.
 
     Raises:
-      ValueError: the form or the exchange is unknown.
+      ValueError: the form is unknown.
     """
-    for field, value, known in (('form', form, FORMS), ('exchange', exchange, EXCHANGES)):
-        if value not in known:
-            raise ValueError(f'interaction.{field}: {value!r}, expected one of {", ".join(known)}')
+    if form not in FORMS:
+        raise ValueError(f'interaction.form: {form!r}, expected one of {", ".join(FORMS)}')
     q_mask = participating(q_len, q.shape[1], score.special_tokens)
     y_mask = participating(y_len, y.shape[1], score.special_tokens)
     if score.kind == 'mean':
@@ -86,13 +80,28 @@ def late_interaction(
         over_y = over_y / attending_tokens(q_mask, score)[:, None]
         over_q = over_q / attending_tokens(y_mask, score)
     else:
-        platform = mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()
-        mesh = mesh if mesh is not None and mesh.size > 1 else None
-        how = Form(form, score, block_entries, platform)
-        sums: Any = exchanges.scores(q, q_mask, y, y_mask, how, exchange, mesh)
-        over_y, over_q = sums
+        how = Form(form, score, block_entries, platform or jax.default_backend())
+        over_y, over_q = _scores(q, q_mask, y, y_mask, how)
     s_qy = score.combine(over_y, over_q)
     return s_qy, s_qy if score.attend == 'from_skill' else score.combine(over_q, over_y)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _scores(q, q_mask, y, y_mask, form):
+    return form.scores(q, q_mask, y, y_mask)
+
+
+def _forward(q, q_mask, y, y_mask, form):
+    return _scores(q, q_mask, y, y_mask, form), (q, q_mask, y, y_mask)
+
+
+def _backward(form, inputs, cotangents):
+    q, _, y, _ = inputs
+    dq, dy = form.gradients(*inputs, *cotangents)
+    return dq.astype(q.dtype), None, dy.astype(y.dtype), None
+
+
+_scores.defvjp(_forward, _backward)
 
 
 def _pool(x, mask):

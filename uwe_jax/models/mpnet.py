@@ -16,12 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int, Int32, Key, UInt32
 
 FIRST_POSITION = 2  # of every text; 0 is reserved, 1 is for padding
 FARTHEST = 128  # tokens at least this far apart share the last bucket of relative positions
 MASKED = -1e30  # the logit of a token of another text
+STORED = 'stored'  # the name of what a loop over layers stores for the backward pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +130,11 @@ class MPNet(nnx.Module):
                 params, key = layer
                 return nnx.merge(graphdef, params)(x, bias, key), None
 
+            # The results of products are stored, a fifth of what the gradient needs. The rest is computed again:
+            # elementwise operations, dropout's bits and the attention logits.
+            apply = jax.checkpoint(
+                apply, policy=jax.checkpoint_policies.save_only_these_names(STORED), prevent_cse=False
+            )
             x, _ = jax.lax.scan(apply, x, (layers, keys and jnp.stack(keys)))
         return x.astype(jnp.float32)
 
@@ -178,7 +185,7 @@ class Layer(nnx.Module):
         )
         weights = dropped(jax.nn.softmax(logits * scale + bias), self.dropout, key).astype(self.dtype)
         mixed = jnp.einsum('bhij,bjhd->bihd', weights, v, precision=jax.lax.Precision.HIGHEST)
-        return linear(mixed.reshape(x.shape), self.o)
+        return linear(checkpoint_name(mixed.reshape(x.shape), STORED), self.o)
 
 
 def linear(x: Array, layer: nnx.Linear) -> Array:
@@ -186,7 +193,8 @@ def linear(x: Array, layer: nnx.Linear) -> Array:
 
     On CPUs, XLA multiplies bfloat16 into bfloat16 at half the speed, and rounds inside the product.
     """
-    return _linear(x, layer.kernel[...], layer.bias[...])  # pyright: ignore[reportOptionalSubscript] (all have one)
+    product = _linear(x, layer.kernel[...], layer.bias[...])  # pyright: ignore[reportOptionalSubscript] (all have one)
+    return checkpoint_name(product, STORED)
 
 
 @jax.custom_vjp

@@ -10,7 +10,9 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from uwe_jax.data.graph import GRAPHS, MAX_TOKENS, SIDES
+from uwe_jax.data.graph import GRAPHS, MAX_TOKENS, SIDES, Dataset
+from uwe_jax.data.packed_plan import PackedPlan, choose_lengths
+from uwe_jax.data.plan import Plan
 from uwe_jax.interaction import EXCHANGES, FORMS, Score
 from uwe_jax.loss import InfoNCE
 
@@ -141,6 +143,21 @@ class Config:
             return config
         directory = str(pathlib.Path(config.data.dir).absolute())
         return dataclasses.replace(config, data=dataclasses.replace(config.data, dir=directory))
+
+    def packed_plan(self, dataset: Dataset, devices: int) -> PackedPlan:
+        """The batches of this experiment and how they lie on so many devices.
+
+        Raises:
+          ValueError: the batch has more skills than the dataset, or `data.length` has a length that texts cannot have.
+        """
+        plan = Plan(
+            dataset.graphs,
+            batch_size=self.data.batch_size,
+            seed=self.seed,
+            distractor_probability=self.data.distractor_probability,
+        )
+        lengths = choose_lengths(dataset.manifest['lengths'], self.data.length)
+        return PackedPlan(plan, dataset, lengths, devices, self.run.rows_at_once)
 
 
 def _typed(kind: Any, value: Any, name: str, expected: Expected | None = None) -> Any:

@@ -20,7 +20,7 @@ from tests.benchmarks import interaction as interaction_benchmark
 from tests.benchmarks.speed import data
 from tests.benchmarks.speed.machine import medians
 from tests.benchmarks.speed.table import DTYPES, NO_PEER, Row, Setting
-from tests.benchmarks.speed.training import Training, experiment, packed_plan
+from tests.benchmarks.speed.training import Training, experiment
 from uwe_jax.data.graph import GRAPHS, open_dataset
 from uwe_jax.data.packed_plan import ROW
 from uwe_jax.interaction import late_interaction
@@ -33,7 +33,8 @@ PLANNED_STEPS = 200
 def padding(setting: Setting) -> Iterator[Row]:
     """The share of real tokens."""
     for dataset, skills, goal in ((setting.esco, 512, '≥ 0.95'), (setting.sample, 32, '≥ 0.88')):
-        plan = packed_plan(open_dataset(dataset), experiment(**{'data.dir': str(dataset), 'data.batch_size': skills}))
+        config = experiment(**{'data.dir': str(dataset), 'data.batch_size': skills})
+        plan = config.packed_plan(open_dataset(dataset), devices=1)
         batches = [plan(step) for step in range(PLANNED_STEPS)]
         real = statistics.mean(sum(int(length.sum()) for length in batch.length.values()) for batch in batches)
         texts = sum(int((length > 0).sum()) for batch in batches for length in batch.length.values())
@@ -152,7 +153,7 @@ def interaction_of(run: Training, batch) -> Callable:
     rng = np.random.default_rng(0)
     embeddings = {
         side: jnp.asarray(
-            rng.standard_normal((len(texts.length), run.lengths[side], interaction_benchmark.WIDTH), np.float32),
+            rng.standard_normal((len(texts.length), run.plan.lengths[side], interaction_benchmark.WIDTH), np.float32),
             'bfloat16',
         )
         for side, texts in batch.texts.items()
@@ -165,7 +166,7 @@ def interaction_of(run: Training, batch) -> Callable:
         total = jnp.zeros(())
         for graph in GRAPHS:
             sides = embeddings['skill'], length['skill'], embeddings[graph], length[graph]
-            total += sum(jnp.sum(s) for s in late_interaction(*sides, run.config.score, mesh=run.device_mesh))
+            total += sum(jnp.sum(s) for s in late_interaction(*sides, run.config.score))
         return total
 
     return functools.partial(gradient, embeddings, length)

@@ -10,10 +10,9 @@ import numpy as np
 from flax import nnx
 
 from configs.uwe import get_config
-from uwe_jax.data.graph import GRAPHS, Dataset, open_dataset
-from uwe_jax.data.loader import Batch, batches, choose_lengths
-from uwe_jax.data.packed_plan import PackedPlan
-from uwe_jax.data.plan import EMPTY, Plan
+from uwe_jax.data.graph import GRAPHS, open_dataset
+from uwe_jax.data.loader import Batch, batches
+from uwe_jax.data.plan import EMPTY
 from uwe_jax.distributed import mesh
 from uwe_jax.models import pretrained
 from uwe_jax.training.config import Config
@@ -40,25 +39,30 @@ class Training:
       config: the experiment.
       device_mesh: the device.
       plan: of the batches.
-      lengths: by side, the tokens that texts are padded to.
     """
 
     def __init__(self, directory: pathlib.Path, config: Config):
         self.device_mesh = mesh.make_mesh(devices=jax.devices()[:1])
         self.config, self._dataset = config, open_dataset(config.data.dir)
-        self.lengths = choose_lengths(self._dataset.manifest['lengths'], config.data.length)
-        self.plan = packed_plan(self._dataset, config)
+        self.plan = config.packed_plan(self._dataset, devices=1)
         graphdef, params = nnx.split(pretrained.abstract_encoder(directory, **dataclasses.asdict(config.model)))
         optimizer, schedule = make_optimizer(config.optimizer, config.steps)
         like = abstract_state(params, optimizer, self.device_mesh)
         self._state = first_state(pretrained.load_params(directory, params), optimizer, config.seed, like)
         self._take_step = make_step(
-            graphdef, optimizer, schedule, config, self.lengths, self.plan.chunks, self.device_mesh, shardings_of(like)
+            graphdef,
+            optimizer,
+            schedule,
+            config,
+            self.plan.lengths,
+            self.plan.chunks,
+            self.device_mesh,
+            shardings_of(like),
         )
 
     def batches(self, steps: int) -> Iterator[Batch]:
         """The batches of the first steps."""
-        return batches(self._dataset, self.plan, self.lengths, mesh.rows(self.device_mesh), range(steps), 0)
+        return batches(self._dataset, self.plan, mesh.rows(self.device_mesh), range(steps), 0)
 
     def step(self, batch: Batch) -> float:
         """Takes a step; returns the loss."""
@@ -77,15 +81,3 @@ class Training:
     def _texts(self, side: str, nodes: Sequence[int]) -> list[str]:
         every = self._dataset.nodes(side)
         return [every[node]['text'] for node in nodes]
-
-
-def packed_plan(dataset: Dataset, config: Config, devices: int = 1) -> PackedPlan:
-    """The plan of a run's batches and their rows."""
-    plan = Plan(
-        dataset.graphs,
-        batch_size=config.data.batch_size,
-        seed=config.seed,
-        distractor_probability=config.data.distractor_probability,
-    )
-    lengths = choose_lengths(dataset.manifest['lengths'], config.data.length)
-    return PackedPlan(plan, dataset, lengths, devices, config.run.rows_at_once)
