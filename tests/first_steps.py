@@ -30,12 +30,12 @@ def first_steps(config, device_mesh, steps=1):
     graphdef, params = nnx.split(pretrained.abstract_encoder(base, **dataclasses.asdict(config.model)))
     like = abstract_state(params, optimizer, device_mesh)
     state = first_state(pretrained.load_params(base, params), optimizer, config.seed, like)
-    plan = config.packed_plan(dataset, device_mesh.size)
+    packed = config.packed_plan(dataset, device_mesh.size)
     take_step = make_step(
-        graphdef, optimizer, schedule, config, plan.lengths, plan.chunks, device_mesh, shardings_of(like)
+        graphdef, optimizer, schedule, config, packed.lengths, packed.chunks, device_mesh, shardings_of(like)
     )
     lines, gradient = [], None
-    for batch in batches(dataset, plan, mesh.rows(device_mesh), range(steps), 0):
+    for batch in batches(dataset, packed, mesh.rows(device_mesh), range(steps), 0):
         state, metrics = take_step(state, batch)
         lines.append({name: float(value) for name, value in metrics.items()})
         # AdamW's first moment after one step is 0.1 times the gradient.

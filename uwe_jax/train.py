@@ -53,10 +53,10 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     mesh.check_divides(config.data.batch_size, device_mesh)
 
     dataset = open_dataset(config.data.dir)
-    plan = config.packed_plan(dataset, device_mesh.size)
+    packed = config.packed_plan(dataset, device_mesh.size)
     tasks = [sampled(task, config.run.evaluate_queries, config.seed) for task in held_out_tasks(dataset)]
-    logger.info('mesh %s, %.1f steps per epoch', dict(device_mesh.shape), plan.plan.steps_per_epoch)
-    logger.info('%d rows of %d tokens per device, texts cut to %s', plan.rows, ROW, plan.lengths)
+    logger.info('mesh %s, %.1f steps per epoch', dict(device_mesh.shape), packed.plan.steps_per_epoch)
+    logger.info('%d rows of %d tokens per device, texts cut to %s', packed.rows, ROW, packed.lengths)
 
     base = download.fetch(config.init)
     tokenizer = Tokenizer.from_pretrained(base)
@@ -95,11 +95,13 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         if 'evaluate' in _due(first_step, config):
             evaluate(first_step)
         shardings = shardings_of(state_shape)
-        take_step = make_step(graphdef, optimizer, schedule, config, plan.lengths, plan.chunks, device_mesh, shardings)
+        take_step = make_step(
+            graphdef, optimizer, schedule, config, packed.lengths, packed.chunks, device_mesh, shardings
+        )
         steps = range(first_step, config.steps)
         peak = peak_flops(device_mesh.devices.flat[0], config.model.dtype)
         meter = Meter(peak and peak * device_mesh.size)
-        read_ahead = batches(dataset, plan, mesh.rows(device_mesh), steps, config.run.prefetch)
+        read_ahead = batches(dataset, packed, mesh.rows(device_mesh), steps, config.run.prefetch)
         with (
             jax.transfer_guard('disallow'),  # in the loop, data moves to and from the devices only by explicit calls
             Progress('training', config.steps, 'steps', done=first_step, every=math.inf) as progress,

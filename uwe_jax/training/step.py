@@ -107,9 +107,11 @@ def make_step(
         loss, metrics = jnp.zeros(()), {}
         for graph in GRAPHS:
             with jax.named_scope('loss'):
+                # Split as the scores are; otherwise XLA would send those, in float32.
+                edges = jax.lax.with_sharding_constraint(batch.edges[graph], mesh.columns(device_mesh))
                 directions = many_to_many_info_nce(
                     *scores[graph],
-                    batch.edges[graph],
+                    edges,
                     skills[1] > 0,
                     target_length[graph] > 0,
                     config.loss.temperature[graph],
