@@ -265,7 +265,7 @@ def _random_words(key: Key[Array, ''], shape: tuple[int, ...]) -> UInt32[Array, 
     number = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
         number = number * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    for word in jax.random.bits(key, 2, jnp.uint32):
+    for word in jax.random.bits(key, (2,), jnp.uint32):
         number ^= word
         for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
             number = (number ^ (number >> shift)) * np.uint32(factor)
