@@ -1,7 +1,7 @@
 """Sentences: cutting them out of longer texts, and finding the skills that one names."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import sentencex
 
@@ -10,6 +10,9 @@ from uwe_jax.data.text import normalise
 LANGUAGE = 'en'
 # What no text should contain: control characters other than white space, and halves of surrogate pairs.
 NOT_TEXT = re.compile(r'[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]')
+# What begins an item of a list, even on one line: bullets, also those of symbol fonts; and characters with other uses
+# (C*-algebra, col·laborar), which only stand alone when they are bullets.
+_BULLET = re.compile(r'[•‣◦▪▫●○■□◆◇►▶➤➢❖✓✔\u2043\uf000-\uf0ff]|(?<!\S)[·∙*→](?!\S)')
 # What separates words in a name. Because + and # do not, C, C++ and C# are different names.
 _BETWEEN_WORDS = re.compile(r'[^\w+#]+')
 
@@ -17,21 +20,21 @@ _BETWEEN_WORDS = re.compile(r'[^\w+#]+')
 def split_sentences(text: str, language: str = LANGUAGE) -> Iterator[str]:
     """Yields the sentences of a text, normalised, without blank ones.
 
-    A line break ends a sentence, because most lines of a vacancy are list items or headings.
+    A line break ends a sentence, because most lines of a vacancy are list items or headings; so does a bullet.
 
     Args:
       text: plain text.
       language: an ISO 639-1 code; the abbreviations of this language do not end a sentence. Codes that the splitter
         does not know are accepted.
     """
-    for line in text.splitlines():
-        for sentence in sentencex.segment(language, line):  # pyright: ignore[reportAttributeAccessIssue]
+    for item in (item for line in text.splitlines() for item in _BULLET.split(line)):
+        for sentence in sentencex.segment(language, item):  # pyright: ignore[reportAttributeAccessIssue]
             if sentence := normalise(sentence):
                 yield sentence
 
 
 class Names:
-    """Finds which skills a sentence names, by any of their labels as whole words.
+    """Finds which skills a text names, by any of their labels as whole words.
 
     A label in capitals ('IT', 'C++') has to be written exactly so; the case of others does not matter.
 
@@ -42,19 +45,10 @@ class Names:
     def __init__(self, labels: Mapping[int, Iterable[str]]):
         self._labels = {node: [_words(label) for label in names] for node, names in labels.items()}
 
-    def joined(self, description: str, language: str, nodes: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
-        """Yields every sentence of a description, with the skills that it names (which may be none).
-
-        Args:
-          description: of a vacancy.
-          language: its ISO 639-1 code.
-          nodes: the vacancy's skills; others are not looked for.
-        """
-        whole = _words(description)
-        candidates = [(node, label) for node in nodes for label in self._labels.get(node, ()) if _in(label, whole)]
-        for sentence in split_sentences(description, language):
-            words = _words(sentence) if candidates else ('', '')
-            yield sentence, list(dict.fromkeys(node for node, label in candidates if _in(label, words)))
+    def named(self, text: str, nodes: Iterable[int]) -> list[int]:
+        """Those of some skills that a text names."""
+        words = _words(text)
+        return [node for node in nodes if any(_in(label, words) for label in self._labels.get(node, ()))]
 
 
 def _words(text: str) -> tuple[str, str]:

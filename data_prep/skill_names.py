@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from uwe_jax.data.text import match_key, normalise
 from uwe_jax.io.esco import Concept
 
 NAME_CHARACTERS = 200  # of an unmatched name, as it is listed
+_SEPARATOR = re.compile('[,;|]')
 
 
 class SkillNames:
@@ -17,7 +19,8 @@ class SkillNames:
 
     A name is looked up, in this order, as a URI; as a preferred label; as an alternative label; and, ignoring case, as
     a preferred and as an alternative label. The first of these that knows the name decides. If it knows several skills
-    of that name, the name is ambiguous and means none.
+    of that name, the name is ambiguous and means none. An unknown name such as 'SQL, Python' is a list if all of its
+    parts are names.
 
     Args:
       skills: by URI.
@@ -25,6 +28,7 @@ class SkillNames:
 
     Attributes:
       matched: how many names meant one skill.
+      lists_split: how many names were lists.
     """
 
     def __init__(self, skills: Mapping[str, Concept], number: Mapping[str, int]):
@@ -38,21 +42,33 @@ class SkillNames:
         self._texts = list(number)
         self._meanings: dict[str, frozenset[int]] = {}
         self._unmatched: collections.Counter[str] = collections.Counter()
-        self.matched = 0
+        self.matched = self.lists_split = 0
 
     def nodes(self, names: Sequence[str]) -> list[int]:
         """The skill nodes that the names mean, each once."""
         skills = {}
-        for name in names:
-            if name not in self._meanings:
-                self._meanings[name] = self._look_up(name)
-            nodes = self._meanings[name]
+        for name in itertools.chain.from_iterable(map(self._parts, names)):
+            nodes = self._meaning(name)
             if len(nodes) == 1:
                 skills |= dict.fromkeys(nodes)
                 self.matched += 1
             else:
                 self._unmatched[name] += 1
         return list(skills)
+
+    def _parts(self, name: str) -> Sequence[str]:
+        """The names in a name that is a list; otherwise the name itself."""
+        if self._meaning(name) or not (parts := [part for part in _SEPARATOR.split(name) if part.strip()]):
+            return [name]
+        if parts == [name] or not all(map(self._meaning, parts)):
+            return [name]
+        self.lists_split += 1
+        return parts
+
+    def _meaning(self, name: str) -> frozenset[int]:
+        if name not in self._meanings:
+            self._meanings[name] = self._look_up(name)
+        return self._meanings[name]
 
     def _look_up(self, name: str) -> frozenset[int]:
         name = normalise(name)

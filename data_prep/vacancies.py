@@ -10,12 +10,12 @@ A row is a vacancy, or one sentence of it. Its skills are joined to
 import dataclasses
 import pathlib
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Annotated
 
 from tyro.conf import arg
 
-from data_prep.sentences import LANGUAGE, NOT_TEXT, Names
+from data_prep.sentences import LANGUAGE, NOT_TEXT, Names, split_sentences
 from data_prep.skill_names import SkillNames
 from uwe_jax.data.text import normalise
 from uwe_jax.io.errors import DataError, EmptyFileError
@@ -71,7 +71,12 @@ def check_tables(files: Sequence[pathlib.Path], columns: Columns) -> None:
 
 
 def vacancy_edges(
-    files: Sequence[pathlib.Path], columns: Columns, names: SkillNames, repairs: Repairs
+    files: Sequence[pathlib.Path],
+    columns: Columns,
+    names: SkillNames,
+    repairs: Repairs,
+    visible: Callable[[str], str],
+    language: str = LANGUAGE,
 ) -> Iterator[tuple[str, str, list[int]]]:
     """Reads vacancies, or sentences of them.
 
@@ -81,6 +86,9 @@ def vacancy_edges(
         decides how a description is cut into sentences.
       names: finds skills by name.
       repairs: counts what was left out.
+      visible: returns the part of a sentence that is left when the model cuts it. A sentence of a description is joined
+        only to skills that this part names.
+      language: the ISO 639-1 code of descriptions without one.
 
     Yields:
       The graph, `job` or `sentence`; a title or a sentence; and the skill nodes that it is joined to.
@@ -89,12 +97,12 @@ def vacancy_edges(
       DataError: a file is not as described; names the file and the row.
     """
     column = columns.names()
-    named = None  # made for the first description
+    labels = None  # made for the first description
     for row in _rows(files, columns.required(), repairs):
         title, sentence, description = texts_of(row, column)
         title = clean(title, 'title', row.short_place, repairs)
         sentence = clean(sentence, 'sentence', row.short_place, repairs)
-        nodes = names.nodes(row.names(column['skills']))
+        nodes = names.nodes(row.names(column['skills'], repairs))
         if not nodes:
             example = f'{row.short_place}: {(title or sentence)[:60]}'
             repairs.add('vacancy or sentence without a known skill, dropped', example)
@@ -104,13 +112,21 @@ def vacancy_edges(
         if sentence:
             yield 'sentence', sentence, nodes
         elif description:
-            named = named or Names(names.labels())
-            joined = False
-            for part, skills in named.joined(NOT_TEXT.sub(' ', description), language_of(row), nodes):
-                if skills and (part := clean(part, 'sentence', row.short_place, repairs)):
-                    joined = True
-                    yield 'sentence', part, skills
-            if not joined:
+            labels = labels or Names(names.labels())
+            description = NOT_TEXT.sub(' ', description)
+            nodes = labels.named(description, nodes)  # few, so that sentences are quickly searched
+            names_any = False
+            for part in split_sentences(description, language_of(row, language)) if nodes else ():
+                if not (skills := labels.named(part, nodes)):
+                    continue
+                names_any = True
+                if part := clean(part, 'sentence', row.short_place, repairs):
+                    kept = labels.named(visible(part), skills)
+                    if len(kept) < len(skills):
+                        repairs.add('skill named in the part of a sentence that is cut off, no pair', row.short_place)
+                    if kept:
+                        yield 'sentence', part, kept
+            if not names_any:
                 repairs.add('description that names none of its skills, left out', row.short_place)
 
 
@@ -121,7 +137,7 @@ def vacancy_titles(
     column = columns.names()
     for row in _rows(files, columns.required(), repairs):
         title = clean(row.text(column['title']), 'title', row.short_place, repairs)
-        nodes = names.nodes(row.names(column['skills']))
+        nodes = names.nodes(row.names(column['skills'], repairs))
         if title and nodes:
             yield title, nodes
 
@@ -152,10 +168,10 @@ def _rows(files: Sequence[pathlib.Path], columns: Collection[str], repairs: Repa
             repairs.add('empty file, passed over', path.name)
 
 
-def language_of(row: Row) -> str:
-    """The ISO 639 code in a row's `language`, which may be a longer tag such as 'en-GB'; English if there is none."""
+def language_of(row: Row, default: str) -> str:
+    """The ISO 639 code in a row's `language`, which may be a longer tag such as 'en-GB'."""
     language = row.cells.get('language')
-    return re.split('[-_]', language.lower())[0] if isinstance(language, str) and language else LANGUAGE
+    return re.split('[-_]', language.lower())[0] if isinstance(language, str) and language else default
 
 
 def texts_of(row: Row, names: Mapping[str, str]) -> tuple[str, str, str]:

@@ -26,17 +26,17 @@ class Options:
     model: str
     """An export, a training workdir, or a plain MPNet model: a directory or a Hub name."""
     targets: pathlib.Path
-    """The target space: CSV, TSV, JSONL, Parquet, or one text per line."""
+    """The target space: CSV, TSV, JSON, Parquet, or one text per line."""
     queries: tyro.conf.Positional[tuple[str, ...]] = ()
     """The queries, after the flags."""
     column: str = 'text'
-    """The column with the targets, if they are in a table: CSV, TSV, JSONL or Parquet."""
+    """The column with the targets, if they are in a table: CSV, TSV, JSON or Parquet."""
     index: pathlib.Path | None = None
     """A directory that keeps the embedded targets for the next time."""
     input: pathlib.Path | None = None
-    """A file of queries: CSV, TSV, JSONL, Parquet, or one text per line."""
+    """A file of queries: CSV, TSV, JSON, Parquet, or one text per line."""
     input_column: str = 'text'
-    """The column with the queries, if they are in a table: CSV, TSV, JSONL or Parquet."""
+    """The column with the queries, if they are in a table: CSV, TSV, JSON or Parquet."""
     output: pathlib.Path | None = None
     """With --input: the JSONL file to write. After an interruption, the same command continues it."""
     k: int = 5

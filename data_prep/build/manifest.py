@@ -10,6 +10,7 @@ from typing import Any
 from data_prep.build.options import Options
 from data_prep.build.sources import Sources
 from data_prep.check.report import EXAMPLES
+from data_prep.skill_names import SkillNames
 from uwe_jax.data.graph import MANIFEST
 from uwe_jax.io.files import checksums, sha256
 
@@ -21,7 +22,7 @@ def describe_sources(options: Options, sources: Sources) -> list[dict[str, Any]]
         {
             'name': 'ESCO',
             'version': version[0] if version else 'unknown',
-            'language': 'en',
+            'language': ', '.join(options.language),
             'files': checksums(sources.esco.files),
         }
     ]
@@ -37,24 +38,24 @@ def describe_sources(options: Options, sources: Sources) -> list[dict[str, Any]]
     return described
 
 
-def describe_names(matched: int, unmatched: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def describe_names(names: SkillNames, unmatched: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How many skill names meant one skill, none (`unknown`) or several (`ambiguous`), with the most frequent ones.
 
     Args:
-      matched: how many meant one skill.
+      names: that counted them.
       unmatched: what `SkillNames.unmatched` returns.
     """
     kinds = {
-        'unknown': [name for name in unmatched if not name['could_mean']],
-        'ambiguous': [name for name in unmatched if name['could_mean']],
+        'unknown': [miss for miss in unmatched if not miss['could_mean']],
+        'ambiguous': [miss for miss in unmatched if miss['could_mean']],
     }
-    return {'matched': matched} | {
+    return {'matched': names.matched, 'lists_split': names.lists_split} | {
         kind: {
-            'count': sum(name['count'] for name in names),
-            'distinct': len(names),
-            'examples': [name['name'] for name in names[:EXAMPLES]],
+            'count': sum(miss['count'] for miss in misses),
+            'distinct': len(misses),
+            'examples': [miss['name'] for miss in misses[:EXAMPLES]],
         }
-        for kind, names in kinds.items()
+        for kind, misses in kinds.items()
     }
 
 

@@ -9,6 +9,7 @@ from tyro.conf import arg
 from data_prep.check.options import EvaluationSets
 from data_prep.vacancies import Columns
 from uwe_jax.io.errors import DataError
+from uwe_jax.io.esco import ENGLISH
 from uwe_jax.models.download import BASE_MODEL
 
 
@@ -24,8 +25,11 @@ class Options:
     """The folder of an ESCO release's CSV files."""
     output: pathlib.Path
     """The directory to make."""
+    language: Annotated[tuple[str, ...], arg(metavar='CODE')] = ENGLISH
+    """The language of the release, such as de. May be repeated: the first one names and describes the skills; labels in
+    the others become further titles of the same occupations and alternative names of the same skills."""
     vacancies: Annotated[tuple[str, ...], arg(metavar='GLOB')] = ()
-    """CSV, TSV, JSONL or Parquet files of vacancies, or of their sentences, with skills. If there are no sentences,
+    """CSV, TSV, JSON or Parquet files of vacancies, or of their sentences, with skills. If there are no sentences,
     sentences from ESCO's skill descriptions are used instead."""
     columns: Columns = dataclasses.field(default_factory=Columns)
     synthetic: Annotated[tuple[str, ...], arg(metavar='GLOB')] = ()

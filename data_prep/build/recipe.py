@@ -1,5 +1,6 @@
 """The recipe of `build`: read, hold out, look for leaks, tokenise, write shards, describe them."""
 
+import functools
 import json
 import logging
 import pathlib
@@ -48,7 +49,10 @@ def build(options: Options, command: str) -> None:
 def _fill(directory: pathlib.Path, options: Options, command: str) -> None:
     repairs = Repairs()
     outside = [read_evaluation(argument) for argument in options.evaluations]
-    sources = read_sources(options, repairs)
+    tokenizer = functools.cache(
+        lambda: Tokenizer.from_pretrained(download.fetch(options.tokenizer, [download.TOKENIZER]))
+    )
+    sources = read_sources(options, repairs, lambda text: tokenizer().visible(text, MAX_TOKENS))
     logger.info('read %d skills and %d occupations', len(sources.skills), len(sources.esco.occupations))
 
     held_out = _hold_out(sources, options)
@@ -74,8 +78,7 @@ def _fill(directory: pathlib.Path, options: Options, command: str) -> None:
         logger.info('%s', line)
     report.refuse_leaks(leaks)
 
-    tokenizer = Tokenizer.from_pretrained(download.fetch(options.tokenizer, [download.TOKENIZER]))
-    shards, tokens = _write_graphs(directory, sources.skills, graphs, tokenizer)
+    shards, tokens = _write_graphs(directory, sources.skills, graphs, tokenizer())
     sides = {'skill': sources.skills} | {name: pairs.targets for name, pairs in graphs.items()}
     for side, nodes in sides.items():
         _write_lines(directory / 'nodes' / f'{side}.jsonl', ({'text': t, 'ids': i} for t, i in nodes.items()))
@@ -104,7 +107,7 @@ def _fill(directory: pathlib.Path, options: Options, command: str) -> None:
         },
         'lengths': lengths,
         'tokens': {side: summary(likelihood[side], length) for side, length in lengths.items() if len(sides[side])},
-        'tokenizer': {'name': options.tokenizer, 'fingerprint': tokenizer.fingerprint},
+        'tokenizer': {'name': options.tokenizer, 'fingerprint': tokenizer().fingerprint},
         'sources': describe_sources(options, sources),
         'attribution': ATTRIBUTION,
         'relations': options.relations,
@@ -116,7 +119,7 @@ def _fill(directory: pathlib.Path, options: Options, command: str) -> None:
             'pairs_dropped': forbidden,
         },
         'leaks': {'pairs_dropped': dropped, 'sets': report.summary(leaks)},
-        'skill_names': describe_names(sources.names.matched, unmatched),
+        'skill_names': describe_names(sources.names, unmatched),
         'repairs': repairs.summary(),
         'command': command,
     }

@@ -2,7 +2,7 @@
 
 import logging
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from data_prep.build.options import Options
@@ -45,8 +45,13 @@ class Sources(NamedTuple):
     stand_in: bool
 
 
-def read_sources(options: Options, repairs: Repairs) -> Sources:
-    """Reads the release, the vacancies and the synthetic titles, in this order; `repairs` counts what was repaired.
+def read_sources(options: Options, repairs: Repairs, visible: Callable[[str], str]) -> Sources:
+    """Reads the release, the vacancies and the synthetic titles, in this order.
+
+    Args:
+      options: what to read.
+      repairs: counts what was repaired.
+      visible: as for `vacancy_edges`.
 
     Raises:
       DataError: an input cannot be used, or none of the vacancies' skills is known.
@@ -54,14 +59,14 @@ def read_sources(options: Options, repairs: Repairs) -> Sources:
     vacancies = sorted(files_of(options.vacancies, '--vacancies'))
     synthetic = sorted(files_of(options.synthetic, '--synthetic'))
     check_tables(vacancies, options.columns)
-    esco = read_esco(options.esco, repairs, normalise)
+    esco = read_esco(options.esco, repairs, normalise, languages=options.language)
     skills = skill_nodes(esco)
     number = numbers(skills)
     names = SkillNames(esco.skills, number)
     graphs = {name: PairsBuilder() for name in GRAPHS}
     for row in _titles(esco, number, options.relations):
         graphs['job'].add(*row)
-    for graph, text, nodes in vacancy_edges(vacancies, options.columns, names, repairs):
+    for graph, text, nodes in vacancy_edges(vacancies, options.columns, names, repairs, visible, options.language[0]):
         graphs[graph].add(text, VACANCY, nodes)
     for title, nodes in synthetic_edges(synthetic, names, repairs):
         graphs['job'].add(title, SYNTHETIC, nodes)
@@ -70,11 +75,12 @@ def read_sources(options: Options, repairs: Repairs) -> Sources:
     stand_in = not graphs['sentence'].added
     if stand_in:
         logger.info("no sentences in --vacancies: sentences from ESCO's skill descriptions are used instead")
-        for row in _descriptions(esco.skills, number):
+        for row in _descriptions(esco.skills, number, options.language[0]):
             graphs['sentence'].add(*row)
         if not graphs['sentence'].added:
             raise DataError(
-                'no sentences: skills_en.csv has no descriptions to use instead; give sentences with --vacancies'
+                f'no sentences: {esco.files[0].name} has no descriptions to use instead; '
+                'give sentences with --vacancies'
             )
     for row in _alternatives(esco.skills, number, repairs):
         graphs['alternative'].add(*row)
@@ -97,10 +103,10 @@ def _titles(esco: Esco, number: Mapping[str, int], relations: str) -> Iterator[J
             yield title, uri, skills
 
 
-def _descriptions(skills: Mapping[str, Concept], number: Mapping[str, int]) -> Iterator[Joined]:
+def _descriptions(skills: Mapping[str, Concept], number: Mapping[str, int], language: str) -> Iterator[Joined]:
     """The sentences of each skill's description, with the skill."""
     for uri, skill in skills.items():
-        for sentence in split_sentences(skill.description):
+        for sentence in split_sentences(skill.description, language):
             yield sentence, uri, [number[skill.label]]
 
 

@@ -9,6 +9,7 @@ from tyro.conf import arg
 
 from data_prep.vacancies import Columns
 from uwe_jax.io.errors import DataError
+from uwe_jax.io.esco import ENGLISH
 from uwe_jax.models.download import BASE_MODEL
 
 
@@ -21,7 +22,7 @@ class Options:
     """
 
     vacancies: Annotated[tuple[str, ...], arg(metavar='GLOB')]
-    """CSV, TSV, JSONL or Parquet files."""
+    """CSV, TSV, JSON or Parquet files."""
     esco: pathlib.Path
     """The folder with the CSV files of an ESCO release."""
     output: pathlib.Path
@@ -29,6 +30,8 @@ class Options:
     threshold: float
     """The lowest score with which a skill is kept."""
     columns: Columns = dataclasses.field(default_factory=Columns)
+    language: Annotated[str, arg(metavar='CODE')] = ENGLISH[0]
+    """The language of the release, and of vacancies that do not say theirs, such as de."""
     model: str = BASE_MODEL
     """An export or a plain MPNet model: a directory or a Hub name."""
     pooling: Literal['tokens', 'mean'] = 'tokens'

@@ -70,9 +70,10 @@ class Job:
     def __init__(self, options: Options):
         self._options = options
         files = sorted(files_of(options.vacancies, '--vacancies'))
-        esco = read_esco(options.esco, Repairs(), normalise)
+        esco = read_esco(options.esco, Repairs(), normalise, languages=[options.language])
         model = download.fetch(options.model)  # before all vacancies are read, which takes long
-        self.input = Input(files, functools.partial(read_vacancies, columns=options.columns), options.piece_rows)
+        read = functools.partial(read_vacancies, columns=options.columns, default_language=options.language)
+        self.input = Input(files, read, options.piece_rows)
         if not self.input.pieces:
             raise DataError(f'--vacancies={", ".join(options.vacancies)}: no rows in {len(files)} files')
         skills = json.dumps([[uri, skill.label] for uri, skill in esco.skills.items()])
@@ -92,8 +93,7 @@ class Job:
 
     def tagger(self) -> Tagger:
         """Embeds the skills; raises as `Tagger`."""
-        options = self._options
-        return Tagger(options.esco, options.model, options.pooling, options.threshold, options.k)
+        return Tagger(self._options)
 
     def make(self, piece: Piece, rows: Sequence[Vacancy], tagger: Tagger) -> dict[str, int]:
         """Tags a piece, which appears when it is complete; returns its counts.

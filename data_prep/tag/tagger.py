@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.skill_names import SkillNames
+from data_prep.tag.options import Options
 from uwe_jax.data.text import normalise
 from uwe_jax.io.errors import DataError
 from uwe_jax.io.esco import read_esco
@@ -26,25 +27,21 @@ class Tagger:
     Creating one embeds the skills, which takes long; threads may share it.
 
     Args:
-      esco: the folder of an ESCO release.
-      model: an export or a plain MPNet model: a directory or a Hub name.
-      pooling: see `Ranker.from_pretrained`.
-      threshold: the lowest score that is kept.
-      k: the most skills of a sentence.
+      options: name the release, the model, and which scores are kept.
 
     Raises:
-      DataError: the model cannot be used.
+      DataError: the release or the model cannot be used.
     """
 
-    def __init__(self, esco: pathlib.Path, model: str, pooling: str, threshold: float, k: int):
-        skills = read_esco(esco, Repairs(), normalise).skills
+    def __init__(self, options: Options):
+        skills = read_esco(options.esco, Repairs(), normalise, languages=[options.language]).skills
         labels = [skill.label for skill in skills.values()]
         self._names = SkillNames(skills, {label: node for node, label in enumerate(labels)})
-        self._threshold, self._k = threshold, k
+        self._threshold, self._k = options.threshold, options.k
         try:
-            ranker = Ranker.from_pretrained(model, pooling)
+            ranker = Ranker.from_pretrained(options.model, options.pooling)
         except ValueError as error:
-            raise DataError(f'--model={model}: {error}') from error
+            raise DataError(f'--model={options.model}: {error}') from error
         ranker = ranker.with_score(ranker.pair_score.facing('target'))  # the targets are the skills
         self._index = ranker.index(labels, list(skills))
 

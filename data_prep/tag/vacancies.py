@@ -39,8 +39,13 @@ class Vacancy(NamedTuple):
         return [sentence for part in parts if (sentence := clean(part, 'sentence', self.id, repairs))]
 
 
-def read_vacancies(path: pathlib.Path, columns: Columns) -> Iterator[Vacancy]:
+def read_vacancies(path: pathlib.Path, columns: Columns, default_language: str) -> Iterator[Vacancy]:
     """Reads a table of vacancies, or of their sentences; an empty file has none.
+
+    Args:
+      path: a table as `read_rows` takes it.
+      columns: the names of its columns.
+      default_language: of rows that do not say theirs.
 
     Raises:
       DataError: the file cannot be read, lacks a named column or both sentence and description, or has another type in
@@ -54,6 +59,7 @@ def read_vacancies(path: pathlib.Path, columns: Columns) -> Iterator[Vacancy]:
             identifiers = (row.cells.get(name) for name in ('id', 'url'))
             identifier = next((value for value in identifiers if value not in (None, '')), row.short_place)
             skills = row.names(names['skills'])
-            yield Vacancy(str(identifier), *texts_of(row, names), language_of(row), skills)
+            language = language_of(row, default_language)
+            yield Vacancy(str(identifier), *texts_of(row, names), language, skills)
     except EmptyFileError:
         logger.info('%s: no rows, passed over', path)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from uwe_jax.io.errors import DataError
 from uwe_jax.io.repairs import Repairs
-from uwe_jax.io.tables import READERS, read_rows, read_texts
+from uwe_jax.io.tables import COMPRESSED, SUFFIXES, read_rows, read_texts
 
 CELLS = [{'a': 'bake bread', 'b': 'x\ny'}, {'a': 'SQL', 'b': ''}]
 
@@ -19,7 +20,9 @@ CELLS = [{'a': 'bake bread', 'b': 'x\ny'}, {'a': 'SQL', 'b': ''}]
 def write(path, rows):
     if path.suffix == '.parquet':
         pq.write_table(pa.Table.from_pylist(rows), path)
-    elif path.suffix == '.jsonl':
+    elif path.suffix == '.json':
+        path.write_text(json.dumps(rows, indent=1))
+    elif path.suffix in ('.jsonl', '.ndjson'):
         path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
     else:
         with open(path, 'w', encoding='utf-8', newline='') as file:
@@ -29,9 +32,58 @@ def write(path, rows):
     return path
 
 
-@pytest.mark.parametrize('suffix', READERS)
+@pytest.mark.parametrize('suffix', SUFFIXES)
 def test_every_format_gives_the_same_cells(tmp_path, suffix):
     assert [row.cells for row in read_rows(write(tmp_path / f't{suffix}', CELLS))] == CELLS
+
+
+@pytest.mark.parametrize('suffix', COMPRESSED)
+@pytest.mark.parametrize('name', ['t.csv', 't.tsv', 't.jsonl', 't.json'])
+def test_text_files_may_be_compressed_and_their_endings_in_capitals(tmp_path, name, suffix):
+    path = tmp_path / f'{name}{suffix}'.upper()
+    with COMPRESSED[suffix](path, 'wb') as file:
+        file.write(write(tmp_path / name, CELLS).read_bytes())
+    assert [row.cells for row in read_rows(path)] == CELLS
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match=r'T\..*: cannot be read \(|T\.JSON.*: not JSON'):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'delimiter'),
+    [
+        ('a.csv', 'a;b\r\n1;x,y\r\n', ';'),
+        ('a.csv', '"a";"b"\n"1";"x,y"\n', ';'),
+        ('a.csv', 'a\tb\n1\tx,y\n', '\t'),
+        ('a.tsv', 'a;b\n1;x,y\n', ';'),
+        ('a.tsv', 'a,b\n1,"x,y"\n', ','),
+    ],
+)
+def test_another_delimiter_is_known_by_the_header_and_counted(tmp_path, name, content, delimiter):
+    (tmp_path / name).write_text(content, newline='')
+    repairs = Repairs()
+    assert [row.cells for row in read_rows(tmp_path / name, 'ab', repairs)] == [{'a': '1', 'b': 'x,y'}]
+    assert repairs.summary() == {f'columns separated by {delimiter!r}': {'count': 1, 'examples': [name]}}
+
+
+@pytest.mark.parametrize(
+    ('name', 'content'),
+    [
+        ('a.jsonl', '\n[{"a": 1},\n {"a": 2}]'),
+        ('a.json', '{"a": 1}\n{"a": 2}\n'),
+        ('a.json', '[{"a": 1}, {"a": 2}]\n\n'),
+        ('a.ndjson', '\ufeff{"a": 1}\r\n{"a": 2}\r\n'),
+    ],
+)
+def test_json_is_one_object_per_line_or_an_array_whatever_the_ending_says(tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding='utf-8', newline='')
+    assert [row.cells for row in read_rows(tmp_path / name)] == [{'a': 1}, {'a': 2}]
+
+
+def test_numbers_that_json_does_not_have_are_nulls(tmp_path):
+    (tmp_path / 'a.jsonl').write_text('{"a": NaN, "b": [Infinity, "SQL"]}\n')
+    [row] = read_rows(tmp_path / 'a.jsonl')
+    assert (row.text('a'), row.names('a'), row.names('b')) == ('', [], ['SQL'])
 
 
 def test_a_row_knows_the_line_on_which_it_begins(tmp_path):
@@ -55,11 +107,58 @@ def test_blank_rows_are_skipped_and_counted(tmp_path):
         ('SQL\n\nbake bread', ['SQL', 'bake bread']),
         ("['SQL', 'C++']", ['SQL', 'C++']),
         (['SQL'], ['SQL']),
+        ('  ["SQL", "R"]\n', ['SQL', 'R']),
+        ('["http:\\/\\/esco\\/1", "caf\\u00e9"]', ['http://esco/1', 'café']),
+        ('["SQL", null]', ['SQL']),
+        ("['SQL', None, '']", ['SQL']),
+        ("['SQL' 'C++'\n 'R']", ['SQL', 'C++', 'R']),
+        ("""["driver's licence" 'a \\'b\\'' "c, 'd' e"]""", ["driver's licence", "a 'b'", "c, 'd' e"]),
+        ("['a', '  ', 'b']", ['a', 'b']),
+        (['SQL', None, ' '], ['SQL']),
+        ([{'uri': 'http://esco/1', 'name': 'SQL'}, {'id': 7, 'name': 'R'}], ['http://esco/1', 'R']),
+        (
+            [{'conceptUri': None, 'preferredLabel': 'SQL'}, {'name': None}, {'@id': 'http://esco/2'}],
+            ['SQL', 'http://esco/2'],
+        ),
+        ('[{"title": "SQL"}]', ['SQL']),
     ],
 )
 def test_a_cell_lists_names_by_line_or_as_a_list(tmp_path, cell, names):
     [row] = read_rows(write(tmp_path / 't.jsonl', [{'a': cell}]))
     assert row.names('a') == names
+
+
+def test_structs_of_parquet_are_names_too(tmp_path):
+    cells = {'a': [{'name': 'SQL', 'uri': None}, {'name': None, 'uri': 'http://esco/1'}, None]}
+    repairs = Repairs()
+    [row] = read_rows(write(tmp_path / 't.parquet', [cells]))
+    assert row.names('a', repairs) == ['SQL', 'http://esco/1']
+    assert repairs.summary() == {'null in a list of names, passed over': {'count': 1, 'examples': ['t.parquet, row 1']}}
+
+
+def test_a_list_without_commas_is_counted(tmp_path):
+    repairs = Repairs()
+    for cell in ("['a' 'b']", "['a', 'b']"):
+        [row] = read_rows(write(tmp_path / 't.csv', [{'a': cell}]))
+        assert row.names('a', repairs) == ['a', 'b']
+    assert repairs['list without commas, read as NumPy prints it'] == 1
+
+
+@pytest.mark.parametrize(
+    ('cell', 'message'),
+    [
+        ("['a' 'b' ... 'z']", "looks like a list but cannot be read as one; expected, for example, ['SQL']"),
+        ('[SQL, R]', 'looks like a list but cannot be read as one'),
+        ('[' * 100_000 + ']', 'looks like a list but cannot be read as one'),
+        ([['SQL']], '(list), expected a list of names, or of objects with one of uri,'),
+        ([{'level': 'expert'}], 'expected a list of names, or of objects with one of uri,'),
+        ({'name': 'SQL'}, 'expected a list of names'),
+    ],
+)
+def test_a_cell_whose_names_would_have_to_be_guessed_is_refused(tmp_path, cell, message):
+    [row] = read_rows(write(tmp_path / 't.jsonl', [{'a': cell}]))
+    with pytest.raises(DataError, match=f't.jsonl, line 1: .*{re.escape(message)}'):
+        row.names('a')
 
 
 @pytest.mark.parametrize(
@@ -71,6 +170,8 @@ def test_a_cell_lists_names_by_line_or_as_a_list(tmp_path, cell, names):
         ('a.jsonl', '{"text": "bake bread"}\n\n{"text": "SQL"}\n', 'text'),
         ('a.jsonl', '"bake bread"\n" "\n" SQL"\n', 'label'),
         ('a.jsonl', '"bake bread"\n{"label": "SQL"}\n', 'label'),
+        ('a.json', '[\n "bake bread",\n {"label": "SQL"}\n]', 'label'),
+        ('a.csv', 'id;label\n1;bake bread\n2;SQL\n', 'label'),
     ],
 )
 def test_texts_are_read_without_spaces_and_blank_ones(tmp_path, name, content, column):
@@ -91,8 +192,20 @@ def test_texts_are_read_without_spaces_and_blank_ones(tmp_path, name, content, c
         ('a.csv', b'id,text\n1,x\n2\n', r'a.csv, line 3: 1 cells, but the header has 2'),
         ('a.csv', b'', r'a.csv: empty, it has no rows'),
         ('a.jsonl', b'{"text": "x"}\n{"text": 5}\n', r"a.jsonl, line 2: text is '5' \(int\), expected text"),
-        ('a.jsonl', b'[1]\n', r'a.jsonl, line 1: expected a JSON object, found \[1\]'),
-        ('a.jsonl', b'{"text": "x"}\n{"text"\n', r'a.jsonl, line 2: not JSON'),
+        ('a.jsonl', b'[1]\n', r'a.jsonl, row 1: expected a JSON object, found 1'),
+        (
+            'a.jsonl',
+            b'{"text": "x"}\n{"text"\n',
+            r"a.jsonl, line 2: not JSON \(Expecting ':' delimiter, column 9\); exp",
+        ),
+        (
+            'a.json',
+            b'\n[\n{"text": "x"},\n]',
+            r'a.json, line 4: not JSON \(.*; expected one object per line, or one arr',
+        ),
+        ('a.json', b'{\n"text": "x"\n}', r'a.json, line 1: not JSON \(.*, column \d\); expected one object per line'),
+        ('a.json', b'[' * 100_000, r'a.json, line 1: not JSON \(maximum recursion depth'),
+        ('a.csv.gz', b'text\nx\n', r'a.csv.gz: cannot be read \(Not a gzipped file'),
         ('a.txt', b'bar\ncaf\xe9\n', r'a.txt, line 2: byte 0xe9 is not UTF-8'),
     ],
 )

@@ -1,8 +1,8 @@
-"""Reading a release of ESCO: the CSV files that its portal ships, in English."""
+"""Reading a release of ESCO: the CSV files that its portal ships, in any of its languages."""
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from uwe_jax.io.errors import DataError
 from uwe_jax.io.repairs import Repairs
@@ -10,6 +10,8 @@ from uwe_jax.io.tables import Row, read_rows
 
 ATTRIBUTION = 'This service uses the ESCO classification of the European Commission.'
 RELATIONS = ('essential', 'optional')  # the stronger first
+_TRANSLATED = ('skills', 'occupations')  # the files of which there is one for each language
+ENGLISH = ('en',)  # the languages of a release by default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,25 +53,30 @@ class Esco:
 
 
 def read_esco(
-    folder: pathlib.Path, repairs: Repairs, clean: Callable[[str], str] = str.strip, strict: bool = True
+    folder: pathlib.Path,
+    repairs: Repairs,
+    clean: Callable[[str], str] = str.strip,
+    strict: bool = True,
+    languages: Sequence[str] = ENGLISH,
 ) -> Esco:
     """Reads one release.
 
     Args:
-      folder: holds skills_en.csv, occupations_en.csv, and occupationSkillRelations_en.csv (as 1.2.0 has it) or
-        occupationSkillRelations.csv (as 1.1.0).
+      folder: holds skills_LANGUAGE.csv and occupations_LANGUAGE.csv for each language, and the relations, which are the
+        same in all: occupationSkillRelations_LANGUAGE.csv (as 1.2.0 has it) or occupationSkillRelations.csv (as 1.1.0).
       repairs: counts what was repaired.
       clean: brings each label into the form in which labels are compared.
       strict: whether a relation to a concept that the other files do not have is an error; else it is dropped.
+      languages: the first is that of preferred labels and descriptions; all labels of the others are alternatives.
 
     Raises:
       DataError: a file or column is missing, a label is empty, two different rows have one URI, or a relation has an
         unknown type or, if `strict`, an unknown URI.
     """
-    skills_file, occupations_file = _find(folder, 'skills'), _find(folder, 'occupations')
-    relations_file = _find(folder, 'occupationSkillRelations')
-    skills = _read_concepts(skills_file, 'skill', clean, repairs)
-    occupations = _read_concepts(occupations_file, 'occupation', clean, repairs)
+    skills_files, occupations_files = ([_find(folder, name, one) for one in languages] for name in _TRANSLATED)
+    relations_file = _find(folder, 'occupationSkillRelations', languages[0])
+    skills = _read_languages(skills_files, 'skill', clean, repairs)
+    occupations = _read_languages(occupations_files, 'occupation', clean, repairs)
     relations: dict[str, dict[str, str]] = {}
     for row in read_rows(relations_file, ('occupationUri', 'relationType', 'skillUri'), repairs):
         occupation, kind, skill = (row.text(column).strip() for column in ('occupationUri', 'relationType', 'skillUri'))
@@ -85,23 +92,54 @@ def read_esco(
             repairs.add('repeated relation, essential wins', f'{row.short_place}: {occupation} {skill}')
             kind = min(kind, skills_of[skill], key=RELATIONS.index)
         skills_of[skill] = kind
-    return Esco(skills, occupations, relations, [skills_file, occupations_file, relations_file])
+    return Esco(skills, occupations, relations, [*skills_files, *occupations_files, relations_file])
 
 
-def _find(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """The file of a name, to which the portal adds the language (for relations, in later releases only)."""
+def _find(folder: pathlib.Path, name: str, language: str) -> pathlib.Path:
+    """The file of a name, to which the portal adds the language (for relations, in later releases only).
+
+    Relations join URIs, so those of any language will do.
+    """
     if not folder.is_dir():
         raise DataError(f'{folder}: no such directory, expected the folder of an ESCO release')
-    files = [folder / f'{name}_en.csv', folder / f'{name}.csv']
+    files = [folder / f'{name}_{language}.csv', folder / f'{name}.csv']
+    others = sorted(folder.glob(f'{name}_??.csv'))
+    if name not in _TRANSLATED:
+        files += others
     for file in files:
         if file.is_file():
             return file
+    languages = ', '.join(file.stem[-2:] for file in others)
     raise DataError(
-        f'{files[0]}: missing, and so is {files[1].name}; expected the CSV files of an ESCO release, in English'
+        f'{files[0]}: missing, and so is {name}.csv; expected the CSV files of an ESCO release in this language'
+        + (f', but the folder has it in: {languages}' if others else '')
     )
 
 
-def _read_concepts(path: pathlib.Path, kind: str, clean: Callable[[str], str], repairs: Repairs) -> dict[str, Concept]:
+def _read_languages(
+    files: Sequence[pathlib.Path], kind: str, clean: Callable[[str], str], repairs: Repairs
+) -> dict[str, Concept]:
+    """The concepts of the first file, with the labels of the other files among their alternatives."""
+    first, *others = (read_concepts(file, kind, clean, repairs) for file in files)
+    for other in others:
+        for uri, concept in first.items():
+            if uri in other:
+                names = dict.fromkeys((*concept.labels, *other[uri].labels))
+                first[uri] = dataclasses.replace(concept, alternatives=tuple(names)[1:])
+    return first
+
+
+def read_concepts(path: pathlib.Path, kind: str, clean: Callable[[str], str], repairs: Repairs) -> dict[str, Concept]:
+    """Reads the skills or the occupations of a release, by URI.
+
+    Args:
+      path: the portal's file, in one language.
+      kind: `skill` or `occupation`, for what `repairs` counts.
+      clean, repairs: as for `read_esco`.
+
+    Raises:
+      DataError: as `read_esco`.
+    """
     concepts: dict[str, Concept] = {}
     first: dict[str, Row] = {}
     for row in read_rows(path, ('conceptUri', 'preferredLabel'), repairs):

@@ -1,21 +1,36 @@
-"""Reading tables: rows of CSV, TSV, JSONL and Parquet files, each with its place for error messages.
+"""Reading tables: rows of CSV, TSV, JSON and Parquet files, each with its place for error messages.
 
 The standard library reads all but Parquet: pyarrow's readers of CSV and JSON do not tell on which line a row begins.
 """
 
 import ast
+import bz2
+import contextlib
 import csv
-import functools
+import gzip
+import itertools
 import json
+import lzma
 import pathlib
+import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from uwe_jax.io.errors import DataError, EmptyFileError, NoColumnError
 from uwe_jax.io.repairs import Repairs
 
 CELL_CHARACTERS = 10_000_000  # a longer cell is a quote left open; this bounds the memory that it takes
 ROWS_PER_READ = 10_000  # of a Parquet file
+DELIMITERS = {'.csv': ',', '.tsv': '\t'}
+JSON = ('.jsonl', '.ndjson', '.json')
+SUFFIXES = (*DELIMITERS, *JSON, '.parquet')  # of tables
+COMPRESSED = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}  # text files may be
+
+# A string of a list as Python writes it, and the white space before the next one if no comma separates them.
+_STRING = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(\s+(?=['"]))?""")
+# The keys under which an object in a list of skills identifies one.
+_KEYS = ('uri', 'conceptUri', 'skillUri', 'name', 'label', 'preferredLabel', 'title', 'skill', '@id', 'id')
 
 
 class Row(NamedTuple):
@@ -78,49 +93,88 @@ class Row(NamedTuple):
             raise DataError(f'{self.place}: {column} is {_short(value)}, expected text')
         return value.strip()
 
-    def names(self, column: str) -> list[str]:
-        """The names that a cell lists: a list, or text with one name per line or written as a list (`['a', 'b']`).
+    def names(self, column: str, repairs: Repairs | None = None) -> list[str]:
+        """The names that a cell lists.
+
+        The cell is a list, or text with one name per line or written as a list: as JSON, or as Python or NumPy prints
+        it. An object in a list is named by its `uri`, otherwise by its `name`.
+
+        Args:
+          column: of the cell; a row without it has no names.
+          repairs: counts nulls in a list, and lists without commas.
 
         Raises:
           DataError: the cell is neither.
         """
-        value = names = self.cells.get(column)
-        if value is None:
-            names = []
-        elif isinstance(value, str):
-            names = value.splitlines()
-            if value.startswith('[') and value.endswith(']'):
-                try:
-                    names = ast.literal_eval(value)
-                except (ValueError, SyntaxError) as error:
-                    raise DataError(
-                        f'{self.place}: {column} is {value[:60]!r}, which looks like a list but cannot be read as one; '
-                        "expected, for example, ['SQL']"
-                    ) from error
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DataError(f'{self.place}: {column} is {_short(value)}, expected a list of names')
-        return [name for name in names if name.strip()]
+        items, repairs = self.cells.get(column), Repairs() if repairs is None else repairs
+        if items is None:
+            return []
+        if isinstance(items, str):
+            text = items.strip()
+            is_list = text.startswith('[') and text.endswith(']')
+            items = self._written_list(column, text, repairs) if is_list else text.splitlines()
+        if not isinstance(items, list):
+            raise DataError(f'{self.place}: {column} is {_short(items)}, expected a list of names')
+        names = []
+        for item in items:
+            name = _name(item)
+            if not isinstance(name, str | None):
+                expected = f'a list of names, or of objects with one of {", ".join(_KEYS)}'
+                raise DataError(f'{self.place}: {column} is {_short(items)}, expected {expected}')
+            if name is None:
+                repairs.add('null in a list of names, passed over', self.short_place)
+            elif name.strip():
+                names.append(name)
+        return names
+
+    def _written_list(self, column: str, text: str, repairs: Repairs) -> list[Any]:
+        with contextlib.suppress(ValueError, RecursionError):
+            return _parse_json(text)
+        with_commas = _STRING.sub(lambda match: f'{match[1]}, ' if match[2] else match[0], text)
+        try:
+            names = ast.literal_eval(with_commas)
+        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            raise DataError(
+                f'{self.place}: {column} is {text[:60]!r}, which looks like a list but cannot be read as one; '
+                "expected, for example, ['SQL']"
+            ) from error
+        if with_commas != text:
+            repairs.add('list without commas, read as NumPy prints it', self.short_place)
+        return names
 
 
-def read_rows(path: pathlib.Path, columns: Iterable[str] = (), repairs: Repairs | None = None) -> Iterator[Row]:
-    """Reads a table row by row, as the file's suffix says: .csv, .tsv, .jsonl or .parquet.
+def read_rows(
+    path: pathlib.Path, columns: Iterable[str] = (), repairs: Repairs | None = None, suffix: str | None = None
+) -> Iterator[Row]:
+    """Reads a table row by row, as the file's suffix says: .csv, .tsv, .jsonl (or .ndjson), .json or .parquet.
 
-    Text files are UTF-8, with or without a byte order mark. Blank rows are skipped.
+    Text files are UTF-8, with or without a byte order mark, and may be compressed (.csv.gz). Blank rows are skipped.
 
     Args:
-      path: the file; CSV and TSV have a header.
+      path: the file. CSV and TSV have a header; columns that another delimiter separates are recognised by it. JSON is
+        one object per line or an array of objects.
       columns: those that every row must have. Other columns are passed on as they are.
-      repairs: counts the blank rows.
+      repairs: counts the blank rows, and files with another delimiter.
+      suffix: that of the format, where the file's name says another.
 
     Raises:
       DataError: the suffix is another, the file cannot be read or is not in its format, or a row lacks a column; names
         the file and the line or row.
       EmptyFileError: there are no rows.
     """
-    if path.suffix.lower() not in READERS:
-        raise DataError(f'{path}: expected a file that ends in {", ".join(READERS)}')
+    suffix = suffix or suffix_of(path)
+    if suffix not in SUFFIXES:
+        raise DataError(
+            f'{path}: expected a table that ends in {", ".join(SUFFIXES)}, or compressed, such as .csv.gz; '
+            'save it as one of these'
+        )
+    repairs = Repairs() if repairs is None else repairs
+    if suffix in DELIMITERS:
+        rows = _csv_rows(path, repairs, DELIMITERS[suffix])
+    else:
+        rows = _json_rows(path, repairs) if suffix in JSON else _parquet_rows(path)
     empty = True
-    for row in READERS[path.suffix.lower()](path, Repairs() if repairs is None else repairs):
+    for row in rows:
         for column in columns:
             row.cell(column)
         empty = False
@@ -129,39 +183,50 @@ def read_rows(path: pathlib.Path, columns: Iterable[str] = (), repairs: Repairs 
         raise EmptyFileError(f'{path}: empty, it has no rows')
 
 
+def suffix_of(path: pathlib.Path) -> str:
+    """The suffix in lower case, without that of the compression."""
+    return pathlib.Path(path.stem if path.suffix.lower() in COMPRESSED else path.name).suffix.lower()
+
+
 def read_texts(path: pathlib.Path, column: str, flag: str = '--column') -> Iterator[str]:
     """Yields the texts in a column of a table, or the lines of any other file; stripped, without blank ones.
 
     Args:
-      path: a table as `read_rows` takes it, or a file with one text per line. A line of JSONL may also be a string.
+      path: a table as `read_rows` takes it, or a file with one text per line. In JSON, a text may also stand for an
+        object.
       column: of the table.
       flag: by which the user names the column.
 
     Raises:
       DataError: as `read_rows`; or a cell is not a text.
     """
-    suffix = path.suffix.lower()
-    if suffix not in READERS:
+    suffix = suffix_of(path)
+    if suffix not in SUFFIXES:
         yield from filter(None, map(str.strip, _lines(path)))
         return
-    for row in _jsonl_rows(path, Repairs(), string_column=column) if suffix == '.jsonl' else read_rows(path):
+    for row in _json_rows(path, Repairs(), string_column=column) if suffix in JSON else read_rows(path):
         try:
             row.cell(column)
         except NoColumnError as error:
             # A list without a header cannot be told from a column of another name, so it is not guessed.
-            no_header = len(row.cells) == 1 and suffix in ('.csv', '.tsv')
+            no_header = len(row.cells) == 1 and suffix in DELIMITERS
             hint = '; or, if the file is one text per line without a header, rename it to .txt' if no_header else ''
             raise DataError(f'{error}; {flag} names it{hint}') from error
         if text := row.text(column).strip():
             yield text
 
 
-def _csv_rows(path: pathlib.Path, repairs: Repairs, delimiter: str = ',') -> Iterator[Row]:
+def _csv_rows(path: pathlib.Path, repairs: Repairs, delimiter: str) -> Iterator[Row]:
     """The rows of a CSV file; cells may be quoted and then hold newlines. The header is on line 1."""
     csv.field_size_limit(CELL_CHARACTERS)
-    reader = csv.reader(_lines(path, newline=''), delimiter=delimiter, strict=True)
+    lines = _lines(path, newline='')
+    first = list(itertools.islice(lines, 1))
     line = 1  # on which the row begins
     try:
+        if (other := _other_delimiter(first, delimiter)) is not None:
+            repairs.add(f'columns separated by {other!r}', path.name)
+            delimiter = other
+        reader = csv.reader(itertools.chain(first, lines), delimiter=delimiter, strict=True)
         header = next(reader, [])
         if twice := sorted({name for name in header if header.count(name) > 1}):
             raise DataError(f'{path}, line 1: two columns {", ".join(map(repr, twice))}, expected one of each name')
@@ -178,26 +243,55 @@ def _csv_rows(path: pathlib.Path, repairs: Repairs, delimiter: str = ',') -> Ite
         raise DataError(f'{path}, line {line}: not CSV from here on ({error}); is a quote left open?') from error
 
 
-def _jsonl_rows(path: pathlib.Path, repairs: Repairs, string_column: str | None = None) -> Iterator[Row]:
-    """The objects of a file with one JSON object per line; a string stands for an object with the `string_column`."""
-    for number, line in enumerate(_lines(path, newline='\n'), start=1):
-        if not line.strip():
-            repairs.add('blank row', f'{path.name}, line {number}')
-            continue
-        try:
-            cells = json.loads(line)
-        except ValueError as error:
-            raise DataError(f'{path}, line {number}: not JSON ({error})') from error
+def _other_delimiter(first: list[str], delimiter: str) -> str | None:
+    """The delimiter that separates the columns of a header if the expected one does not, and one other does."""
+    columns = {other: len(next(csv.reader(first, delimiter=other), ())) for other in (delimiter, *',;\t')}
+    others = [other for other in columns if columns[other] > 1]
+    return others[0] if columns[delimiter] < 2 and len(others) == 1 else None
+
+
+def _json_rows(path: pathlib.Path, repairs: Repairs, string_column: str | None = None) -> Iterator[Row]:
+    """The objects of a JSON array, or one per line; a string stands for an object with the `string_column`."""
+    for position, cells in _json_values(path, repairs):
         if string_column is not None and isinstance(cells, str):
             cells = {string_column: cells}
         if not isinstance(cells, dict):
-            raise DataError(f'{path}, line {number}: expected a JSON object, found {line.strip()[:60]}')
-        yield Row(str(path), f'line {number}', cells)
+            raise DataError(f'{path}, {position}: expected a JSON object, found {json.dumps(cells)[:60]}')
+        yield Row(str(path), position, cells)
 
 
-def _parquet_rows(path: pathlib.Path, repairs: Repairs) -> Iterator[Row]:
-    """The rows of a Parquet file, counted from 1."""
-    del repairs  # a blank row would be one of nulls, which callers judge
+def _json_values(path: pathlib.Path, repairs: Repairs) -> Iterator[tuple[str, Any]]:
+    """The values of a file with their positions."""
+    lines = enumerate(_lines(path, newline='\n'), start=1)
+    begun = False
+    for number, line in lines:
+        if not line.strip():
+            repairs.add('blank row', f'{path.name}, line {number}')
+            continue
+        is_array = not begun and line.lstrip().startswith('[')
+        begun = True
+        try:
+            value = _parse_json(line + ''.join(rest for _, rest in lines) if is_array else line.rstrip())
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, json.JSONDecodeError):
+                number += error.lineno - 1
+                error = f'{error.msg}, column {error.colno}'
+            raise DataError(
+                f'{path}, line {number}: not JSON ({error}); expected one object per line, or one array of objects'
+            ) from None
+        if is_array:
+            yield from ((f'row {row}', item) for row, item in enumerate(value, start=1))
+        else:
+            yield f'line {number}', value
+
+
+def _parse_json(text: str) -> Any:
+    """The value of a JSON text; NaN and the infinities, which are not JSON, become null."""
+    return json.loads(text, parse_constant=lambda _: None)
+
+
+def _parquet_rows(path: pathlib.Path) -> Iterator[Row]:
+    """The rows of a Parquet file, counted from 1. A row of nulls is not blank: callers judge it."""
     import pyarrow as pa  # not before: most tables are not Parquet, and the import takes long
     import pyarrow.parquet as pq
 
@@ -213,31 +307,28 @@ def _parquet_rows(path: pathlib.Path, repairs: Repairs) -> Iterator[Row]:
         raise DataError(f'{path}: cannot be read ({error.strerror or str(error).splitlines()[0]})') from error
 
 
-READERS = {
-    '.csv': _csv_rows,
-    '.tsv': functools.partial(_csv_rows, delimiter='\t'),
-    '.jsonl': _jsonl_rows,
-    '.parquet': _parquet_rows,
-}
-
-
 def _lines(path: pathlib.Path, newline: str | None = None) -> Iterator[str]:
     """The lines of a text file, one in memory at a time; `newline` as for `open`."""
     try:
-        with open(path, encoding='utf-8-sig', newline=newline) as file:
+        with _open(path, 'rt', encoding='utf-8-sig', newline=newline) as file:
             for number, line in enumerate(file, start=1):
                 if '\0' in line:
                     raise DataError(f'{path}, line {number}: a NUL byte; expected text in UTF-8, not UTF-16 or binary')
                 yield line
-    except OSError as error:
-        raise DataError(f'{path}: cannot be read ({error.strerror})') from error
     except UnicodeDecodeError as error:
         raise DataError(_where_not_utf8(path)) from error
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f'{path}: cannot be read ({getattr(error, "strerror", None) or error})') from error
+
+
+def _open(path: pathlib.Path, mode: str, **options: Any) -> IO[Any]:
+    """Opens a file, through decompression if its name says so."""
+    return COMPRESSED.get(path.suffix.lower(), open)(path, mode, **options)
 
 
 def _where_not_utf8(path: pathlib.Path) -> str:
     """The line on which a file stops being UTF-8, which a decoder of blocks does not know."""
-    with open(path, 'rb') as file:
+    with _open(path, 'rb') as file:
         for number, line in enumerate(file, start=1):
             try:
                 line.decode()
@@ -245,6 +336,13 @@ def _where_not_utf8(path: pathlib.Path) -> str:
                 byte = f'0x{line[error.start]:02x}'
                 return f'{path}, line {number}: byte {byte} is not UTF-8; save the file as UTF-8'
     return f'{path}: not UTF-8; save the file as UTF-8'
+
+
+def _name(item: Any) -> Any:
+    """The name in an item of a list, which should be text; None if it has only nulls."""
+    if isinstance(item, Mapping) and any(value is not None for value in item.values()):
+        return next((item[key] for key in _KEYS if item.get(key)), item)
+    return None if isinstance(item, Mapping) else item
 
 
 def _short(value: Any) -> str:

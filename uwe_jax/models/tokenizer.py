@@ -61,6 +61,11 @@ class Tokenizer:
             return encoded
         return [truncated(ids, max_tokens) for ids in encoded]
 
+    def visible(self, text: str, max_tokens: int) -> str:
+        """The part of a text that is left when it is cut to `max_tokens`, <s> and </s> included."""
+        offsets = self._tokenizer.encode(text).offsets
+        return text if len(offsets) <= max_tokens else text[: offsets[max_tokens - 2][1]]
+
     def tokens(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """The token of each id, for display."""
         return [self._tokenizer.id_to_token(int(i)) or '' for i in ids]

@@ -12,7 +12,7 @@ from uwe_jax.io import console
 from uwe_jax.io.files import whole_file
 from uwe_jax.workbench import benchmark, markdown, report, results
 from uwe_jax.workbench.models import read_models
-from uwe_jax.workbench.registry import load_tasks, read_places
+from uwe_jax.workbench.registry import load_tasks, read_places, task_names
 from uwe_jax.workbench.training import read_training
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def measure(options: Options) -> None:
     """
     options.check()
     models = read_models(options.model, options.dtype)
-    tasks = load_tasks([name.strip() for name in options.tasks.split(',')], read_places(options.data))
+    tasks = load_tasks(task_names(options.tasks), read_places(options.data))
     benchmark.check(models, tasks, options.base)
     training_data = None if options.training_data is None else open_dataset(options.training_data)
     options.output.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from uwe_jax.data.graph import open_dataset
@@ -41,7 +42,7 @@ HOW = {
     'esco': 'the folder of ESCO 1.2.0, CSV in English, from its portal',
     'esco_1.1.0': 'the folder of ESCO 1.1.0, CSV in English, from its portal',
     'jobbert_occupations': "occupations_en.csv of ESCO 1.0, from ESCO's portal",
-    'onet': f"a folder with {onet.TECHNOLOGIES} of O*NET's database, as CSV",
+    'onet': f"a folder with {onet.TECHNOLOGIES} of O*NET's database, as CSV, or with its text files",
 }
 
 
@@ -133,6 +134,12 @@ def load_tasks(names: Sequence[str], data: Mapping[str, str]) -> list[RankingTas
         expected = 'no published size' if task.expected is None else '{:,} x {:,} published'.format(*task.expected)
         logger.info('%s: %s x %s, %s', task.name, f'{len(task.queries):,}', f'{len(task.targets):,}', expected)
     return tasks
+
+
+def task_names(text: str) -> list[str]:
+    """The names in a list with commas. A path may contain commas: only before another task does one end its name."""
+    another = '|'.join(rf'{name}\s*(?:,|$)' for name in TASKS)
+    return [name.strip() for name in re.split(rf',(?=\s*(?:csv:|held_out:|{another}))', text)]
 
 
 def read_places(words: Sequence[str]) -> dict[str, str]:

@@ -3,9 +3,13 @@
 import pathlib
 
 from uwe_jax.evaluation.tasks import RankingTask, joined
-from uwe_jax.workbench.sources.hub import read_rows
+from uwe_jax.io.errors import DataError, NoColumnError
+from uwe_jax.io.tables import read_rows
 
-TECHNOLOGIES = 'technology_skills.csv'  # of O*NET's database, as CSV
+TECHNOLOGIES = 'technology_skills.csv'  # of O*NET's database, as CSV with titles
+# O*NET's own text files: tables separated by tabs. The titles are in the second.
+TEXT_TECHNOLOGIES, TEXT_OCCUPATIONS = 'Technology Skills.txt', 'Occupation Data.txt'
+CODE = 'O*NET-SOC Code'
 
 
 def job_to_skill(folder: str) -> RankingTask:
@@ -22,5 +26,20 @@ def skill_to_job(folder: str) -> RankingTask:
 
 def _used(folder: str) -> list[tuple[str, str]]:
     """(title, technology) of all rows."""
-    path = pathlib.Path(folder).expanduser() / TECHNOLOGIES
-    return [(row.required_text('Title'), row.required_text('Example')) for row in read_rows(str(path))]
+    directory = pathlib.Path(folder).expanduser()
+    path, suffix = directory / TECHNOLOGIES, '.csv'
+    titles = {}
+    if not path.exists() and (directory / TEXT_TECHNOLOGIES).exists():
+        path, suffix = directory / TEXT_TECHNOLOGIES, '.tsv'
+        for row in read_rows(directory / TEXT_OCCUPATIONS, (CODE, 'Title'), suffix=suffix):
+            titles[row.text(CODE)] = row.required_text('Title')
+    used = []
+    for row in read_rows(path, suffix=suffix):
+        try:
+            title = titles.get(row.text(CODE)) or row.required_text('Title')
+        except NoColumnError as error:
+            raise DataError(
+                f"{error}; expected it there, or O*NET's text files instead: {TEXT_TECHNOLOGIES}, {TEXT_OCCUPATIONS}"
+            ) from error
+        used.append((title, row.required_text('Example')))
+    return used

@@ -1,9 +1,11 @@
 """Tasks of annotated vacancies: titles and their occupation, sentences and their skills, as WorkRB 0.6 defines them."""
 
 import dataclasses
+import pathlib
 
 from uwe_jax.evaluation.tasks import RankingTask, joined
-from uwe_jax.io.esco import Esco
+from uwe_jax.io.esco import Esco, read_concepts
+from uwe_jax.io.repairs import Repairs
 from uwe_jax.io.tables import Row
 from uwe_jax.workbench.sources.esco import skill_names
 from uwe_jax.workbench.sources.hub import read_rows
@@ -21,7 +23,8 @@ def job_normalisation(titles: str, occupations: str) -> RankingTask:
     Raises:
       ValueError: as `read_rows`; or an occupation is not in the release.
     """
-    names = sorted({row.required_text('preferredLabel') for row in read_rows(occupations)})
+    release = read_concepts(pathlib.Path(occupations).expanduser(), 'occupation', str.strip, Repairs())
+    names = sorted({occupation.label for occupation in release.values()})
     known, pairs = set(names), []
     for row in read_rows(titles):
         occupation = row.required_text('escoJobTitle', 'esco_job_title')

@@ -1,0 +1,60 @@
+"""The objects in JSON-LD as real pages have it: wrapped in comments or code, escaped, faulty, or cut short."""
+
+import contextlib
+import html
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+_DECODER = json.JSONDecoder(strict=False)  # takes raw line breaks in strings
+# What JavaScript allows and JSON does not; strings are matched first, so that nothing in them is.
+_COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*|/\*.*?(?:\*/|\Z)', re.DOTALL)
+_LAST_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
+_WORK = 20  # how often a broken text is read, at most, in search of whole objects
+
+
+def read_json_ld(text: str) -> tuple[list[dict[str, Any]], str | None]:
+    """Reads the content of a script.
+
+    What stands around the outermost objects is passed over. If one of them is broken, the whole objects within it are
+    taken, and also what is whole without JavaScript's comments and trailing commas; so an object may be returned twice,
+    the second time within another. A text without a whole object is read once more without its escapes.
+
+    Returns:
+      The objects, and a note on what was mended or left out; None if nothing was.
+    """
+    objects, whole = _outermost(text)
+    if whole:
+        return objects, None
+    for reading in _readings(text):
+        more, whole = _outermost(reading)
+        objects = more + objects
+        if whole and any(more):
+            return objects, 'JSON-LD with faults, mended'
+    return objects, 'broken JSON-LD, whole objects in it kept' if any(objects) else 'broken JSON-LD, left out'
+
+
+def _readings(text: str) -> Iterator[str]:
+    """The text without what JavaScript allows; if it has no quotes that JSON could read, without its escapes too."""
+    yield _LAST_COMMA.sub(r'\1', _COMMENT.sub(r'\1', text))
+    for _ in range(2):  # pages escape twice, too
+        if (unescaped := html.unescape(text)) != text:
+            yield (text := unescaped)
+    with contextlib.suppress(ValueError):  # JSON in a string of JSON
+        yield json.loads(f'"{text.strip().strip(chr(34))}"', strict=False)
+
+
+def _outermost(text: str) -> tuple[list[dict[str, Any]], bool]:
+    """The whole objects that are not within other whole ones, and whether none is broken."""
+    objects, whole, work = [], True, 0
+    start = text.find('{')
+    while start >= 0 and work <= _WORK * len(text):
+        try:
+            value, end = _DECODER.raw_decode(text, start)
+            objects.append(value)
+        except (ValueError, RecursionError) as error:
+            whole, end = False, start + 1
+            work += error.pos - start if isinstance(error, json.JSONDecodeError) else len(text)
+        start = text.find('{', end)
+    return objects, whole
