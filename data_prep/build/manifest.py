@@ -22,7 +22,7 @@ def describe_sources(options: Options, sources: Sources) -> list[dict[str, Any]]
         {
             'name': 'ESCO',
             'version': version[0] if version else 'unknown',
-            'language': ', '.join(options.language),
+            'language': ', '.join(options.languages),
             'files': checksums(sources.esco.files),
         }
     ]

@@ -25,13 +25,13 @@ class Options:
     """The folder of an ESCO release's CSV files."""
     output: pathlib.Path
     """The directory to make."""
-    language: Annotated[tuple[str, ...], arg(metavar='CODE')] = ENGLISH
-    """The language of the release, such as de. May be repeated: the first one names and describes the skills; labels in
-    the others become further titles of the same occupations and alternative names of the same skills."""
     vacancies: Annotated[tuple[str, ...], arg(metavar='GLOB')] = ()
     """CSV, TSV, JSON or Parquet files of vacancies, or of their sentences, with skills. If there are no sentences,
     sentences from ESCO's skill descriptions are used instead."""
     columns: Columns = dataclasses.field(default_factory=Columns)
+    language: Annotated[tuple[str, ...], arg(metavar='CODE')] = ()
+    """The language of the release, such as de; by default en. May be repeated: the first one names and describes the
+    skills; labels in the others become further titles of the same occupations and names of the same skills."""
     synthetic: Annotated[tuple[str, ...], arg(metavar='GLOB')] = ()
     """JSONL files of titles that enrich wrote."""
     evaluations: EvaluationSets = ()
@@ -47,6 +47,11 @@ class Options:
     """Another seed holds out other occupations and names."""
     tokenizer: str = BASE_MODEL
     """A directory or a Hub name."""
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages of the release."""
+        return self.language or ENGLISH
 
     def check(self) -> None:
         """Refuses values out of range, and options that do not go together.

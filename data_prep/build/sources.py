@@ -59,14 +59,14 @@ def read_sources(options: Options, repairs: Repairs, visible: Callable[[str], st
     vacancies = sorted(files_of(options.vacancies, '--vacancies'))
     synthetic = sorted(files_of(options.synthetic, '--synthetic'))
     check_tables(vacancies, options.columns)
-    esco = read_esco(options.esco, repairs, normalise, languages=options.language)
+    esco = read_esco(options.esco, repairs, normalise, languages=options.languages)
     skills = skill_nodes(esco)
     number = numbers(skills)
     names = SkillNames(esco.skills, number)
     graphs = {name: PairsBuilder() for name in GRAPHS}
     for row in _titles(esco, number, options.relations):
         graphs['job'].add(*row)
-    for graph, text, nodes in vacancy_edges(vacancies, options.columns, names, repairs, visible, options.language[0]):
+    for graph, text, nodes in vacancy_edges(vacancies, options.columns, names, repairs, visible, options.languages[0]):
         graphs[graph].add(text, VACANCY, nodes)
     for title, nodes in synthetic_edges(synthetic, names, repairs):
         graphs['job'].add(title, SYNTHETIC, nodes)
@@ -75,7 +75,7 @@ def read_sources(options: Options, repairs: Repairs, visible: Callable[[str], st
     stand_in = not graphs['sentence'].added
     if stand_in:
         logger.info("no sentences in --vacancies: sentences from ESCO's skill descriptions are used instead")
-        for row in _descriptions(esco.skills, number, options.language[0]):
+        for row in _descriptions(esco.skills, number, options.languages[0]):
             graphs['sentence'].add(*row)
         if not graphs['sentence'].added:
             raise DataError(

@@ -356,9 +356,11 @@ def test_refused_by_name_and_nothing_is_left_behind(name, esco, build):
 
 def test_the_command_line_builds_a_dataset_that_keeps_the_command(esco, tokenizer_dir, tmp_path):
     command = ['-m', 'data_prep', 'build', f'--esco={esco}', f'--output={tmp_path / "data"}']
-    command += [f'--vacancies={esco / "sentences.csv"}', f'--tokenizer={tokenizer_dir}']
+    command += [f'--vacancies={esco / "sentences.csv"}', f'--tokenizer={tokenizer_dir}', '--language=en']
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
-    assert open_dataset(tmp_path / 'data').manifest['command'] == shlex.join(['python', *command])
+    manifest = open_dataset(tmp_path / 'data').manifest
+    assert manifest['command'] == shlex.join(['python', *command])
+    assert manifest['sources'][0]['language'] == 'en'
 
 
 def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path):

@@ -10,6 +10,7 @@ from data_prep.skill_names import SkillNames
 from data_prep.vacancies import Columns
 from tests.data_prep.conftest import (
     JOB,
+    JOBS,
     SENTENCES,
     SKILL,
     SKILLS,
@@ -46,6 +47,37 @@ def test_a_vacancys_skills_join_its_title_and_those_sentences_of_its_description
     }
     left_out = dataset.manifest['repairs']['description that names none of its skills, left out']
     assert left_out == {'count': 1, 'examples': ['scraped.jsonl, line 2']}
+
+
+def test_every_item_of_a_list_is_a_sentence_even_if_all_stand_on_one_line(esco, build):
+    duties = ' '.join(f'• support the team in its duties number {n}' for n in range(60))
+    rows = [
+        {'title': 'a', 'skills': ['SQL'], 'description': f'Your tasks: {duties} • write SQL • talk'},
+        {'title': 'b', 'skills': ['bake bread'], 'description': 'Tasks\n\nYou bake bread\nYou talk'},
+    ]
+    write_jsonl(esco / 'v.jsonl', rows)
+    dataset = build(vacancies=[str(esco / 'v.jsonl')])
+    assert pairs_by_text(dataset)['sentence'] == {('SQL', 'write SQL'), ('bake bread', 'You bake bread')}
+    assert not [kind for kind in dataset.manifest['repairs'] if 'dropped' in kind and 'sentence' in kind]
+
+
+def test_a_skill_that_a_sentence_names_only_where_it_is_cut_off_is_no_pair(esco, build):
+    sentence = f'You bake bread {"and support all of our teams in their daily work " * 9}and write SQL.'
+    rows = [
+        {'title': 'a', 'skills': ['SQL', 'bake bread'], 'description': sentence},
+        {'title': 'b', 'skills': ['SQL'], 'description': sentence},
+        {'title': 'c', 'skills': ['SQL'], 'description': 'You write SQL ' * 500},
+    ]
+    write_jsonl(esco / 'v.jsonl', rows)
+    dataset = build(vacancies=[str(esco / 'v.jsonl')])
+    assert pairs_by_text(dataset)['sentence'] == {('bake bread', sentence)}
+    repairs = {kind: repair['examples'] for kind, repair in dataset.manifest['repairs'].items()}
+    assert repairs['skill named in the part of a sentence that is cut off, no pair'] == [
+        'v.jsonl, line 1',
+        'v.jsonl, line 2',
+    ]
+    assert len(repairs['sentence of more than 2000 characters, dropped']) == 1
+    assert 'description that names none of its skills, left out' not in repairs  # it does name one
 
 
 def test_a_tagged_sentences_skills_join_the_sentence_and_its_vacancys_title(esco, build):
@@ -153,6 +185,29 @@ def test_a_name_means_a_skill_where_one_kind_of_label_says_so_of_one_skill(name,
     assert names.nodes([name]) == meant
 
 
+@pytest.mark.parametrize(
+    ('name', 'meant'),
+    [
+        ('Java, ruby', [0, 2]),
+        ('Java;Jewels', [0, 2]),
+        (' coffee | Gems ', [1, 3]),
+        ('Java,', [0]),
+        ('jam, bread', [4]),  # the name of one skill
+        ('Java, JAVA', [0]),  # all are names, and one is ambiguous
+        ('Java, perl', []),
+        ('perl, lisp', []),
+        (', ,', []),
+    ],
+)
+def test_a_name_that_means_no_skill_is_a_list_where_all_of_its_parts_are_names(name, meant):
+    names = names_of(('Java', 'roast'), ('java', 'coffee'), ('ruby', 'jewels'), ('Gems',), ('jam, bread',))
+    assert names.nodes([name]) == meant
+    assert names.lists_split == (len(meant) > 1 or name in ('Java,', 'Java, JAVA'))
+    assert [miss['name'] for miss in names.unmatched()] == (
+        [' JAVA'] if name == 'Java, JAVA' else [] if meant else [name]
+    )
+
+
 def test_names_without_one_skill_are_listed_with_their_counts_and_what_they_could_mean():
     names = names_of(('Java',), ('java',))
     assert names.nodes(['JAVA', 'Java', 'perl', 'perl', 'Java']) == [0]
@@ -180,6 +235,58 @@ def test_sentences_end_at_their_marks_and_at_line_breaks_but_not_at_abbreviation
 
 
 @pytest.mark.parametrize(
+    ('text', 'sentences'),
+    [
+        ('Tasks: • write SQL • bake', ['Tasks:', 'write SQL', 'bake']),
+        ('•write SQL•bake', ['write SQL', 'bake']),
+        ('Tasks: ▪ a. b\n◦ c', ['Tasks:', 'a. b', 'c']),
+        ('Tasks: \uf0b7 a \uf0a7 b', ['Tasks:', 'a', 'b']),
+        ('✓ a ✓ b', ['a', 'b']),
+        ('Köln · Vollzeit', ['Köln', 'Vollzeit']),
+        ('* a * b', ['a', 'b']),
+        ('Mitarbeiter*innen col·laboren', ['Mitarbeiter*innen col·laboren']),
+        ('SQL - the language - and 2 - 3 years', ['SQL - the language - and 2 - 3 years']),
+    ],
+)
+def test_a_bullet_ends_a_sentence(text, sentences):
+    assert list(split_sentences(text)) == sentences
+
+
+def test_a_release_in_another_language_is_cut_into_sentences_by_its_rules(esco, build):
+    write_csv(
+        esco / 'skills_de.csv', [SKILLS[2] | {'preferredLabel': 'Brot backen', 'description': 'Brot, z.B. Roggen. Ja.'}]
+    )
+    for name in ('occupations', 'occupationSkillRelations'):
+        (esco / f'{name}_en.csv').rename(esco / f'{name}.csv')
+    relation = {'occupationUri': JOB + 'baker', 'relationType': 'essential', 'skillUri': SKILL + 'bake'}
+    write_csv(esco / 'occupationSkillRelations.csv', [relation])
+    dataset = build(language=('de',), vacancies=())
+    assert pairs_by_text(dataset)['sentence'] == {('Brot backen', 'Brot, z.B. Roggen.'), ('Brot backen', 'Ja.')}
+    assert dataset.manifest['sources'][0]['language'] == 'de'
+    write_jsonl(
+        esco / 'v.jsonl', [{'title': 'a', 'skills': ['Brot backen'], 'description': 'Gut z.B. Brot backen. Ja.'}]
+    )
+    dataset = build(language=('de',), vacancies=[str(esco / 'v.jsonl')], output=esco.parent / 'vacancies')
+    assert pairs_by_text(dataset)['sentence'] == {('Brot backen', 'Gut z.B. Brot backen.')}
+
+
+def test_of_several_languages_the_skills_are_one_with_the_edges_of_all(esco, build):
+    write_csv(
+        esco / 'skills_de.csv', [s | {'preferredLabel': f'{s["preferredLabel"]}-de', 'altLabels': ''} for s in SKILLS]
+    )
+    write_csv(
+        esco / 'occupations_de.csv',
+        [j | {'preferredLabel': f'{j["preferredLabel"]}-de', 'altLabels': ''} for j in JOBS],
+    )
+    dataset = build(language=('en', 'de'))
+    pairs = pairs_by_text(dataset)
+    assert {('bake bread', 'baker'), ('bake bread', 'baker-de')} <= pairs['job']
+    assert ('bake bread', 'bake bread-de') in pairs['alternative']
+    assert dataset.manifest['sources'][0]['language'] == 'en, de'
+    assert dataset.manifest['counts']['skills'] == len(SKILLS)
+
+
+@pytest.mark.parametrize(
     ('label', 'sentence', 'named'),
     [
         ('C', 'We write C.', True),
@@ -191,7 +298,7 @@ def test_sentences_end_at_their_marks_and_at_line_breaks_but_not_at_abbreviation
     ],
 )
 def test_a_sentence_names_a_skill_by_whole_words(label, sentence, named):
-    assert list(Names({0: [label]}).joined(sentence, 'en', [0])) == [(sentence, [0] if named else [])]
+    assert Names({0: [label]}).named(sentence, [0]) == ([0] if named else [])
 
 
 # Bad input. A case writes files, and says what comes of them: the message of an error, or what the dataset counts.
@@ -247,7 +354,7 @@ REFUSED = {
     'a file of another kind': (
         raw('v.xlsx', b'x'),
         {},
-        r'v\.xlsx: expected a file that ends in \.csv, \.tsv, \.json',
+        r'v\.xlsx: expected a table that ends in \.csv, \.tsv, \.json.*; save it as one of these',
     ),
     'skills of another release': (
         skills_of_another_release,
@@ -286,7 +393,7 @@ REFUSED = {
     'a line that is not an object': (
         raw('v.jsonl', b'["a"]\n'),
         {},
-        r'v\.jsonl, line 1: expected a JSON object, found \["a"\]',
+        r'v\.jsonl, row 1: expected a JSON object, found "a"',
     ),
     'a line that is not JSON': (raw('v.jsonl', b'{"title": \n'), {}, r'v\.jsonl, line 1: not JSON'),
     'skills given as a number': (

@@ -196,7 +196,7 @@ def test_texts_are_read_without_spaces_and_blank_ones(tmp_path, name, content, c
         (
             'a.jsonl',
             b'{"text": "x"}\n{"text"\n',
-            r"a.jsonl, line 2: not JSON \(Expecting ':' delimiter, column 9\); exp",
+            r"a.jsonl, line 2: not JSON \(Expecting ':' delimiter, column 8\); exp",
         ),
         (
             'a.json',

@@ -6,7 +6,7 @@ import pytest
 
 from data_prep import build
 from uwe_jax.evaluation.tasks import RankingTask
-from uwe_jax.workbench.registry import OTHER_SIZE, PLACES, TASKS, load_tasks
+from uwe_jax.workbench.registry import OTHER_SIZE, PLACES, TASKS, load_tasks, task_names
 from uwe_jax.workbench.sources.hub import read_rows
 
 
@@ -148,6 +148,51 @@ def test_the_target_space_of_any_csv_can_be_a_second_file(tmp_path):
     write(space, ('target',), [('x',)])
     with pytest.raises(ValueError, match=f"{mine}, line 3: target 'y' is not one of the 1 of {space}"):
         load_tasks([f'csv:{mine}:query:target:{space}'], {})
+
+
+@pytest.mark.parametrize(
+    ('text', 'names'),
+    [
+        ('house', ['house']),
+        ('house, tech,csv:a.csv', ['house', 'tech', 'csv:a.csv']),
+        ('csv:/a,b/c.csv,house', ['csv:/a,b/c.csv', 'house']),
+        ('held_out:/a,b,c,csv:d,e.csv:query:target, house', ['held_out:/a,b,c', 'csv:d,e.csv:query:target', 'house']),
+        ('csv:/jobs,house/c.csv', ['csv:/jobs,house/c.csv']),
+        ('csv:/jobs,house,tech', ['csv:/jobs', 'house', 'tech']),
+    ],
+)
+def test_a_path_in_the_list_of_tasks_may_contain_commas(text, names):
+    assert task_names(text) == names
+
+
+def test_onets_own_text_files_are_the_same_tasks(data):
+    expected = {name: answers(load(name, data)) for name in ('onet_job_to_skill', 'onet_skill_to_job')}
+    folder = data / 'text'
+    folder.mkdir()
+    (folder / 'Technology Skills.txt').write_text(
+        'O*NET-SOC Code\tExample\tCommodity Code\tHot Technology\n'
+        '11-1\tExcel\t4\tY\n11-1\tExcel\t4\tY\n15-1\tGit\t5\tN\n15-1\tExcel\t4\tY\n'
+    )
+    titles = 'O*NET-SOC Code\tTitle\tDescription\n11-1\tBakers\tBake, and sell.\n15-1\tDevelopers\tWrite "code".\n'
+    (folder / 'Occupation Data.txt').write_text(titles)
+    assert {name: answers(load(name, data, onet=str(folder))) for name in expected} == expected
+
+
+def test_onets_table_without_titles_is_refused_with_a_remedy(data):
+    write(data / 'onet' / 'technology_skills.csv', ('O*NET-SOC Code', 'Example'), [('11-1', 'Excel')])
+    with pytest.raises(
+        ValueError, match=r"no column 'Title'; .*; expected it there, or O\*NET's text files instead: Tech"
+    ):
+        load('onet_job_to_skill', data)
+
+
+@pytest.mark.parametrize('separator', ['\r', '\x0b', '\u2028'])
+def test_the_release_is_read_as_data_prep_reads_it(data, separator):
+    columns = ('conceptUri', 'preferredLabel', 'altLabels')
+    write(data / 'esco_1.2.0' / 'skills_en.csv', columns, [('s1', 'SQL', separator.join(['one', 'two', 'three']))])
+    assert answers(load('skill_normalisation', data)) == [('two', ['SQL']), ('three', ['SQL'])]
+    write(data / 'workbench' / 'esco_1.0_occupations_en.csv', columns[:2], [('o1', ' baker '), ('o2', 'data engineer')])
+    assert load('job_normalisation', data).targets == ['baker', 'data engineer']
 
 
 def test_what_is_held_out_of_a_dataset_is_a_task(small_dataset_dir):
