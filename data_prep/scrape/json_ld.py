@@ -11,7 +11,9 @@ _DECODER = json.JSONDecoder(strict=False)  # takes raw line breaks in strings
 # What JavaScript allows and JSON does not; strings are matched first, so that nothing in them is.
 _COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*|/\*.*?(?:\*/|\Z)', re.DOTALL)
 _LAST_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
-_WORK = 20  # how often a broken text is read, at most, in search of whole objects
+# Limits of the search for whole objects in a broken text: it fails once for each object around a fault.
+_FAILURES = 1000
+_TIMES_READ = 20
 
 
 def read_json_ld(text: str) -> tuple[list[dict[str, Any]], str | None]:
@@ -47,14 +49,14 @@ def _readings(text: str) -> Iterator[str]:
 
 def _outermost(text: str) -> tuple[list[dict[str, Any]], bool]:
     """The whole objects that are not within other whole ones, and whether none is broken."""
-    objects, whole, work = [], True, 0
+    objects, failures, read = [], 0, 0
     start = text.find('{')
-    while start >= 0 and work <= _WORK * len(text):
+    while start >= 0 and failures < _FAILURES and read <= _TIMES_READ * len(text):
         try:
             value, end = _DECODER.raw_decode(text, start)
             objects.append(value)
         except (ValueError, RecursionError) as error:
-            whole, end = False, start + 1
-            work += error.pos - start if isinstance(error, json.JSONDecodeError) else len(text)
+            failures, end = failures + 1, start + 1
+            read += error.pos - start if isinstance(error, json.JSONDecodeError) else len(text)
         start = text.find('{', end)
-    return objects, whole
+    return objects, not failures

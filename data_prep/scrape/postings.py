@@ -145,7 +145,7 @@ def _json_ld_items(tree: lxml.html.HtmlElement, notes: list[str]) -> list[dict[s
         for node in _nodes(objects):
             if _is_posting(node):
                 items.setdefault(json.dumps(node, sort_keys=True), node)  # a broken text may give it twice
-            elif isinstance(identifier := node.get('@id'), str) and 'name' in map(_local, node):
+            elif isinstance(identifier := _identifier(node), str) and 'name' in map(_local, node):
                 named.setdefault(identifier, node)
     # Terms may be references to objects elsewhere in the page.
     return [{key: _resolved(value, named) for key, value in item.items()} for item in items.values()]
@@ -155,7 +155,8 @@ def _resolved(value: Any, named: Mapping[str, dict[str, Any]]) -> Any:
     """A property's value, or list of values, with what its references refer to."""
     if isinstance(value, list):
         return [_resolved(one, named) if isinstance(one, dict) else one for one in value]
-    return named.get(value['@id'], value) if isinstance(value, dict) and isinstance(value.get('@id'), str) else value
+    identifier = _identifier(value) if isinstance(value, dict) else None
+    return named.get(identifier, value) if isinstance(identifier, str) else value
 
 
 def _microdata_items(tree: lxml.html.HtmlElement, notes: list[str]) -> list[dict[str, Any]]:
@@ -207,6 +208,10 @@ def _is_posting(node: Mapping[str, Any]) -> bool:
     return any(isinstance(t, str) and _TYPE.search(t) for t in (types if isinstance(types, list) else [types]))
 
 
+def _identifier(node: Mapping[str, Any]) -> Any:
+    return node.get('@id', node.get('id'))
+
+
 def _local(name: str) -> str:
     """The name of a property without its vocabulary: `title` for https://schema.org/title and schema:title."""
     return re.split('[/:#]', name)[-1]
@@ -216,7 +221,7 @@ def _properties(node: Mapping[str, Any]) -> dict[str, Any]:
     """The properties of an object, by their names without vocabulary; microdata has them one level down."""
     properties = node.get('properties')
     if isinstance(properties, dict):
-        node = {'@id': node.get('id')} | properties
+        node = {'id': node.get('id')} | properties
     return {_local(name): value for name, value in node.items()}
 
 
@@ -266,10 +271,16 @@ def _texts(value: Any, otherwise: Callable[[Mapping[str, Any]], Any] = lambda _:
 
 def _term(properties: Mapping[str, Any]) -> str | None:
     """What identifies a term without a name: its code, or an address."""
-    code, *addresses = (properties.get(key) for key in ('termCode', '@id', 'url', 'sameAs'))
-    if isinstance(code, str) and code.strip():
+    if isinstance(code := properties.get('termCode'), str) and code.strip():
         return code
-    return next((one for one in addresses if isinstance(one, str) and _ADDRESS.fullmatch(one.strip())), None)
+    return next(
+        (
+            one
+            for one in (_identifier(properties), properties.get('url'))
+            if isinstance(one, str) and _ADDRESS.fullmatch(one.strip())
+        ),
+        None,
+    )
 
 
 def plain_text(text: str) -> str:
