@@ -2,8 +2,8 @@
 
     python -m tests.data_prep.fuzz_postings --blocks=10000 --seed=0
 
-A posting is whole if its text still stands in the damaged block, character by character. Any exception ends the run with
-its traceback, after the seed of the block.
+A posting is whole if its text still stands in the damaged block, character by character; it must be read as if it
+stood alone. An exception ends the run with its traceback, after the seed of the block.
 """
 
 import collections
@@ -13,7 +13,7 @@ import random
 import sys
 from typing import Any
 
-from data_prep.scrape.postings import Page, vacancies
+from data_prep.scrape.postings import Page, Vacancy, vacancies
 from tests.data_prep.test_postings import script
 from tests.data_prep.web import posting
 from uwe_jax.io import console
@@ -57,24 +57,22 @@ def fuzz(options: Options) -> None:
     """Prints how many postings were left whole and read.
 
     Raises:
-      ValueError: a whole posting was not read; names the block's seed.
+      ValueError: a whole posting was not read as it is.
     """
     counts: collections.Counter[str] = collections.Counter()
     with console.Progress('damaging', options.blocks, 'blocks') as progress:
         for seed in range(options.seed, options.seed + options.blocks):
             text, whole = damaged(random.Random(seed))
             try:
-                read, notes = vacancies(Page('page', None, f'<html>{script(text)}</html>'.encode(errors='ignore')))
+                postings, notes = read(text)
             except BaseException:
                 print(f'seed {seed}')
                 raise
-            titles = {vacancy['title'] for vacancy in read}
-            lost = [title for title in whole if title not in titles]
-            counts.update(
-                {'whole': len(whole), 'whole, but not read': len(lost), 'read': len(read), **dict.fromkeys(notes, 1)}
-            )
+            lost = [alone for one in whole for alone in read(one)[0] if alone not in postings]
+            counts.update({'whole': len(whole), 'whole, but not read': len(lost), 'read': len(postings)})
+            counts.update(dict.fromkeys(notes, 1))
             if lost:
-                print(f'seed {seed}: {", ".join(lost)}')
+                print(f'seed {seed}: {lost}')
             progress.advance()
     for what, count in counts.most_common():
         print(f'{what}: {count}')
@@ -82,17 +80,18 @@ def fuzz(options: Options) -> None:
         raise ValueError('whole postings were not read')
 
 
+def read(text: str) -> tuple[list[Vacancy], list[str]]:
+    return vacancies(Page('page', None, f'<html>{script(text)}</html>'.encode(errors='ignore')))
+
+
 def damaged(rng: random.Random) -> tuple[str, list[str]]:
-    """A block of JSON-LD with one to four faults, and the titles of the postings in it that are still whole."""
+    """A block of JSON-LD with one to four faults, and the texts of the postings in it that are still whole."""
     layout: dict[str, Any] = {'ensure_ascii': rng.random() < 0.5, 'indent': rng.choice([None, None, 1])}
-    items = [
-        posting(
-            f'Job {number} of {rng.random()}', rng.choice(DESCRIPTIONS), skills=rng.sample(SKILLS, rng.randrange(4))
-        )
-        for number in range(rng.randrange(1, 6))
-    ]
-    texts = {item['title']: json.dumps(item, **layout) for item in items}
-    text = rng.choice(LAYOUTS)(list(texts.values()))
+    texts = []
+    for number in range(rng.randrange(1, 6)):
+        skills = rng.sample(SKILLS, rng.randrange(4))
+        texts.append(json.dumps(posting(f'Job {number}', rng.choice(DESCRIPTIONS), skills=skills), **layout))
+    text = rng.choice(LAYOUTS)(texts)
     for _ in range(rng.randrange(1, 5)):
         start = rng.randrange(len(text) + 1)
         end = min(start + rng.choice([0, 1, 1, 5, 40]), len(text))
@@ -100,7 +99,7 @@ def damaged(rng: random.Random) -> tuple[str, list[str]]:
         text = text[:start] + rng.choice([inserted, inserted, text[start:end] * 2]) + text[end:]
     if rng.random() < 0.2:
         text = text[: rng.randrange(len(text) + 1)]
-    return text, [title for title, whole in texts.items() if whole in text]
+    return text, [whole for whole in texts if whole in text]
 
 
 def _list_items(texts: list[str]) -> str:

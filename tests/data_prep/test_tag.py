@@ -129,8 +129,8 @@ def test_every_sentence_without_skills_gets_those_of_the_ranker(made, cut_model)
         ('https://jobs/1', 'data engineer', 'You write SQL.'),
         ('https://jobs/1', 'data engineer', 'You bake bread and cakes.'),
         ('vacancies.jsonl, line 2', 'nurse', 'You care for patients at night.'),
-        ('3', 'driver', '• You drive our bus.'),
-        ('3', 'driver', '• You write SQL.'),
+        ('3', 'driver', 'You drive our bus.'),
+        ('3', 'driver', 'You write SQL.'),
     ]
     expected = Ranker.from_pretrained(cut_model).score([line['sentence'] for line in lines], list(SKILLS.values()))
     uris = [SKILL + name for name in SKILLS]
@@ -194,6 +194,16 @@ def test_tables_of_other_kinds_with_other_columns_read_the_same(flags, ending):
     run(flags, vacancies=table, title_column='name', sentence_column='text', piece_rows=9)
     sentences = [(line['vacancy'], line['title'], line['sentence']) for line in lines_of(flags['output'])]
     assert sentences == [tuple(row.values()) for row in rows]
+
+
+def test_vacancies_and_the_release_may_be_in_another_language(flags, esco, tmp_path):
+    german = tmp_path / 'german'
+    german.mkdir()
+    for name in ('skills', 'occupations', 'occupationSkillRelations'):
+        shutil.copy(esco / f'{name}_en.csv', german / f'{name}_de.csv')
+    write_jsonl(flags['vacancies'], [{'title': 'Bäcker', 'description': 'Gut ist z.B. Roggen. Ja.'}])
+    run(flags, esco=german, language='de')
+    assert [line['sentence'] for line in lines_of(flags['output'])] == ['Gut ist z.B. Roggen.', 'Ja.']
 
 
 def test_a_finished_piece_is_not_made_again_and_a_lost_one_is(tagged):
@@ -264,7 +274,7 @@ REFUSED = {
         '{"sentence": "a", "skills": [1]}\n',
         r"skills is '\[1\]' \(list\), expected a list of n",
     ),
-    'a table of another kind': ({'vacancies': __file__}, None, r'test_tag\.py: expected a file that ends in \.csv'),
+    'a table of another kind': ({'vacancies': __file__}, None, r'test_tag\.py: expected a table that ends in \.csv'),
     'no ESCO': ({'esco': 'nowhere'}, None, r'nowhere: no such directory, expected the folder of an ESCO release'),
     'k of none': ({'k': 0}, None, r'--k=0: expected 1 or more'),
     'a threshold that is not a number': ({'threshold': 'nan'}, None, r'--threshold=nan: expected a finite number'),

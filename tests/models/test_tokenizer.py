@@ -33,6 +33,19 @@ def test_a_long_text_loses_its_last_tokens_before_the_end_token(tokenizer, texts
         np.testing.assert_array_equal(cut, expected)
 
 
+@settings(deadline=None)
+@given(st.text(), st.integers(3, 12))
+def test_the_visible_part_of_a_text_has_the_tokens_that_are_left(tokenizer, text, max_tokens):
+    visible = tokenizer.visible(text, max_tokens)
+    assert text.startswith(visible)
+    assert visible == text or len(tokenizer.encode([text])[0]) > max_tokens
+
+
+def test_what_lies_beyond_the_limit_is_not_visible(tokenizer):
+    assert tokenizer.visible('Data engineer, or nurse', 4) == 'Data engineer'
+    assert tokenizer.visible('Data engineer', 4) == 'Data engineer'
+
+
 def test_a_limit_without_room_for_both_end_tokens_is_refused(tokenizer):
     with pytest.raises(ValueError, match='max_tokens: 1, expected at least 2'):
         tokenizer.encode(['a'], 1)
