@@ -174,7 +174,7 @@ def _microdata_items(tree: lxml.html.HtmlElement, notes: list[str]) -> list[dict
     except (ValueError, RecursionError, AssertionError, lxml.etree.LxmlError):
         notes.append('broken microdata, left out')
         return []
-    return [_properties(node) for node in _nodes(items) if _is_posting(node)]
+    return [node for node in _nodes(items) if _is_posting(node)]
 
 
 def _rdfa_to_microdata(tree: lxml.html.HtmlElement) -> bool:
@@ -263,9 +263,8 @@ def _texts(value: Any, otherwise: Callable[[Mapping[str, Any]], Any] = lambda _:
         return [text for part in value for text in _texts(part, otherwise, depth - 1)]
     if isinstance(value, dict) and depth:
         value = _properties(value)
-        return _texts(
-            value.get('@value') or value.get('name') or value.get('value') or otherwise(value), depth=depth - 1
-        )
+        text = value.get('@value') or value.get('name') or value.get('value') or otherwise(value)
+        return _texts(text, depth=depth - 1)
     return []
 
 
@@ -273,14 +272,8 @@ def _term(properties: Mapping[str, Any]) -> str | None:
     """What identifies a term without a name: its code, or an address."""
     if isinstance(code := properties.get('termCode'), str) and code.strip():
         return code
-    return next(
-        (
-            one
-            for one in (_identifier(properties), properties.get('url'))
-            if isinstance(one, str) and _ADDRESS.fullmatch(one.strip())
-        ),
-        None,
-    )
+    addresses = (_identifier(properties), properties.get('url'))
+    return next((one for one in addresses if isinstance(one, str) and _ADDRESS.fullmatch(one.strip())), None)
 
 
 def plain_text(text: str) -> str:
