@@ -204,6 +204,8 @@ def test_texts_are_read_without_spaces_and_blank_ones(tmp_path, name, content, c
             r'a.json, line 4: not JSON \(.*; expected one object per line, or one arr',
         ),
         ('a.json', b'{\n"text": "x"\n}', r'a.json, line 1: not JSON \(.*, column \d\); expected one object per line'),
+        ('a.json', b'[\n"x",\n"\xe9"]', r'a.json, line 3: byte 0xe9 is not UTF-8; save the file as UTF-8$'),
+        ('a.json', b'[\n"x\0"]', r'a.json, line 2: a NUL byte; expected text in UTF-8'),
         ('a.json', b'[' * 100_000, r'a.json, line 1: not JSON \(maximum recursion depth'),
         ('a.csv.gz', b'text\nx\n', r'a.csv.gz: cannot be read \(Not a gzipped file'),
         ('a.txt', b'bar\ncaf\xe9\n', r'a.txt, line 2: byte 0xe9 is not UTF-8'),

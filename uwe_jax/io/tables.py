@@ -27,6 +27,7 @@ JSON = ('.jsonl', '.ndjson', '.json')
 SUFFIXES = (*DELIMITERS, *JSON, '.parquet')  # of tables
 COMPRESSED = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}  # text files may be
 
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None)  # NaN and the infinities, which are not JSON, become null
 # A string of a list as Python writes it, and the white space before the next one if no comma separates them.
 _STRING = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(\s+(?=['"]))?""")
 # The keys under which an object in a list of skills identifies one.
@@ -129,7 +130,7 @@ class Row(NamedTuple):
 
     def _written_list(self, column: str, text: str, repairs: Repairs) -> list[Any]:
         with contextlib.suppress(ValueError, RecursionError):
-            return _parse_json(text)
+            return _DECODER.decode(text)
         with_commas = _STRING.sub(lambda match: f'{match[1]}, ' if match[2] else match[0], text)
         try:
             names = ast.literal_eval(with_commas)
@@ -270,8 +271,9 @@ def _json_values(path: pathlib.Path, repairs: Repairs) -> Iterator[tuple[str, An
             continue
         is_array = not begun and line.lstrip().startswith('[')
         begun = True
+        text = line + ''.join(rest for _, rest in lines) if is_array else line.rstrip()
         try:
-            value = _parse_json(line + ''.join(rest for _, rest in lines) if is_array else line.rstrip())
+            value = _DECODER.decode(text)
         except (ValueError, RecursionError) as error:
             if isinstance(error, json.JSONDecodeError):
                 number += error.lineno - 1
@@ -283,11 +285,6 @@ def _json_values(path: pathlib.Path, repairs: Repairs) -> Iterator[tuple[str, An
             yield from ((f'row {row}', item) for row, item in enumerate(value, start=1))
         else:
             yield f'line {number}', value
-
-
-def _parse_json(text: str) -> Any:
-    """The value of a JSON text; NaN and the infinities, which are not JSON, become null."""
-    return json.loads(text, parse_constant=lambda _: None)
 
 
 def _parquet_rows(path: pathlib.Path) -> Iterator[Row]:
