@@ -48,9 +48,12 @@ def main(argv: list[str]) -> int:
     except Preempted:
         logger.warning('stopped early, as asked; every step is saved, and the same command continues')
         return RESTART
-    except (ValueError, OSError, FloatingPointError, jax.errors.JaxRuntimeError) as error:
+    except Exception as error:
+        message = console.explained(error, ValueError, OSError, FloatingPointError, jax.errors.JaxRuntimeError)
+        if message is None:
+            raise
         logger.debug('', exc_info=True)  # the traceback, with --verbosity=1
-        print(f'error: {error}', file=sys.stderr)
+        print(f'error: {message}', file=sys.stderr)
         if jax.distributed.is_initialized():  # asking how many there are would wait for them
             exit_after(error, PEER_TIMEOUT.value)
         return 1
@@ -75,5 +78,6 @@ def keep_compiled_programs(workdir: pathlib.Path) -> None:
 
 if __name__ == '__main__':
     flags.mark_flag_as_required('config')
+    flags.register_validator('workdir', lambda path: not console.BUCKET.match(path or ''), console.NOT_LOCAL)
     jax.config.config_with_absl()
     app.run(main, flags_parser=console.parse_config_flags)

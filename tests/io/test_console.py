@@ -1,15 +1,20 @@
 """What a command shows of its work."""
 
+import dataclasses
 import logging
 import math
 import os
+import pathlib
 import pty
+import re
 import subprocess
 import sys
 import termios
 
+import pytest
+
 from tests.conftest import ROOT
-from uwe_jax.io.console import Progress
+from uwe_jax.io.console import Progress, explained, parse
 
 WORK = """
 import logging
@@ -75,3 +80,30 @@ def test_a_terminal_gets_a_bar_with_the_numbers_and_the_time_that_is_left():
     assert '3/4 steps, 00:00 left, loss 1.5' in shown
     assert 'a line' in shown
     assert 'job 1.0' not in shown
+
+
+@dataclasses.dataclass
+class Options:
+    output: pathlib.Path
+    """Where to write."""
+
+
+@pytest.mark.parametrize('bucket', ['gs://bucket/run', 's3://bucket/run'])
+def test_a_bucket_is_refused_where_a_local_path_is_expected(bucket, capsys):
+    with pytest.raises(SystemExit, match='2'):
+        parse(Options, [f'--output={bucket}'])
+    assert 'bucket/run: expected a local path' in capsys.readouterr().err
+    assert parse(Options, ['--output=a:b/c']) == Options(pathlib.Path('a:b/c'))
+
+
+@pytest.mark.parametrize('platform', ['rocm', 'nonsense'])
+def test_a_platform_that_is_not_there_is_one_line(platform):
+    work = 'import jax, sys; from uwe_jax.io import console; sys.exit(console.run(lambda: jax.devices()))'
+    environment = os.environ | {'JAX_PLATFORMS': platform}
+    ended = subprocess.run([sys.executable, '-c', work], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert re.fullmatch(rf'error: JAX_PLATFORMS={platform}: not available \(.*\); install JAX .*\n', ended.stderr)
+
+
+def test_an_error_of_the_program_itself_keeps_its_traceback():
+    assert explained(AssertionError('a bug'), ValueError) is None

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import pathlib
+import re
 import signal
 import sys
 import time
@@ -12,6 +14,8 @@ from absl import app
 from absl import logging as absl_logging
 from tqdm import tqdm
 
+BUCKET = re.compile('[a-z0-9]+:/')  # gs://, s3://; pathlib makes one slash of two
+NOT_LOCAL = 'expected a local path; mount the bucket, for example with gcsfuse'
 OURS = ('uwe_jax', 'data_prep', '__main__')  # a command's own module is `__main__`
 
 T = TypeVar('T')
@@ -51,7 +55,8 @@ def command(options: type[T], work: Callable[[T], None]) -> int:
       work: the command.
 
     Returns:
-      The exit status: 0; after a ValueError or OSError, which is printed as one line, its `exit_status` or 1.
+      The exit status: 0; after a ValueError, an OSError or a platform that JAX does not find, which are printed as one
+      line, the error's `exit_status` or 1.
     """
     chosen = parse(options)
     return run(lambda: work(chosen))
@@ -69,13 +74,18 @@ def parse(options: type[T], arguments: Sequence[str] | None = None, prog: str | 
 
     module = getattr(sys.modules['__main__'], '__spec__', None)
     name = module.name.removesuffix('.__main__') if module else sys.argv[0]
-    return tyro.cli(
+    chosen = tyro.cli(
         options,
         prog=prog or f'python -m {name}',
         args=arguments,
         use_underscores=True,
         config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
+    for flag, value in vars(chosen).items():
+        if isinstance(value, pathlib.Path) and BUCKET.match(str(value)):
+            print(f'error: --{flag}={value}: {NOT_LOCAL}', file=sys.stderr)
+            sys.exit(2)
+    return chosen
 
 
 def run(work: Callable[[], None]) -> int:
@@ -87,11 +97,36 @@ def run(work: Callable[[], None]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         work()
-    except (ValueError, OSError) as error:
+    except Exception as error:
+        message = explained(error, ValueError, OSError)
+        if message is None:
+            raise
         logger.debug('', exc_info=True)
-        print(f'error: {error}', file=sys.stderr)
+        print(f'error: {message}', file=sys.stderr)
         return getattr(error, 'exit_status', 1)
     return 0
+
+
+def explained(error: Exception, *expected: type[Exception]) -> str | None:
+    """What to tell a user about an error, in one line; None if it needs a traceback.
+
+    Args:
+      error: an error that ended a command.
+      expected: the types whose messages are made for users. JAX raises others where JAX_PLATFORMS names a platform that
+        is not there, for "cuda" an AssertionError without a message.
+    """
+    if isinstance(error, expected):
+        return str(error)
+    jax = sys.modules.get('jax')
+    if jax is not None and isinstance(error, AssertionError | RuntimeError):
+        try:
+            jax.devices()
+        except (AssertionError, RuntimeError) as missing:
+            reason = ' '.join(str(missing).split()) or 'JAX was installed without it'
+            return (
+                f'JAX_PLATFORMS={jax.config.jax_platforms}: not available ({reason}); install JAX for it, or unset it'
+            )
+    return None
 
 
 def parse_config_flags(argv: list[str]) -> list[str]:
