@@ -72,7 +72,8 @@ class Tagger:
 
 def model_fingerprint(directory: pathlib.Path, pooling: str) -> str:
     """Identifies what scores depend on: a model's files, and the pooling."""
-    files = {name: sha256(directory / name) for name in download.REQUIRED_FILES}
+    names = (download.CONFIG, *download.weight_files(directory), download.TOKENIZER)
+    files = {name: sha256(directory / name) for name in names}
     if (directory / pretrained.SETTINGS).exists():
         files[pretrained.SETTINGS] = sha256(directory / pretrained.SETTINGS)
     return hashlib.sha256(json.dumps([files, pooling], sort_keys=True).encode()).hexdigest()[:16]

