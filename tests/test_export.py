@@ -22,6 +22,7 @@ from uwe_jax.models.model_card import model_card
 from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.ranking import Ranker
 from uwe_jax.training.checkpoint import Checkpoints
+from uwe_jax.training.workdir import claimed
 from uwe_jax.workbench import benchmark
 from uwe_jax.workbench.models import Model
 
@@ -38,13 +39,13 @@ def params(base_model):
 
 
 @pytest.fixture(scope='module')
-def workdir(tmp_path_factory, params, small_dataset_dir, base_model):
-    """The workdir of a run that ended after four steps."""
+def workdir(tmp_path_factory, params, small_dataset, base_model):
+    """The workdir of a run that ended after four steps, whose dataset is gone."""
     workdir = tmp_path_factory.mktemp('run')
     with Checkpoints(workdir, keep=1) as checkpoints:
         checkpoints.save(4, {'params': params}, {})
-    config = small_config(small_dataset_dir, base_model)
-    (workdir / 'config.json').write_text(json.dumps(dataclasses.asdict(config)))
+    with claimed(workdir, small_config('/gone', base_model), small_dataset.manifest):
+        pass
     result = {'step': 4, 'task': 'job_to_skill', 'queries': 2, 'targets': 3, 'map': 12.34, 'rp@10': 5.6}
     (workdir / 'evaluation.jsonl').write_text(json.dumps(result) + '\n')
     return workdir
@@ -145,6 +146,7 @@ def test_the_card_says_how_to_score_and_how_well_the_model_does(exported):
     card = (exported / 'README.md').read_text()
     for part in ('license: apache-2.0', 'softmax(R / τ_a)', 'τ_a = 0.1', 'not MaxSim', 'European Commission'):
         assert part in card
+    assert '- ESCO' in card
     assert '| job_to_skill | 2 | 3 | 4 | 12.34 | 5.60 |' in card
 
 

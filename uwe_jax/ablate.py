@@ -105,10 +105,10 @@ def ablate() -> None:
     seeds = [read_seed(words) for words in SEEDS.value]
     if base.data.dir is None:
         raise ValueError('data.dir: not given, expected what `python -m data_prep build --output` made')
-    data = open_dataset(base.data.dir).fingerprint
+    manifest = open_dataset(base.data.dir).manifest
     planned = [(seed, variant, output / variant.folder / f'seed-{seed}') for seed in seeds for variant in variants]
     for seed, variant, workdir in planned:
-        check_same(workdir, dataclasses.replace(variant.config, seed=seed), data)
+        check_same(workdir, dataclasses.replace(variant.config, seed=seed), manifest)
     measured: Measured = {}
     page = ''
     for number, (seed, variant, workdir) in enumerate(planned, 1):

@@ -27,17 +27,17 @@ def export(options: Options) -> None:
     """Writes the export.
 
     Raises:
-      ValueError, OSError: the workdir is not that of a run or has no checkpoint, its dataset or base model is gone, the
-        results are not its own, or the output exists or cannot be written.
+      ValueError, OSError: the workdir is not that of a run or has no checkpoint, its base model is gone, the results are
+        not its own, or the output exists or cannot be written.
     """
     workdir, output = options.workdir, options.output
     # Here, so that --help does not wait for JAX.
-    from uwe_jax.data.graph import MAX_TOKENS, read_manifest
+    from uwe_jax.data.graph import MAX_TOKENS
     from uwe_jax.models import download, pretrained
     from uwe_jax.models.model_card import model_card
     from uwe_jax.training.checkpoint import load_params
     from uwe_jax.training.metrics import read_lines
-    from uwe_jax.training.workdir import read_config
+    from uwe_jax.training.workdir import read_config, read_data
     from uwe_jax.workbench import markdown
     from uwe_jax.workbench.results import read_results
 
@@ -47,7 +47,7 @@ def export(options: Options) -> None:
     base = download.fetch(config.init)
     if pathlib.Path(config.init).is_dir():  # a path on this machine tells others nothing
         config = dataclasses.replace(config, init=base.name)
-    manifest = read_manifest(pathlib.Path(str(config.data.dir)))
+    data = read_data(workdir, config)
     params, step = load_params(workdir)
     settings = {
         'format': 1,
@@ -55,10 +55,10 @@ def export(options: Options) -> None:
         'max_tokens': MAX_TOKENS,
         'base': config.init,
         'steps': step,
-        'data': manifest['fingerprint'],
+        'data': data['fingerprint'],
     }
     evaluations = read_lines(workdir / 'evaluation.jsonl')
-    card = model_card(dataclasses.asdict(config), manifest, step, evaluations, measured)
+    card = model_card(dataclasses.asdict(config), data, step, evaluations, measured)
     pretrained.save_pretrained(output, base=base, params=params, settings=settings, card=card)
     logger.info('exported the model after step %d to %s', step, output)
 

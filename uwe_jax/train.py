@@ -67,7 +67,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     with (
         Heartbeat(config.run.stall_timeout) as heartbeat,  # first, as all that follows waits for other processes
         Preemption() as preemption,
-        claimed(workdir, config, dataset.fingerprint),  # only now: a run that was refused above claims nothing
+        claimed(workdir, config, dataset.manifest),  # only now: a run that was refused above claims nothing
         Checkpoints(workdir, config.run.keep) as checkpoints,
         MetricsLog(workdir, checkpoints.start or 0, writes=jax.process_index() == 0) as log,
     ):

@@ -12,17 +12,19 @@ import pytest
 from tests.conftest import experiment
 from uwe_jax.training.workdir import claimed, read_config
 
+DATA = {'fingerprint': 'data', 'sources': [{'name': 'ESCO'}], 'attribution': 'of ESCO'}
+
 
 @pytest.fixture
 def workdir(tmp_path):
     """A workdir in which a run has ended."""
-    with claimed(tmp_path, experiment(), 'data'):
+    with claimed(tmp_path, experiment(), DATA):
         pass
     return tmp_path
 
 
 def test_a_run_may_be_continued_by_the_same_config_and_data(workdir):
-    with claimed(workdir, experiment(), 'data'):
+    with claimed(workdir, experiment(), DATA):
         pass
     assert read_config(workdir) == experiment()
 
@@ -40,13 +42,19 @@ def test_a_config_that_is_not_as_expected_is_refused_by_file_and_field(workdir):
 )
 def test_another_experiment_is_refused_by_the_name_of_the_field(workdir, field, value):
     expected = rf'config\.json: made with {field}=.*, but now {field}={value!r}'
-    with pytest.raises(ValueError, match=expected), claimed(workdir, experiment(**{field: value}), 'data'):
+    with pytest.raises(ValueError, match=expected), claimed(workdir, experiment(**{field: value}), DATA):
         pass
+
+
+def test_a_workdir_of_an_older_version_learns_where_its_data_came_from(workdir):
+    (workdir / 'data.json').write_text('{"fingerprint": "data"}')
+    with claimed(workdir, experiment(), DATA):
+        assert json.loads((workdir / 'data.json').read_text()) == DATA
 
 
 def test_other_data_is_refused(workdir):
     expected = r"data\.json: made with fingerprint='data', but now fingerprint='other'"
-    with pytest.raises(ValueError, match=expected), claimed(workdir, experiment(), 'other'):
+    with pytest.raises(ValueError, match=expected), claimed(workdir, experiment(), DATA | {'fingerprint': 'other'}):
         pass
 
 
@@ -55,15 +63,15 @@ def test_other_data_is_refused(workdir):
     [('mesh.fsdp', 2), ('interaction.exchange', 'ring'), ('run.log_every', 7), ('data.dir', '/elsewhere')],
 )
 def test_how_and_where_a_run_goes_on_may_change(workdir, field, value):
-    with claimed(workdir, experiment(**{field: value}), 'data'):
+    with claimed(workdir, experiment(**{field: value}), DATA):
         pass
 
 
 def test_a_second_run_is_refused_while_the_first_is_at_work(tmp_path):
-    again = 'from uwe_jax.training.workdir import *; from tests.conftest import experiment; import pathlib, sys\n'
-    again += 'with claimed(pathlib.Path(sys.argv[1]), experiment(), "data"): pass'
+    again = 'from tests.training.test_workdir import *; import pathlib\n'
+    again += 'with claimed(pathlib.Path(sys.argv[1]), experiment(), DATA): pass'
     command = [sys.executable, '-c', again, str(tmp_path)]
-    with claimed(tmp_path, experiment(), 'data'):
+    with claimed(tmp_path, experiment(), DATA):
         refused = subprocess.run(command, capture_output=True, text=True)
         assert f'{tmp_path}: another process is at work on it (' in refused.stderr
         assert ', pid ' in refused.stderr
@@ -82,5 +90,5 @@ def test_what_another_run_wrote_while_the_lock_was_waited_for_is_compared_with(w
         held.close()
 
     monkeypatch.setattr(time, 'sleep', other_run_ends)
-    with pytest.raises(ValueError, match='made with seed=7'), claimed(workdir, experiment(), 'data'):
+    with pytest.raises(ValueError, match='made with seed=7'), claimed(workdir, experiment(), DATA):
         pass

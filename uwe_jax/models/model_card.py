@@ -26,13 +26,13 @@ ORDER = {
 
 
 def model_card(
-    config: Mapping, manifest: Mapping, step: int, evaluations: Sequence[Mapping], measured: str = ''
+    config: Mapping, data: Mapping, step: int, evaluations: Sequence[Mapping], measured: str = ''
 ) -> str:
     """Returns the card as Markdown.
 
     Args:
       config: the experiment, as in the workdir's config.json.
-      manifest: of the training data.
+      data: `fingerprint`, `sources` and `attribution` of the dataset.
       step: the number of optimizer steps.
       evaluations: lines of the workdir's evaluation.jsonl.
       measured: results on other tasks, in Markdown.
@@ -46,7 +46,7 @@ def model_card(
     attend = ", attend='query'" if order == ORDER['from_skill'] else ''
     reduced = 'divided by the number of attending tokens' if score['reduce'] == 'mean' else 'summed, not averaged'
     special = 'take part' if score['special_tokens'] else 'do not take part'
-    sources = '\n'.join(f'- {source["name"]}: {_described(source)}' for source in manifest['sources'])
+    sources = '\n'.join(f'- {source["name"]}: {_described(source)}' for source in data['sources'])
     temperatures = ', '.join(f'{graph} {value}' for graph, value in loss['temperature'].items())
     weights = ', '.join(f'{graph} {value}' for graph, value in loss['weight'].items())
     return f"""---
@@ -109,9 +109,9 @@ steps, {optimizer['decay']} decay, weight decay {optimizer['weight_decay']}. See
 
 {sources}
 
-{manifest['attribution']}
+{data['attribution']}
 
-Dataset fingerprint: `{manifest['fingerprint']}`.
+Dataset fingerprint: `{data['fingerprint']}`.
 
 ## Results
 

@@ -1,55 +1,62 @@
-"""A workdir belongs to one config, one dataset, and one run at a time; any other is refused."""
+"""A workdir belongs to one config, one dataset, and one run at a time; any other is refused.
+
+config.json    the experiment
+data.json      of the dataset: fingerprint, sources and attribution, which an export names
+"""
 
 import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 
+from uwe_jax.data.graph import read_manifest
 from uwe_jax.io.claims import claim
 from uwe_jax.io.files import whole_file
 from uwe_jax.training.config import Config
 
 # How and where a run computes, as opposed to what: these may change when it is continued.
 FREE = ('mesh', 'interaction.form', 'interaction.exchange', 'interaction.block_entries', 'run', 'data.dir')
+FREE += ('sources', 'attribution')  # of the data: its fingerprint covers them, and older workdirs lack them
 
-CONFIG = 'config.json'
+CONFIG, DATA = 'config.json', 'data.json'
 FOLDER = 'checkpoints'
 PREFIX = 'step_'  # of a checkpoint's name
 
 
 @contextlib.contextmanager
-def claimed(workdir: pathlib.Path, config: Config, data_fingerprint: str) -> Iterator[None]:
+def claimed(workdir: pathlib.Path, config: Config, manifest: Mapping) -> Iterator[None]:
     """Claims a workdir, which is made if it does not exist, and keeps other runs out as long as this one lasts.
 
-    A new workdir receives the config and the dataset's fingerprint; those of an old one are compared with them.
+    A new workdir receives the config and what the dataset's manifest says of its origin; those of an old one are
+    compared with them.
 
     Raises:
       ValueError: the workdir was made with another config or other data, and the message names the first field; or
         another run is at work in it.
     """
-    wanted = _wanted(config, data_fingerprint)
+    wanted = _wanted(config, manifest)
     workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         first = jax.process_index() == 0  # its lock stands for all processes, as none of them can run without it
         if first:
             stack.enter_context(claim(workdir, '--workdir'))
-        check_same(workdir, config, data_fingerprint)
+        check_same(workdir, config, manifest)
         for name, content in wanted.items() if first else ():
             with whole_file(workdir / name) as partial:
                 partial.write_text(json.dumps(content, indent=2) + '\n')
         yield
 
 
-def check_same(workdir: pathlib.Path, config: Config, data_fingerprint: str) -> None:
+def check_same(workdir: pathlib.Path, config: Config, manifest: Mapping) -> None:
     """Checks that a workdir, if it exists, was made with this config and these data.
 
     Raises:
       ValueError: it was made with others; the message names the first field.
     """
-    for name, content in _wanted(config, data_fingerprint).items():
+    for name, content in _wanted(config, manifest).items():
         path = workdir / name
         if path.exists():
             _compare(path, json.loads(path.read_text()), content)
@@ -80,9 +87,21 @@ def read_config(workdir: pathlib.Path) -> Config:
         raise ValueError(f'{path}: {error}') from error
 
 
-def _wanted(config: Config, data_fingerprint: str) -> dict[str, dict]:
+def read_data(workdir: pathlib.Path, config: Config) -> dict:
+    """What the model was trained on: `fingerprint`, `sources` and `attribution`, as in the dataset's manifest.
+
+    Raises:
+      DatasetError: the workdir is of an older version, which wrote the fingerprint only, and the dataset is gone.
+    """
+    path = workdir / DATA
+    data = json.loads(path.read_text()) if path.exists() else {}
+    return data if 'sources' in data else read_manifest(pathlib.Path(str(config.data.dir)))
+
+
+def _wanted(config: Config, manifest: Mapping) -> dict[str, dict]:
     """The files that say what a workdir belongs to."""
-    return {CONFIG: dataclasses.asdict(config), 'data.json': {'fingerprint': data_fingerprint}}
+    origin = {name: manifest[name] for name in ('fingerprint', 'sources', 'attribution')}
+    return {CONFIG: dataclasses.asdict(config), DATA: origin}
 
 
 def _compare(path: pathlib.Path, before: dict, now: dict) -> None:
