@@ -1,10 +1,16 @@
-"""Reads the usable job titles in a model's answer."""
+"""Reads the usable job titles in a model's answer: JSON as it was asked for, or what models write instead."""
+
+# ruff: noqa: RUF001 (dashes and quotes of all kinds)
 
 import collections
 import dataclasses
 import json
+import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import json_repair
 
 from uwe_jax.data.text import match_key, normalise
 from uwe_jax.io.esco import Concept
@@ -12,6 +18,15 @@ from uwe_jax.io.esco import Concept
 MOST_CHARACTERS = 100  # of a title; the longest of ESCO 1.2.0 has 97
 MOST_WORDS = 15  # the most in a title of ESCO 1.2.0 are 13
 MOST_TITLES = 100  # in one answer
+MOST_REPAIRED = 16_000  # characters, more than that many titles have; the library's time grows with their square
+
+_THOUGHT = 'think|thinking|thought|reasoning'  # tags in which models think aloud
+_JSON = re.compile(r'[{\[]\s*[{\["\'].*', re.DOTALL)  # not the brackets of "[1]" or "(m/f) [remote]"
+# An explanation may follow a title: "1. **Data engineer**: builds pipelines".
+_LISTED = re.compile(r'^[ \t]*(?:[-*•]|\d{1,3}[.)])[ \t]+(.+?)(?: [-–—] .*|:(?:[ *].*)?)?$', re.MULTILINE)
+_NAME = re.compile('title|^(name|job|position|role)$', re.IGNORECASE)
+_LIST_MARK = re.compile(r'^(?:[-–—•·▪◦‣]+|\(?\d{1,3}[.):](?!\d))\s*')
+_QUOTED = re.compile(r'^["“”„«»\'‘’](.+)["“”„«»\'‘’][,;]?$')
 
 
 class UnusableError(ValueError):
@@ -31,37 +46,36 @@ class Titles:
     dropped: dict[str, int]
 
 
-def read_titles(content: str, skill: Concept, known: Collection[str]) -> Titles:
-    """Checks an answer against the schema, and every title in it.
+def read_titles(content: str, skill: Concept, known: Collection[str], cut_off: bool = False) -> Titles:
+    """Reads the titles in an answer, and checks each.
 
     Args:
-      content: the text of the answer, expected to be JSON of the schema in prompt.py.
+      content: the text of the answer. Expected is JSON of the schema in prompt.py; thoughts, Markdown and prose around
+        it, other JSON with titles, damaged JSON, and a list without JSON are read as well.
       skill: its names do not count as job titles.
       known: titles that the skill already has, real or proposed.
+      cut_off: whether the answer ends too early; its last title is dropped unless its quotes are closed.
 
     Raises:
-      UnusableError: the answer is empty, not JSON, of another schema, or without any usable title.
+      UnusableError: there is no usable title in the answer.
     """
+    if cut_off:
+        content = content[: max(content.rfind('"'), content.rfind('\n')) + 1]
+    content = re.split(f'</(?:{_THOUGHT})>', content)[-1]
+    content = re.split(f'<(?:{_THOUGHT})>', content)[0]
     if not content.strip():
         raise UnusableError('empty')
-    try:
-        answer = json.loads(content)
-    except (ValueError, RecursionError):
-        raise UnusableError('not JSON') from None
-    if not isinstance(answer, dict) or set(answer) != {'titles'} or not isinstance(answer['titles'], list):
-        raise UnusableError('not of the schema')
-    if not all(isinstance(title, str) for title in answer['titles']):
-        raise UnusableError('not of the schema')
     names = {match_key(name) for name in (skill.label, *skill.alternatives)}
     taken = {match_key(title) for title in known}
     usable: list[str] = []
     dropped: collections.Counter[str] = collections.Counter()
-    for raw in answer['titles']:
-        # A text may have any length; a very long one is only measured, not normalised.
-        title = normalise(raw) if len(raw) <= 4 * MOST_CHARACTERS else raw
+    for raw in _proposed(content):
+        title = _bare(raw) if isinstance(raw, str) else ''
         key = match_key(title) if len(title) <= MOST_CHARACTERS else ''
         if len(usable) == MOST_TITLES:
             reason = 'too many'
+        elif not isinstance(raw, str):
+            reason = 'not text'
         elif reason := _fault(title):
             pass
         elif key in names:
@@ -76,6 +90,50 @@ def read_titles(content: str, skill: Concept, known: Collection[str]) -> Titles:
     if not usable:
         raise UnusableError('no usable title')
     return Titles(usable, dict(sorted(dropped.items())))
+
+
+def _proposed(content: str) -> list[Any]:
+    """The items of the list of titles in an answer; empty if there is none."""
+    try:
+        if json_text := _JSON.search(content):
+            return list(_items(_read_json(json_text[0]), in_list=False))
+    except (RecursionError, ValueError):  # nested too deeply
+        return []
+    return _LISTED.findall(content)
+
+
+def _read_json(text: str) -> Any:
+    """The JSON value at the beginning of a text, repaired if it is damaged."""
+    try:
+        return json.JSONDecoder(strict=False).raw_decode(text)[0]
+    except ValueError:
+        return json_repair.loads(text[:MOST_REPAIRED])
+
+
+def _items(value: Any, in_list: bool) -> Iterator[Any]:
+    """The items of the lists of titles in a JSON value: of an object, those of its parts whose names say so."""
+    match value:
+        case list():
+            for item in value:
+                yield from _items(item, in_list=True)
+        case dict():
+            named = [part for name, part in value.items() if _NAME.search(name)]
+            nested = [part for part in value.values() if isinstance(part, list | dict)]
+            for part in named or (nested if len(nested) == 1 else ()):
+                yield from _items(part, in_list)
+        case _ if in_list:
+            yield value
+
+
+def _bare(text: str) -> str:
+    """A title without list marks, quotes, emphasis and characters that have no width; normalised."""
+    if len(text) > 4 * MOST_CHARACTERS:
+        return text  # it is too long whatever is removed
+    text = text.replace('\u200b', ' ')  # the zero-width space separates words
+    text = normalise(''.join(character for character in text if unicodedata.category(character) != 'Cf'))
+    while (shorter := _QUOTED.sub(r'\1', _LIST_MARK.sub('', text)).strip(' *_`')) != text:
+        text = shorter
+    return text
 
 
 def _fault(title: str) -> str | None:

@@ -48,10 +48,6 @@ class Options:
     """The run ends after this many failed calls in a row; a skill is given up after this many unusable answers."""
     timeout: float = 60
     """The longest that a call may take, in seconds."""
-    max_wait: float = 60
-    """The longest wait between two calls, in seconds."""
-    seed: int = 0
-    """Seed of the waits between calls."""
     limit: Annotated[int | None, arg(metavar='INT')] = None
     """Ask about the first LIMIT skills only, for a first look."""
     skills: Annotated[pathlib.Path | None, arg(metavar='FILE')] = None
@@ -97,9 +93,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise DataError(f'--{name}={value}: expected at least 1')
-        for name in ('timeout', 'max_wait'):
-            if not 0 < getattr(self, name) < float('inf'):
-                raise DataError(f'--{name}={getattr(self, name)}: expected seconds, more than 0')
+        if not 0 < self.timeout < float('inf'):
+            raise DataError(f'--timeout={self.timeout}: expected seconds, more than 0')
         if (self.input_price is None) != (self.output_price is None):
             raise DataError('--input_price and --output_price: expected both or neither')
         url = urllib.parse.urlsplit(self.endpoint)

@@ -4,7 +4,8 @@ import dataclasses
 import hashlib
 import importlib.resources
 import string
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from uwe_jax.io.esco import Concept
 
@@ -26,6 +27,18 @@ ANSWER = {
         },
     },
 }
+
+FORMATS = (ANSWER, {'type': 'json_object'}, None)  # of an answer, the most binding first; None is plain text
+IN_WORDS = 'Answer with a JSON object and nothing else: {"titles": ["...", "..."]}'
+
+
+def in_format(messages: Sequence[Mapping[str, str]], answer: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The messages and the response format of a request; what is not a schema is also asked for in words."""
+    if answer is ANSWER:
+        return {'messages': messages, 'response_format': answer}
+    system, *others = messages
+    asked = [{**system, 'content': f'{system["content"]}\n\n{IN_WORDS}'}, *others]
+    return {'messages': asked} | ({'response_format': answer} if answer else {})
 
 
 @dataclasses.dataclass(frozen=True)

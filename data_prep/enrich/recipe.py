@@ -58,7 +58,7 @@ def enrich(options: Options, command: str) -> None:
         _log_estimate(options, prompt, chosen)
         return
     encoder = download.fetch(options.encoder)
-    settings['encoder'] = sha256(encoder / 'model.safetensors')
+    settings['encoder'] = ' '.join(sha256(encoder / name) for name in download.weight_files(encoder))
     with writing(options.output):
         options.output.mkdir(parents=True, exist_ok=True)
     with claim(options.output):
@@ -71,7 +71,6 @@ def enrich(options: Options, command: str) -> None:
             'encoder': {'name': options.encoder, 'sha256': settings['encoder']},
             'endpoint': secrets.endpoint,
             'rounds': options.rounds,
-            'seed': options.seed,
             'counts': {
                 'skills_with_too_few': sum(len(skill.real) < options.titles for skill in skills.values()),
                 'skills_chosen': len(chosen),
@@ -99,7 +98,7 @@ def _ask_and_merge(
     settings: Record,
 ) -> list[Record]:
     """Asks about the chosen skills until each has enough titles or is given up; returns the journal's records."""
-    from data_prep.enrich.ask import Asker, Limits  # the client, which a dry run does not need
+    from data_prep.enrich.ask import Asker  # the client, which a dry run does not need
     from data_prep.enrich.endpoint import Endpoint
 
     path = options.output / JOURNAL
@@ -108,15 +107,15 @@ def _ask_and_merge(
     if records:
         logger.info('going on from %s, which holds %d answers', path, spent(records)['calls'])
     _log_estimate(options, prompt, chosen)
-    limits = Limits(options.titles, options.concurrency, options.attempts, options.max_wait, options.seed)
-    endpoint = Endpoint(options.endpoint, options.key, options.model_name, options.timeout)
+    endpoint = Endpoint(options.endpoint, options.key, options.model_name, options.timeout, options.attempts)
     with contextlib.closing(endpoint), open_journal(path, settings) as journal:
 
         def keep(*new: Record) -> None:
             journal.append(*new)
             records.extend(new)
 
-        asker = Asker(endpoint, prompt, limits, keep, any(record['kind'] == ANSWER for record in records))
+        any_accepted = any(record['kind'] == ANSWER for record in records)
+        asker = Asker(endpoint, prompt, keep, any_accepted, options.titles, options.concurrency, options.attempts)
         while True:
             _merge([skill for skill in chosen if skill.to_merge], vectors, keep)
             still_open = [s for s in chosen if s.open(options.titles, options.rounds, options.attempts)]
@@ -197,7 +196,7 @@ def _log_spent(options: Options, totals: Mapping[str, Any]) -> None:
         totals['accepted'],
         totals['refusals'],
         totals['calls'] - totals['accepted'] - totals['refusals'],
-        sum(totals['retries'].values()),
+        totals['retries'],
         totals['tokens']['input'],
         totals['tokens']['output'],
         '' if dollars is None else f', ${dollars:.2f}',

@@ -3,6 +3,8 @@
 import re
 import urllib.parse
 
+MOST_EXCERPT = 300  # characters
+
 
 class Secrets:
     """What must not be shown: an endpoint's key, and the values in the query of its URL.
@@ -29,6 +31,10 @@ class Secrets:
         """Replaces every secret in a text with [secret]."""
         text = text.replace(self._base_url, self.endpoint)
         return self._pattern.sub('[secret]', text) if self._pattern else text
+
+    def excerpt(self, text: str) -> str:
+        """The beginning of an endpoint's own words, redacted and on one line, for messages."""
+        return ' '.join(self.redact(text).split())[:MOST_EXCERPT]
 
     def gives_away(self, text: str) -> bool:
         """Whether an answer contains the key. Keys shorter than 16 characters do not count: they may be words."""

@@ -14,7 +14,6 @@ FEWEST_ASKED = 5
 # Kinds of records in the journal.
 ANSWER = 'answer'  # with titles
 UNUSABLE = 'unusable'  # an answer without a usable title; it may have cost money
-FAILED = 'failed'  # a call without an answer
 MERGED = 'merged'  # the titles of a skill that remained after a round
 
 
@@ -118,19 +117,16 @@ def spent(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
       `calls`: the number of answers, which are either `accepted` or `unusable` (by reason). `refusals`: how many of the
-      unusable ones are refusals. `retries`: calls without an answer, by kind. `tokens`: sums of what the endpoint
-      reports, and the number of answers for which it reports nothing. `titles_dropped`: from accepted answers, by
-      reason.
+      unusable ones are refusals. `retries`: calls without an answer. `tokens`: sums of what the endpoint reports, and
+      the number of answers for which it reports nothing. `titles_dropped`: from accepted answers, by reason.
     """
-    accepted, unknown = 0, 0
+    accepted, unknown, retries = 0, 0, 0
     unusable: collections.Counter[str] = collections.Counter()
-    failed: collections.Counter[str] = collections.Counter()
     dropped: collections.Counter[str] = collections.Counter()
     tokens = {'input': 0, 'output': 0}
     for record in records:
-        if record['kind'] == FAILED:
-            failed[record['reason']] += 1
-        elif record['kind'] in (ANSWER, UNUSABLE):
+        if record['kind'] in (ANSWER, UNUSABLE):
+            retries += record.get('retries', 0)  # journals of earlier versions have a record for each
             unknown += record['input_tokens'] is None or record['output_tokens'] is None
             tokens['input'] += record['input_tokens'] or 0
             tokens['output'] += record['output_tokens'] or 0
@@ -144,7 +140,7 @@ def spent(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         'accepted': accepted,
         'unusable': dict(sorted(unusable.items())),
         'refusals': unusable['refusal'],
-        'retries': dict(sorted(failed.items())),
+        'retries': retries,
         'tokens': {**tokens, 'answers_without_usage': unknown},
         'titles_dropped': dict(sorted(dropped.items())),
     }

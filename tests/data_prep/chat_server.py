@@ -16,15 +16,45 @@ import threading
 import time
 
 GOOD = 'good'
-DUPLICATES = (
-    'duplicates'  # the good titles, repeated in upper case, and those that the skill has: as usable as a good answer
-)
+# As usable as a good answer, but not as it was asked for: by kind, what it makes of the titles.
+DISGUISES = {
+    # The good titles, repeated in upper case, and those that the skill has.
+    'duplicates': lambda titles, known: _object([*known, *titles, *[f' {title.upper()}  ' for title in titles]]),
+    'fence': lambda titles, _: f'```json\n{json.dumps({"titles": titles}, indent=2)}\n```',
+    'fence after words': lambda titles, _: f'Sure!\n\n```\n{json.dumps(titles)}\n```\n[Note: all of them exist.]',
+    'thoughts': lambda titles, _: f'<thinking>Maybe {{"titles": ["cook"]}}?</thinking>{_object(titles)}',
+    'thoughts without a beginning': lambda titles, _: f'["cook"] would do.\n</think>\n\n{_object(titles)}',
+    'words around': lambda titles, _: f'Here [as asked]:\n{_object(titles)}\nIs {{this}} all?',
+    'more keys': lambda titles, _: json.dumps({'skill': 'x', 'titles': titles, 'notes': ['none'], 'count': 1}),
+    'another key': lambda titles, _: json.dumps({'jobs': titles, 'language': 'en'}),
+    'nested': lambda titles, _: json.dumps({'answer': {'job_titles': titles}}),
+    'array': lambda titles, _: json.dumps(titles),
+    'objects': lambda titles, _: json.dumps({'titles': [{'job_title': title, 'why': 'x'} for title in titles]}),
+    'array of objects': lambda titles, _: json.dumps([{'industry': 'x', 'name': title} for title in titles]),
+    'some that are no text': lambda titles, _: json.dumps({'titles': [None, *titles, 7]}),
+    'byte order mark': lambda titles, _: f'\ufeff{_object(titles)}',
+    'quotes of Python': lambda titles, _: repr({'titles': titles}),
+    'trailing comma': lambda titles, _: _object(titles).replace(']', ',]'),
+    'line breaks': lambda titles, _: _object([f'\n{title}' for title in titles]).replace('\\n', '\n'),
+    'end is missing': lambda titles, _: _object(titles)[:-3],
+    'numbered': lambda titles, _: 'Titles:\n\n' + '\n'.join(f'{n}. {title}' for n, title in enumerate(titles, start=1)),
+    'bullets': lambda titles, _: '\n'.join(f'- **{title}**: is the title [of a job].' for title in titles),
+    'list marks': lambda titles, _: _object([f'{n}) "{title}"' for n, title in enumerate(titles, start=1)]),
+    'dashes and quotes': lambda titles, _: _object([f'– “{title}”,' for title in titles]),
+    'no width': lambda titles, _: _object([f'\u200b{title[:2]}\u00ad{title[2:]}\ufeff' for title in titles]),
+    'parts': lambda titles, _: [{'type': 'thinking', 'thinking': []}, {'type': 'text', 'text': _object(titles)}],
+    'among thoughts': lambda titles, _: {'content': None, 'reasoning_content': _object(titles)},
+}
 # No complete chat completion arrives.
-UNANSWERED = ('429', '429 with Retry-After', '429 until a date', '500', 'slow', 'cut', 'no JSON')
+UNANSWERED = ('429', '429 with Retry-After', '429 until a date', '429 with status 200', '500', 'slow', 'cut', 'no JSON')
 # A complete chat completion arrives, but it is unusable.
-USELESS = ('malformed JSON', 'wrong schema', 'empty', 'refusal', 'another language', '10 MB', 'cut off', 'null content')
+USELESS = ('words', 'other JSON', 'empty', 'refusal', 'another language', '10 MB', 'cut off', 'null content')
 FAULTS = (*UNANSWERED, *USELESS)
 RETRY_AFTER = 0.05  # s
+
+
+def _object(titles):
+    return json.dumps({'titles': titles})
 
 
 @dataclasses.dataclass
@@ -38,6 +68,7 @@ class Asked:
       time: when it came, in seconds.
       answered: whether a usable answer was sent completely.
       authorization: the header.
+      format: the type of its response_format.
     """
 
     skill: str
@@ -46,6 +77,7 @@ class Asked:
     time: float
     answered: bool
     authorization: str
+    format: str | None
 
 
 class ChatServer:
@@ -58,16 +90,18 @@ class ChatServer:
       faults: their kinds.
       spoil: overrides the schedule: takes the name of a skill and how often this request has come, returns a kind.
       delay: good answers take up to this many seconds.
+      refused: by a type of response_format, None without one, the status and the body with which it is refused.
 
     Attributes:
       url: the base URL.
       log: all requests, in the order of arrival.
     """
 
-    def __init__(self, vocabulary, seed=0, most_faults=0, faults=FAULTS, spoil=None, delay=0.0):
+    def __init__(self, vocabulary, seed=0, most_faults=0, faults=FAULTS, spoil=None, delay=0.0, refused=None):
         self.log: list[Asked] = []
         self._vocabulary = sorted(vocabulary)
         self._seed, self._most_faults, self._faults, self._spoil, self._delay = seed, most_faults, faults, spoil, delay
+        self.refused = refused or {}
         self._lock = threading.Lock()
         outer = self
 
@@ -94,14 +128,17 @@ class ChatServer:
         with self._lock:
             before = sum(asked.request == request for asked in self.log)
             kind = self._spoil(skill, before) if self._spoil else self._scheduled(request, before)
-            asked = Asked(skill, request, kind, time.monotonic(), False, authorization)
+            answer_format = json.loads(body).get('response_format', {}).get('type')
+            if answer_format in self.refused:
+                kind = 'refused format'
+            asked = Asked(skill, request, kind, time.monotonic(), False, authorization, answer_format)
             self.log.append(asked)
         return asked
 
     def _scheduled(self, request: str, before: int) -> str:
         rng = random.Random(f'{self._seed} {request}')
         kinds = rng.choices(self._faults, k=rng.randint(0, self._most_faults)) if self._most_faults else []
-        return kinds[before] if before < len(kinds) else rng.choice((GOOD, DUPLICATES)) if self._most_faults else GOOD
+        return kinds[before] if before < len(kinds) else rng.choice((GOOD, *DISGUISES)) if self._most_faults else GOOD
 
     def titles(self, user: str) -> list[str]:
         """The titles that answer a request, at most as many as it asks for."""
@@ -138,19 +175,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         match asked.kind:
             case 'good':
                 self.server_of.pause(asked.request)
-                self.complete(body, json.dumps({'titles': titles}))
+                self.complete(body, _object(titles))
                 asked.answered = True
-            case 'duplicates':
+            case kind if kind in DISGUISES:
                 known = re.findall(r'^- (.*)$', user, re.MULTILINE)
-                again = [f' {title.upper()}  ' for title in titles]
-                self.complete(body, json.dumps({'titles': [*known, *titles, *again]}))
+                self.complete(body, DISGUISES[kind](titles, known))
                 asked.answered = True
+            case 'refused format':
+                status, content = self.server_of.refused[asked.format]
+                self.send(status, json.dumps(content).encode())
             case '429':
                 self.fail(429, 'Rate limit reached.')
             case '429 with Retry-After':
                 self.fail(429, 'Rate limit reached.', {'Retry-After': str(RETRY_AFTER)})
             case '429 until a date':
                 self.fail(429, 'Rate limit reached.', {'Retry-After': email.utils.formatdate(usegmt=True)})
+            case '429 with status 200':
+                self.send(200, b'{"error": {"code": 429, "message": "Rate limit reached."}}')
             case '429 for an hour':
                 self.fail(429, 'Rate limit reached.', {'Retry-After': '3600'})
             case '400':
@@ -178,10 +219,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.close_connection = True
             case 'no JSON':
                 self.send(200, b'<html>Welcome</html>')
-            case 'malformed JSON':
-                self.complete(body, json.dumps({'titles': titles})[:-3])
-            case 'wrong schema':
-                self.complete(body, json.dumps({'titles': [{'title': title} for title in titles]}))
+            case 'words':
+                self.complete(body, 'No job (that [I] know of) needs this skill.')
+            case 'other JSON':
+                self.complete(body, json.dumps({'error': 'I know no such skill.', 'code': 7}))
             case 'empty':
                 self.complete(body, json.dumps({'titles': []}))
             case 'null content':
@@ -193,7 +234,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             case '10 MB':
                 self.complete(body, json.dumps({'titles': ['baker ' * 1_700_000]}))
             case 'cut off':
-                self.complete(body, json.dumps({'titles': titles})[:20], finish_reason='length')
+                self.complete(body, json.dumps({'titles': titles})[:14], finish_reason='length')
             case 'the key':
                 self.complete(body, json.dumps({'titles': [asked.authorization]}))
             case kind:
@@ -201,6 +242,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def complete(self, body, content, refusal=None, finish_reason='stop'):
         message = {'role': 'assistant', 'content': content, 'refusal': refusal}
+        if isinstance(content, dict):
+            message |= content
         completion = {
             'id': 'chatcmpl-1',
             'object': 'chat.completion',

@@ -82,7 +82,7 @@ def flags(esco: pathlib.Path, output: pathlib.Path, url: str, encoder: pathlib.P
     """The flags, with little patience for the server's faults."""
     return [
         *(f'--esco={esco}', f'--output={output}', f'--base_url={url}', f'--encoder={encoder}', '--model=tiny'),
-        *('--titles=6', f'--concurrency={CONCURRENCY}', '--max_wait=0.05', '--timeout=1.5'),
+        *('--titles=6', f'--concurrency={CONCURRENCY}', '--timeout=1.5'),
     ]
 
 

@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 
 from data_prep.enrich import Options, run
 from data_prep.enrich.answers import MOST_CHARACTERS, UnusableError, read_titles
-from data_prep.enrich.ask import FIRST_WAIT, Asker, Limits, backoff
+from data_prep.enrich.ask import Asker
 from data_prep.enrich.endpoint import Endpoint
 from data_prep.enrich.estimate import estimate
 from data_prep.enrich.merge import TOO_SIMILAR, Vectors, merge
-from data_prep.enrich.prompt import ANSWER, Prompt
+from data_prep.enrich.prompt import ANSWER, IN_WORDS, Prompt, in_format
 from data_prep.enrich.redact import Secrets
 from data_prep.enrich.skills import real_titles, titles_of_vacancies
 from data_prep.enrich.state import SkillTitles, spent
 from data_prep.vacancies import Columns
 from tests.conftest import ROOT, read_rows
 from tests.data_prep import soak_enrich
-from tests.data_prep.chat_server import FAULTS, RETRY_AFTER, UNANSWERED, USELESS, ChatServer
+from tests.data_prep.chat_server import DISGUISES, FAULTS, RETRY_AFTER, UNANSWERED, USELESS, ChatServer
 from tests.data_prep.conftest import write_jsonl
 from tests.data_prep.soak_enrich import KEY, VOCABULARY, few_skills, run_with_kills
 from uwe_jax.data.text import match_key, normalise
@@ -32,6 +32,7 @@ from uwe_jax.io.files import sha256
 from uwe_jax.io.repairs import Repairs
 from uwe_jax.ranking import Ranker
 
+SQL = Concept('http://esco/skill/sql', 'SQL', (), '')
 BREAD = Concept('http://esco/skill/bake', 'bake bread', ('make loaves',), 'Make dough and bake it.')
 
 
@@ -56,7 +57,6 @@ def enrich(esco, output, url, encoder, **changes):
         'base_url': url,
         'model': 'tiny',
         'concurrency': 3,
-        'max_wait': 0.02,
         'timeout': 5.0,
         'encoder': str(encoder),
     }
@@ -67,17 +67,16 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def asker(server, attempts=6, max_wait=0.06, timeout=5.0, any_accepted=True, on_keep=lambda: None):
+def asker(server, attempts=6, timeout=5.0, any_accepted=True, on_keep=lambda: None):
     """An asker, and the list of the records that it keeps."""
     records = []
-    limits = Limits(wanted=6, concurrency=2, attempts=attempts, max_wait=max_wait, seed=0)
-    endpoint = Endpoint(server.url, KEY, 'tiny', timeout)
+    endpoint = Endpoint(server.url, KEY, 'tiny', timeout, attempts)
 
     def keep(record):
         on_keep()
         records.append(record)
 
-    return Asker(endpoint, Prompt.load(), limits, keep, any_accepted), records
+    return Asker(endpoint, Prompt.load(), keep, any_accepted, wanted=6, concurrency=2, attempts=attempts), records
 
 
 def spoiled(*kinds):
@@ -152,13 +151,14 @@ def test_the_prompts_version_is_the_checksum_of_its_file():
 
 def test_of_an_answer_the_new_titles_are_kept_and_the_others_counted():
     titles = [' Pastry  cook', 'PASTRY COOK', 'baker', 'Bake Bread', 'make loaves', '', '看護師', 'baкer', '--- 1']
-    titles += ['x' * (MOST_CHARACTERS + 1), 'a ' * 40, 'bak\u200ber', 'b\ud800', 'maître d’hôtel', 'y' * 10**6]
+    titles += ['x' * (MOST_CHARACTERS + 1), 'a ' * 40, 'b\ud800', 'maître d’hôtel', 'y' * 10**6, None, ['nurse']]
     read = read_titles(json.dumps({'titles': titles}), BREAD, ['Baker'])
-    assert read.usable == ['Pastry cook', 'maître d’hôtel']
+    assert read.usable == ['Pastry cook', 'maître d’hôtel', 'nurse']
     assert read.dropped == {
         'blank': 1,
-        'invisible characters': 2,
+        'invisible characters': 1,
         'not in Latin letters': 3,
+        'not text': 1,
         'repeated': 2,
         "the skill's own name": 2,
         'too long': 3,
@@ -166,17 +166,71 @@ def test_of_an_answer_the_new_titles_are_kept_and_the_others_counted():
 
 
 @pytest.mark.parametrize(
+    ('written', 'title'),
+    [
+        ('1. Data engineer', 'Data engineer'),
+        ('12)Data engineer', 'Data engineer'),
+        ('(3) "Data engineer"', 'Data engineer'),
+        ('**4. Data engineer**', 'Data engineer'),
+        ('•\tData engineer', 'Data engineer'),
+        ('— ‘Data engineer’,', 'Data engineer'),
+        ('«Data engineer»', 'Data engineer'),
+        ('`Data engineer`', 'Data engineer'),
+        ('Data\u200bengineer', 'Data engineer'),
+        ('\u2060Da\u00adta engin\u200deer\ufeff', 'Data engineer'),
+        ('3D artist', '3D artist'),
+        ('2.5D animator', '2.5D animator'),
+        ('1:1 tutor', '1:1 tutor'),
+        ('24/7 hotline agent', '24/7 hotline agent'),
+        ('.NET developer', '.NET developer'),
+        ('C++ developer', 'C++ developer'),
+        ('"Green" energy consultant', '"Green" energy consultant'),
+        ('Sailors’', 'Sailors’'),
+    ],
+)
+def test_list_marks_quotes_and_what_has_no_width_are_taken_off_a_title_and_nothing_else(written, title):
+    assert read_titles(json.dumps({'titles': [written]}), BREAD, []).usable == [title]
+
+
+@pytest.mark.parametrize('kind', DISGUISES)
+def test_titles_are_read_however_a_model_writes_them_down(kind):
+    answers = []
+    for kinds in ((), (kind,)):
+        skill = SkillTitles(BREAD, ['baker'])
+        with ChatServer(VOCABULARY, spoil=spoiled(*kinds)) as server:
+            asker(server)[0].ask([skill])
+        assert len(server.log) == 1
+        answers.append(skill.answers)
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(
+    ('content', 'titles'),
+    [
+        ('{"titles": ["Baker", "Chef de par', ['Baker']),
+        ('{"titles": ["Baker", "Chef"', ['Baker', 'Chef']),
+        ('{"titles": [\n  "Baker",' + ' \n' * 5000, ['Baker']),
+        ('{"titles": [{"title": "Baker"}, {"tit', ['Baker']),
+        ('1. Baker\n2. Che', ['Baker']),
+    ],
+)
+def test_the_whole_titles_of_an_answer_that_was_cut_off_are_kept(content, titles):
+    assert read_titles(content, SQL, [], cut_off=True).usable == titles
+
+
+@pytest.mark.parametrize(
     ('content', 'reason'),
     [
         ('', 'empty'),
-        ('{"titles": ["bak', 'not JSON'),
-        ('[' * 100_000, 'not JSON'),
-        ('["baker"]', 'not of the schema'),
-        ('{"jobs": ["baker"]}', 'not of the schema'),
-        ('{"titles": ["baker"], "note": ""}', 'not of the schema'),
-        ('{"titles": ["baker", 7]}', 'not of the schema'),
+        ('<think>Perhaps {"titles": ["baker"]}', 'empty'),
+        ('{"titles": [', 'no usable title'),
+        ('[' * 100_000, 'no usable title'),
+        ('{' * 2_000, 'no usable title'),
+        ('I cannot [help] with "that".', 'no usable title'),
+        ('{"error": "no baker"}', 'no usable title'),
         ('{"titles": []}', 'no usable title'),
-        ('{"titles": ["Bake bread", "пекарь"]}', 'no usable title'),
+        ('{"titles": ["..."]}', 'no usable title'),
+        ('{"titles": ["Bake Bread", "пекарь"]}', 'no usable title'),
     ],
 )
 def test_an_answer_without_a_title_is_unusable(content, reason):
@@ -187,9 +241,9 @@ def test_an_answer_without_a_title_is_unusable(content, reason):
 @settings(max_examples=50, deadline=None)
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
 def test_any_answer_is_either_unusable_or_new_short_titles(value):
-    for answer in (value, {'titles': value}):
+    for answer in (json.dumps(value), json.dumps({'titles': value}), str(value), f'["{value}'):
         try:
-            read = read_titles(json.dumps(answer), BREAD, ['baker'])
+            read = read_titles(answer, BREAD, ['baker'])
         except UnusableError:
             continue
         keys = [match_key(title) for title in read.usable]
@@ -205,51 +259,61 @@ def test_any_answer_is_either_unusable_or_new_short_titles(value):
 
 @pytest.mark.parametrize('kind', FAULTS)
 def test_after_any_fault_the_same_titles_come_and_the_fault_is_counted(kind):
-    with ChatServer(VOCABULARY) as faultless, ChatServer(VOCABULARY, spoil=spoiled(kind, kind)) as server:
+    with ChatServer(VOCABULARY) as faultless, ChatServer(VOCABULARY, spoil=spoiled(kind)) as server:
         expected, skill = SkillTitles(BREAD, ['baker']), SkillTitles(BREAD, ['baker'])
         asker(faultless)[0].ask([expected])
         client, records = asker(server, timeout=0.15 if kind == 'slow' else 5.0)
         client.ask([skill])
     assert skill.answers == expected.answers
     assert len(skill.answers[1]) == len(set(skill.answers[1])) >= 5
-    assert [asked.kind for asked in server.log] == [kind, kind, 'good']
+    assert [asked.kind for asked in server.log] == [kind, 'good']
     assert len({asked.request for asked in server.log}) == 1
     totals = spent(records)
     assert totals['accepted'] == 1
-    assert sum(totals['retries'].values()) == 2 * (kind in UNANSWERED)
-    assert sum(totals['unusable'].values()) == 2 * (kind in USELESS)
-    assert totals['refusals'] == 2 * (kind == 'refusal')
-    without_usage = 2 * (kind == '10 MB')
+    assert totals['retries'] == (kind in UNANSWERED)
+    assert sum(totals['unusable'].values()) == (kind in USELESS)
+    assert totals['refusals'] == (kind == 'refusal')
+    without_usage = kind == '10 MB'
     answers = totals['calls'] - without_usage
     assert totals['tokens'] == {'input': 100 * answers, 'output': 10 * answers, 'answers_without_usage': without_usage}
     assert len(json.dumps(records)) < 3000
 
 
-def test_repeated_and_known_titles_of_an_answer_change_nothing():
-    with ChatServer(VOCABULARY) as plain, ChatServer(VOCABULARY, spoil=spoiled('duplicates')) as repeating:
-        skills = [SkillTitles(BREAD, ['baker']) for _ in range(2)]
-        for server, skill in zip((plain, repeating), skills, strict=True):
-            asker(server)[0].ask([skill])
-    assert [asked.kind for asked in repeating.log] == ['duplicates']
-    assert skills[0].answers == skills[1].answers
+NO_SCHEMA = {
+    'as DeepSeek': (400, {'error': {'message': 'This response_format type is unavailable now'}}),
+    'as Mistral': (422, {'detail': [{'loc': ['body', 'response_format', 'type'], 'msg': 'Input should be ...'}]}),
+    'as llama.cpp': (500, {'error': {'code': 500, 'message': 'failed to parse grammar', 'type': 'server_error'}}),
+    'as a gateway': (200, {'error': {'code': 400, 'message': 'json_schema is not supported by this model'}}),
+}
+
+
+@pytest.mark.parametrize('refusal', NO_SCHEMA.values(), ids=NO_SCHEMA)
+@pytest.mark.parametrize('refused', [['json_schema'], ['json_schema', 'json_object']], ids=' and '.join)
+def test_one_call_finds_out_which_form_of_answers_an_endpoint_accepts(refused, refusal):
+    skills = [SkillTitles(Concept(f'u{n}', f'skill {n}', (), ''), []) for n in range(5)]
+    with ChatServer(VOCABULARY, refused=dict.fromkeys(refused, refusal)) as server:
+        client, records = asker(server)
+        client.ask(skills)
+    accepted = ['json_schema', 'json_object', None][len(refused)]
+    assert [asked.format for asked in server.log] == [*refused, *[accepted] * 5]
+    assert len(records) == spent(records)['accepted'] == 5
+
+
+def test_what_is_no_schema_is_asked_for_in_words_too():
+    messages = Prompt.load().messages(BREAD, [], 5)
+    assert in_format(messages, ANSWER) == {'messages': messages, 'response_format': ANSWER}
+    for answer in ({'type': 'json_object'}, None):
+        system, user = in_format(messages, answer)['messages']
+        assert system['content'] == f'{messages[0]["content"]}\n\n{IN_WORDS}'
+        assert user == messages[1]
 
 
 def test_waits_are_those_that_the_server_asks_for():
     with ChatServer(VOCABULARY, spoil=spoiled(*['429 with Retry-After'] * 3)) as server:
-        asker(server, max_wait=60)[0].ask([SkillTitles(BREAD, [])])
+        asker(server)[0].ask([SkillTitles(BREAD, [])])
     waits = np.diff([asked.time for asked in server.log])
     assert (waits >= RETRY_AFTER).all()
-    assert (waits < FIRST_WAIT / 2).all()
-
-
-def test_other_waits_double_up_to_the_longest():
-    waits = [backoff(failures, max_wait=3, seed='0') for failures in range(1, 6)]
-    assert all(longest / 2 <= wait <= longest for wait, longest in zip(waits, (0.5, 1, 2, 3, 3), strict=True))
-
-
-def test_other_waits_depend_on_the_seed_only():
-    first, again, other = ([backoff(n, 60, seed) for n in range(1, 5)] for seed in ('0', '0', '1'))
-    assert first == again != other
+    assert (waits < 0.3).all()  # the client would wait longer
 
 
 @pytest.mark.parametrize(
@@ -257,16 +321,18 @@ def test_other_waits_depend_on_the_seed_only():
     [
         ('401', r'status 401 Incorrect API key provided: \[secret\]', 1),
         ('404', 'status 404 The model does not exist', 1),
-        ('429 for an hour', r'asks to wait 3600 s, longer than --max_wait=0\.06', 1),
-        ('500', 'status 500 .*; 4 calls in a row failed: the answers are kept', 4),
-        ('endless 500', 'status 500 x+; 4 calls in a row failed', 4),
-        ('cut', '4 calls in a row failed', 4),
-        ('the key', 'the answer holds the key; 4 calls in a row failed', 4),
+        ('429 for an hour', 'status 429 Rate limit reached.; Retry-After: 3600; the answers are kept', 1),
+        ('500', 'status 500 .*; 2 calls in a row failed; the answers are kept', 2),
+        ('endless 500', 'status 500 x+; 2 calls in a row failed', 2),
+        ('no JSON', 'the answer is not a chat completion: <html>Welcome</html>; 2 calls in a row failed', 2),
+        ('429 with status 200', 'status 429 Rate limit reached.; 2 calls in a row failed', 2),
+        ('cut', '2 calls in a row failed', 2),
+        ('the key', 'the answer holds the key; 2 calls in a row failed', 2),
     ],
 )
 def test_an_endpoint_that_fails_for_good_ends_the_run_and_never_shows_the_key(kind, message, calls):
     with ChatServer(VOCABULARY, spoil=lambda *_: kind) as server:
-        client, records = asker(server, attempts=4)
+        client, records = asker(server, attempts=2)
         with pytest.raises(DataError, match=message) as caught:
             client.ask([SkillTitles(BREAD, [])])
     assert len(server.log) == calls
