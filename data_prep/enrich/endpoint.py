@@ -107,7 +107,7 @@ class Endpoint:
                 except CallFailed as failure:
                     if not failure.refused:
                         raise
-                    logger.info('answers of the form %s are refused (%s); trying another', answer['type'], failure)
+                    logger.info('answers as %s are refused (%s); trying another', answer and answer['type'], failure)
             return self._complete(messages, last)
 
     def close(self) -> None:
