@@ -25,7 +25,7 @@ PUBLIC := runs/public
 TESTS := tests
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 # Most of the time goes into compilation: this keeps XLA's optimisations and turns off LLVM's.
-COMPILE_FAST := XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+COMPILE_FAST := XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false'
 
 
 .PHONY: quickstart public test test-slow soak accelerator check
