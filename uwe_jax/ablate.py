@@ -116,7 +116,7 @@ def ablate() -> None:
         train_and_measure(variant, seed, workdir)
         for score, of_tasks in read_values(workdir / 'workbench', METRIC.value).items():
             measured.setdefault((variant.title, score), []).append(of_tasks)
-        page = render(measured, describe(base, variants, data), NAMES[METRIC.value])
+        page = render(measured, describe(base, variants, manifest['fingerprint']), NAMES[METRIC.value])
         with whole_file(output / 'ablations.md') as partial:
             partial.write_text(page, encoding='utf-8')
     print(page, end='')

@@ -27,8 +27,8 @@ def export(options: Options) -> None:
     """Writes the export.
 
     Raises:
-      ValueError, OSError: the workdir is not that of a run or has no checkpoint, its base model is gone, the results are
-        not its own, or the output exists or cannot be written.
+      ValueError, OSError: the workdir is not that of a run or has no checkpoint, its base model is gone, the results
+        are not its own, or the output exists or cannot be written.
     """
     workdir, output = options.workdir, options.output
     # Here, so that --help does not wait for JAX.

@@ -25,9 +25,7 @@ ORDER = {
 }
 
 
-def model_card(
-    config: Mapping, data: Mapping, step: int, evaluations: Sequence[Mapping], measured: str = ''
-) -> str:
+def model_card(config: Mapping, data: Mapping, step: int, evaluations: Sequence[Mapping], measured: str = '') -> str:
     """Returns the card as Markdown.
 
     Args:
