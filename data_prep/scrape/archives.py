@@ -35,6 +35,7 @@ _KINDS = (
     (re.compile(rb'\x28\xb5\x2f\xfd|\x5d\x2a\x4d\x18'), ZstdReader),
     (re.compile(rb'WARC/\d\.\d+\r?\n'), None),
 )
+_RECORD = re.compile(rb'\r\n\r\nWARC/\d\.\d+\r\nWARC-')
 _LONGEST_START = 16  # bytes
 _HTML_TYPES = re.compile(r'text/html|application/xhtml\+xml|$', re.IGNORECASE)
 _DECODERS = {'chunked': ChunkedReader, 'gzip': GzipReader, 'x-gzip': GzipReader, 'br': BrotliReader, 'zstd': ZstdReader}
@@ -116,7 +117,7 @@ class _Archive:
                 return
             except _DAMAGE as error:
                 ended_well = members is None or _member_start(members) > position
-                if page and ended_well and b'\nWARC/' not in page.body:  # it may have swallowed the next record
+                if page and ended_well:
                     yield page
                 if not is_damaged:
                     self._repairs.add(DAMAGED, f'{self._path}, after byte {position}: {str(error)[:80]}')
@@ -159,7 +160,10 @@ class _Archive:
             self._repairs.add(f'status {headers.status_code}', url)
         else:
             try:
-                body = _decoded(_read(record.reader, self._max_bytes), headers, self._max_bytes)
+                block = _read(record.reader, self._max_bytes)
+                if _RECORD.search(block):
+                    raise ValueError('a record has swallowed the next one')  # its length is wrong
+                body = _decoded(block, headers, self._max_bytes)
                 return Page(url, url, body, content_type or None, headers.get('Content-Language'))
             except _NoPage as reason:
                 self._repairs.add(str(reason), example)

@@ -266,6 +266,17 @@ def test_a_record_whose_length_is_wrong_costs_itself_alone(read, kind, length):
     assert counts['damaged part of an archive, passed over'] == 1
 
 
+@pytest.mark.parametrize('kind', MEMBERS)
+def test_a_record_that_ends_where_the_next_one_does_costs_itself_alone(read, kind):
+    text = page(posting('Job 0'))
+    [second] = numbered(1)
+    length = len(response(url(0), text).partition(b'\r\n\r\n')[2]) + len(second) - 4
+    lie = response(url(0), text, length=length)
+    pages, counts = read(b''.join(map(MEMBERS[kind], [lie, second, *numbered(2)])))
+    assert numbers(pages) == [1, 2]
+    assert counts == {'damaged part of an archive, passed over': 1}
+
+
 def test_zstd_archives_with_a_dictionary_are_read_after_damage_too(read):
     zstandard = pytest.importorskip('zstandard')
     parts = numbered(*range(200))
