@@ -198,7 +198,9 @@ def test_an_archive_without_any_page_is_said_to_have_none(read, parts):
 
 
 @pytest.mark.parametrize(
-    'data', [b'', b'https://a.example/\n' * 9, page().encode(), gzip.compress(b'text'), zstd(b'text'), bytes(99)]
+    'data',
+    [b'', b'https://a.example/\n' * 9, page().encode(), gzip.compress(b'text'), zstd(b'text'), bytes(99)],
+    ids=['empty', 'addresses', 'page', 'gzip', 'zstd', 'zeros'],
 )
 def test_a_file_without_a_record_is_refused(read, data):
     with pytest.raises(DataError, match=r'a\.warc\.gz: no record in it; expected WARC'):

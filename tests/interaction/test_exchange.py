@@ -84,7 +84,7 @@ def two_processes(tmp_path_factory):
         (Score(kind='mean'), 'gather'),
         (Score(target='mean'), 'ring'),
     ],
-    ids=name_of,
+    ids=lambda value: value if isinstance(value, str) else name_of(value),
 )
 def test_other_scores_and_unequal_sides_do_not_depend_on_the_mesh_either(score, exchange):
     rng = np.random.default_rng(1)
