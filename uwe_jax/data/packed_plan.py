@@ -191,10 +191,10 @@ def in_chunks(rows: int, rows_at_once: int) -> tuple[int, int]:
 
 def _dealt(draft: _Draft, devices: int) -> list[Int[np.ndarray, ' slots_per_device']]:
     """Gives every device as many slots and about as many tokens: the largest slot to the one with the fewest tokens."""
-    tokens = draft.of_slots
+    tokens = draft.of_slots.tolist()
     dealt: list[list[int]] = [[] for _ in range(devices)]
     open_devices = [(0, device) for device in range(devices)]  # a heap, by the tokens that they have
-    for slot in np.argsort(-tokens, kind='stable').tolist():
+    for slot in np.argsort(-draft.of_slots, kind='stable').tolist():
         held, device = heapq.heappop(open_devices)
         dealt[device].append(slot)
         if len(dealt[device]) < len(tokens) // devices:

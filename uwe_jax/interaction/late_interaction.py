@@ -1,6 +1,7 @@
 """The public function: scores all pairs of a batch in the form that is asked for."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +82,8 @@ def late_interaction(
         over_q = over_q / attending_tokens(y_mask, score)
     else:
         how = Form(form, score, block_entries, platform or jax.default_backend())
-        over_y, over_q = _scores(q, q_mask, y, y_mask, how)
+        sums: Any = _scores(q, q_mask, y, y_mask, how)
+        over_y, over_q = sums
     s_qy = score.combine(over_y, over_q)
     return s_qy, s_qy if score.attend == 'from_skill' else score.combine(over_q, over_y)
 

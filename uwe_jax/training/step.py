@@ -109,8 +109,10 @@ def make_step(
             with jax.named_scope('loss'):
                 # Split as the scores are; otherwise XLA would send those, in float32.
                 edges = jax.lax.with_sharding_constraint(batch.edges[graph], mesh.columns(device_mesh))
+                s_qy, s_yq = scores[graph]
                 directions = many_to_many_info_nce(
-                    *scores[graph],
+                    s_qy,
+                    s_yq,
                     edges,
                     skills[1] > 0,
                     target_length[graph] > 0,
