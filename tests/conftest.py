@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
@@ -36,11 +37,30 @@ from uwe_jax.training.config import Config  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
 SAMPLE = ROOT / 'data_prep' / 'sample'
+# Two of them need `finished`, which the first one makes; the other comes later, as it would only wait for it.
+LONGEST = ('test_survival.py', 'test_late_interaction.py', 'test_train.py', 'test_mpnet.py', 'test_exchange.py')
 
 
 def pytest_collection_modifyitems(items):
     """The longest files begin first, so that at the end no worker is alone with one."""
-    items.sort(key=lambda item: 'finished' not in item.fixturenames)
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(scope='session')
+def made_once(tmp_path_factory):
+    """`made_once(name, make)` is a directory that all workers of xdist share: one of them calls `make(directory)`."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if 'PYTEST_XDIST_WORKER' in os.environ else root
+
+    def directory(name, make):
+        with open(root / f'{name}.lock', 'a+') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not lock.seek(0, os.SEEK_END):
+                make(root / name)
+                lock.write('made')
+        return root / name
+
+    return directory
 
 
 @pytest.fixture(scope='session')
@@ -56,33 +76,37 @@ def base_model():
 
 
 @pytest.fixture(scope='session')
-def cut_model(tmp_path_factory, base_model):
+def cut_model(made_once, base_model):
     """An export of the base model cut to one layer, with the paper's score."""
-    _, like = nnx.split(pretrained.abstract_encoder(base_model, dtype='float32', layers=1))
-    output = tmp_path_factory.mktemp('cut') / 'model'
-    settings = {'score': dataclasses.asdict(Score()), 'max_tokens': 64}
-    pretrained.save_pretrained(
-        output, base=base_model, params=pretrained.load_params(base_model, like), settings=settings, card=''
-    )
-    return output
+
+    def make(output):
+        _, like = nnx.split(pretrained.abstract_encoder(base_model, dtype='float32', layers=1))
+        save_model(output, base_model, pretrained.load_params(base_model, like))
+
+    return made_once('cut_model', make)
 
 
 @pytest.fixture(scope='session')
-def narrow_model(tmp_path_factory, base_model):
+def narrow_model(made_once, base_model):
     """The real tokenizer with a narrow encoder of random weights, for tests of all that is not about what it knows."""
-    directory = tmp_path_factory.mktemp('narrow')
-    base, output = directory / 'base', directory / 'model'
-    shutil.copytree(base_model, base, ignore=shutil.ignore_patterns('*.safetensors'))
-    sizes = {'hidden_size': 64, 'num_attention_heads': 4, 'intermediate_size': 128, 'num_hidden_layers': 2}
-    (base / 'config.json').write_text(json.dumps(json.loads((base / 'config.json').read_text()) | sizes))
-    rng = np.random.default_rng(0)
-    pooler = {'pooler.dense.weight': rng.normal(size=(64, 64)), 'pooler.dense.bias': rng.normal(size=64)}
-    save_file({name: tensor.astype(np.float32) for name, tensor in pooler.items()}, base / 'model.safetensors')
-    encoder = MPNet(MPNetConfig.read(base / 'config.json'), dtype='float32', rngs=nnx.Rngs(0))
-    params = nnx.to_pure_dict(nnx.state(encoder, nnx.Param))
+
+    def make(output):
+        base = output.with_name('narrow_base')
+        shutil.copytree(base_model, base, ignore=shutil.ignore_patterns('*.safetensors'))
+        sizes = {'hidden_size': 64, 'num_attention_heads': 4, 'intermediate_size': 128, 'num_hidden_layers': 2}
+        (base / 'config.json').write_text(json.dumps(json.loads((base / 'config.json').read_text()) | sizes))
+        rng = np.random.default_rng(0)
+        pooler = {'pooler.dense.weight': rng.normal(size=(64, 64)), 'pooler.dense.bias': rng.normal(size=64)}
+        save_file({name: tensor.astype(np.float32) for name, tensor in pooler.items()}, base / 'model.safetensors')
+        encoder = MPNet(MPNetConfig.read(base / 'config.json'), dtype='float32', rngs=nnx.Rngs(0))
+        save_model(output, base, nnx.to_pure_dict(nnx.state(encoder, nnx.Param)))
+
+    return made_once('narrow_model', make)
+
+
+def save_model(output, base, params):
     settings = {'score': dataclasses.asdict(Score()), 'max_tokens': 64}
     pretrained.save_pretrained(output, base=base, params=params, settings=settings, card='')
-    return output
 
 
 @pytest.fixture(scope='session')
@@ -109,11 +133,9 @@ def without_weights(model, output, score):
 
 
 @pytest.fixture(scope='session')
-def dataset_dir(tmp_path_factory, tokenizer_dir):
+def dataset_dir(made_once, tokenizer_dir):
     """The sample, built as the quickstart builds it."""
-    output = tmp_path_factory.mktemp('sample') / 'data'
-    build_dataset(SAMPLE, output, tokenizer_dir)
-    return output
+    return made_once('sample', lambda output: build_dataset(SAMPLE, output, tokenizer_dir))
 
 
 @pytest.fixture(scope='session')
@@ -122,31 +144,28 @@ def dataset(dataset_dir):
 
 
 @pytest.fixture(scope='session')
-def small_dataset_dir(tmp_path_factory, tokenizer_dir):
+def small_dataset_dir(made_once, tokenizer_dir):
     """Twelve occupations of the sample, for tests that are about the loop."""
-    esco = tmp_path_factory.mktemp('small') / 'esco'
-    esco.mkdir()
-    occupations = read_rows(SAMPLE / 'occupations_en.csv')[:12]
-    kept = {row['conceptUri'] for row in occupations}
-    relations = [row for row in read_rows(SAMPLE / 'occupationSkillRelations_en.csv') if row['occupationUri'] in kept]
-    used = {row['skillUri'] for row in relations}
-    skills = [row for row in read_rows(SAMPLE / 'skills_en.csv') if row['conceptUri'] in used]
-    sentences = []
-    for row in read_rows(SAMPLE / 'sentences.csv'):
-        own = [uri for uri in row['skills'].split('\n') if uri in used]
-        sentences.append(row | {'skills': '\n'.join(own)})
-    for name, rows in (
-        ('occupations_en.csv', occupations),
-        ('occupationSkillRelations_en.csv', relations),
-        ('skills_en.csv', skills),
-        ('sentences.csv', sentences),
-    ):
-        with open(esco / name, 'w', newline='') as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    build_dataset(esco, esco.parent / 'data', tokenizer_dir)
-    return esco.parent / 'data'
+
+    def make(output):
+        esco = output.with_name('small_esco')
+        esco.mkdir()
+        occupations = read_rows(SAMPLE / 'occupations_en.csv')[:12]
+        chosen = {row['conceptUri'] for row in occupations}
+        relations = read_rows(SAMPLE / 'occupationSkillRelations_en.csv')
+        relations = [row for row in relations if row['occupationUri'] in chosen]
+        used = {row['skillUri'] for row in relations}
+        skills = [row for row in read_rows(SAMPLE / 'skills_en.csv') if row['conceptUri'] in used]
+        sentences = read_rows(SAMPLE / 'sentences.csv')
+        for row in sentences:
+            row['skills'] = '\n'.join(uri for uri in row['skills'].split('\n') if uri in used)
+        write_csv(esco / 'occupations_en.csv', occupations)
+        write_csv(esco / 'occupationSkillRelations_en.csv', relations)
+        write_csv(esco / 'skills_en.csv', skills)
+        write_csv(esco / 'sentences.csv', sentences)
+        build_dataset(esco, output, tokenizer_dir)
+
+    return made_once('small', make)
 
 
 @pytest.fixture(scope='session')
@@ -157,6 +176,13 @@ def small_dataset(small_dataset_dir):
 def read_rows(path):
     with open(path, newline='', encoding='utf-8') as file:
         return list(csv.DictReader(file))
+
+
+def write_csv(path, rows, encoding='utf-8'):
+    with open(path, 'w', encoding=encoding, newline='') as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def build_dataset(esco, output, tokenizer):
@@ -173,19 +199,17 @@ def experiment(variant='', **changes):
 
 
 def small_config(dataset_dir, base_model, **changes):
-    """Twenty-four steps of sixteen skills on eight devices, in float32, with the encoder cut to one layer."""
-    small = {'init': str(base_model), 'data.dir': str(dataset_dir), 'data.batch_size': 16, 'steps': 24, 'mesh.fsdp': 8}
+    """Twelve steps of sixteen skills on eight devices, in float32, with the encoder cut to one layer."""
+    small = {'init': str(base_model), 'data.dir': str(dataset_dir), 'data.batch_size': 16, 'steps': 12, 'mesh.fsdp': 8}
     small |= {'model.layers': 1, 'model.dtype': 'float32', 'run.log_every': 1, 'run.save_every': 4, 'run.keep': 5}
     small |= {'run.evaluate_every': 100, 'run.evaluate_queries': 20}
     return experiment('quickstart', **(small | changes))
 
 
 @pytest.fixture(scope='session')
-def finished(tmp_path_factory, small_dataset_dir, narrow_model):
+def finished(made_once, small_dataset_dir, narrow_model):
     """The workdir of a run that took all of its steps, with a narrow encoder on eight devices."""
-    workdir = tmp_path_factory.mktemp('train') / 'run'
-    train(small_config(small_dataset_dir, narrow_model), workdir)
-    return workdir
+    return made_once('finished', lambda workdir: train(small_config(small_dataset_dir, narrow_model), workdir))
 
 
 def two_environments():

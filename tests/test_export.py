@@ -30,21 +30,21 @@ TEXTS = ['data engineer', '.', 'Köchin', 'データ', 'bake bread and cakes', '
 
 
 @pytest.fixture(scope='module')
-def params(base_model):
+def params(narrow_model):
     """Parameters that differ from the base model's, of an encoder cut to one layer."""
-    _, like = nnx.split(pretrained.abstract_encoder(base_model, dtype='float32', layers=1))
-    params = pretrained.load_params(base_model, like)
+    _, like = nnx.split(pretrained.abstract_encoder(narrow_model, dtype='float32', layers=1))
+    params = pretrained.load_params(narrow_model, like)
     params['layers'][0]['q']['kernel'] += 0.01
     return params
 
 
 @pytest.fixture(scope='module')
-def workdir(tmp_path_factory, params, small_dataset, base_model):
+def workdir(tmp_path_factory, params, small_dataset, narrow_model):
     """The workdir of a run that ended after four steps, whose dataset is gone."""
     workdir = tmp_path_factory.mktemp('run')
     with Checkpoints(workdir, keep=1) as checkpoints:
         checkpoints.save(4, {'params': params}, {})
-    with claimed(workdir, small_config('/gone', base_model), small_dataset.manifest):
+    with claimed(workdir, small_config('/gone', narrow_model), small_dataset.manifest):
         pass
     result = {'step': 4, 'task': 'job_to_skill', 'queries': 2, 'targets': 3, 'map': 12.34, 'rp@10': 5.6}
     (workdir / 'evaluation.jsonl').write_text(json.dumps(result) + '\n')
@@ -160,8 +160,8 @@ def test_the_card_says_how_to_score_and_how_well_the_model_does(exported):
     ],
     ids=str,
 )
-def test_the_card_says_which_side_attends(score, parts, small_dataset_dir, base_model):
-    config = dataclasses.replace(small_config(small_dataset_dir, base_model), score=score)
+def test_the_card_says_which_side_attends(score, parts, small_dataset_dir, narrow_model):
+    config = dataclasses.replace(small_config(small_dataset_dir, narrow_model), score=score)
     card = model_card(dataclasses.asdict(config), read_manifest(small_dataset_dir), 4, [])
     assert [part for part in parts if part not in card] == []
 
@@ -203,10 +203,10 @@ def test_results_of_another_model_are_refused_before_anything_is_written(workdir
     assert not (tmp_path / 'model').exists()
 
 
-def test_an_export_names_no_path_of_the_machine_that_made_it(exported, base_model, small_dataset_dir):
+def test_an_export_names_no_path_of_the_machine_that_made_it(exported, narrow_model, small_dataset_dir):
     for file in ('README.md', 'uwe.json', 'config.json'):
         text = (exported / file).read_text()
-        assert not [path for path in (base_model, small_dataset_dir, exported) if str(path.parent) in text]
+        assert not [path for path in (narrow_model, small_dataset_dir, exported) if str(path.parent) in text]
 
 
 def test_an_output_that_exists_is_refused(exported, workdir):

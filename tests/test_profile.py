@@ -14,9 +14,9 @@ from uwe_jax.train import train
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory, small_dataset_dir, narrow_model):
-    """A run of five steps on eight devices, of which it profiled the third and the fourth."""
+    """A run of three steps on eight devices, of which it profiled the second and the third."""
     workdir = tmp_path_factory.mktemp('profile') / 'run'
-    profiled = {'steps': 5, 'run.profile_first': 3, 'run.profile_steps': 2, 'run.evaluate_queries': 1}
+    profiled = {'steps': 3, 'run.profile_first': 2, 'run.profile_steps': 2, 'run.evaluate_queries': 1}
     train(small_config(small_dataset_dir, narrow_model, **profiled), workdir)
     return workdir
 

@@ -15,7 +15,7 @@ from tests.conftest import ROOT, small_config
 from tests.runs import overrides
 from uwe_jax.data.graph import open_dataset
 from uwe_jax.models import download
-from uwe_jax.ranking import Ranker, TargetIndex
+from uwe_jax.ranking import TargetIndex
 
 
 class Malicious:
@@ -56,11 +56,6 @@ def test_a_dataset_with_a_pickle_in_it_is_refused(name, small_dataset_dir, tmp_p
     (copy / 'manifest.json').write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match=r'Python objects in dtype|allow_pickle=False'):
         open_dataset(copy)
-
-
-@pytest.fixture(scope='module')
-def ranker(cut_model):
-    return Ranker.from_pretrained(cut_model)
 
 
 @pytest.fixture(scope='module')

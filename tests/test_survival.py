@@ -20,7 +20,7 @@ from uwe_jax.train import train
 from uwe_jax.training.checkpoint import load_params, load_state
 from uwe_jax.training.metrics import MetricsLog, read_lines
 
-STEPS = 24  # of `finished`, which was saved after every fourth
+STEPS = 12  # of `finished`, which was saved after every fourth
 
 
 @pytest.fixture(scope='module')
@@ -44,6 +44,10 @@ def unfinished(finished, tmp_path):
     return workdir
 
 
+def stepping(workdir):
+    return steps_logged(workdir) > 8
+
+
 def evaluated(workdir):
     """How many tasks were evaluated after the last step."""
     return sum(line['step'] == STEPS for line in read_lines(workdir / 'evaluation.jsonl'))
@@ -57,14 +61,11 @@ def assert_close(workdir, expected):
     np.testing.assert_allclose([line['loss'] for line in ours], [line['loss'] for line in theirs], rtol=1e-5)
 
 
-def test_a_run_that_was_killed_ends_as_one_that_was_not(config, finished, tmp_path):
-    run = Run(config(), tmp_path, devices=8)
-    assert run.wait_until(lambda workdir: steps_logged(workdir) >= 6)
-    run.kill()
-    assert run.end()[0] == [-signal.SIGKILL]
-    [status], [printed] = Run(config(), tmp_path, devices=8).end()
-    assert status == 0, printed
-    assert_same(tmp_path, finished)
+def test_a_run_that_was_killed_ends_as_one_that_was_not(config, unfinished, finished):
+    with (unfinished / 'metrics.jsonl').open('a') as log:
+        log.write('{"step": 9, "lo')
+    train(config(), unfinished)
+    assert_same(unfinished, finished)
 
 
 def test_sigterm_saves_and_ends_with_a_status_that_asks_for_another_start(config, tmp_path):
@@ -78,17 +79,15 @@ def test_sigterm_saves_and_ends_with_a_status_that_asks_for_another_start(config
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('moment', [writing, evaluated])
-def test_a_run_that_is_killed_while_it_saves_or_evaluates_ends_as_one_that_was_not(
-    moment, config, unfinished, finished, tmp_path
-):
+@pytest.mark.parametrize('moment', [stepping, writing, evaluated])
+def test_a_run_that_is_killed_at_any_moment_ends_as_one_that_was_not(moment, config, unfinished, finished, tmp_path):
     for attempt in range(5):  # the moments are short, and the machine may be busy
         workdir = shutil.copytree(unfinished, tmp_path / f'{attempt}')
         run = Run(config(), workdir, devices=8)
         assert run.wait_until(moment)
         run.kill()
         run.end()
-        if moment(workdir) and (moment is writing or evaluated(workdir) < 4):
+        if moment(workdir) and evaluated(workdir) < 4:
             break
     else:
         raise AssertionError('no kill fell into the moment')
@@ -124,7 +123,7 @@ def test_two_processes_go_on_where_one_stopped_stop_together_and_end_together(co
     ours, theirs = numbers(unfinished, 'evaluation.jsonl'), numbers(finished, 'evaluation.jsonl')
     assert [(line['step'], line['task']) for line in ours] == [(line['step'], line['task']) for line in theirs]
     np.testing.assert_allclose([line['map'] for line in ours], [line['map'] for line in theirs], atol=1)  # %
-    for shown in ('training: 24 of 24 steps', 'held-out tasks, before and after'):
+    for shown in (f'training: {STEPS} of {STEPS} steps', 'held-out tasks, before and after'):
         assert shown in first
         assert shown not in second
 

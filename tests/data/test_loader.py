@@ -36,8 +36,14 @@ def plan(dataset):
 
 
 @pytest.fixture(scope='module')
-def packed(dataset, plan):
-    return PackedPlan(plan, dataset, LENGTHS, 1)
+def by_devices(dataset, plan):
+    """The packed plan for one, two, four and eight devices."""
+    return {devices: PackedPlan(plan, dataset, LENGTHS, devices) for devices in (1, 2, 4, 8)}
+
+
+@pytest.fixture(scope='module')
+def packed(by_devices):
+    return by_devices[1]
 
 
 def ids_of(batch, side, slot):
@@ -111,18 +117,17 @@ def test_every_slot_holds_the_texts_that_the_plan_names(dataset, packed, base_mo
         np.testing.assert_array_equal(batch.edges[graph], planned.targets[graph].positive)
 
 
-def test_processes_together_hold_what_one_holds(dataset, plan):
-    packed = PackedPlan(plan, dataset, LENGTHS, 4)
-    whole = StepReader(dataset, packed, np.arange(16))(1)
-    parts = [StepReader(dataset, packed, slots)(1) for slots in np.split(np.arange(16), 2)]
+def test_processes_together_hold_what_one_holds(dataset, by_devices):
+    whole = StepReader(dataset, by_devices[4], np.arange(16))(1)
+    parts = [StepReader(dataset, by_devices[4], slots)(1) for slots in np.split(np.arange(16), 2)]
     joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     jax.tree.map(np.testing.assert_array_equal, joined, whole)
 
 
 @settings(deadline=None, max_examples=20)
 @given(step=st.integers(0, 500), devices=st.sampled_from([1, 2, 4, 8]))
-def test_the_mask_has_exactly_the_edges_among_the_nodes_however_the_batch_is_cut(dataset, plan, step, devices):
-    packed = PackedPlan(plan, dataset, LENGTHS, devices)
+def test_the_mask_has_exactly_the_edges_among_the_nodes_however_the_batch_is_cut(dataset, by_devices, step, devices):
+    packed = by_devices[devices]
     planned = packed(step).plan
     parts = [StepReader(dataset, packed, slots)(step) for slots in np.split(np.arange(16), devices)]
     for graph in GRAPHS:
@@ -135,8 +140,8 @@ def test_the_mask_has_exactly_the_edges_among_the_nodes_however_the_batch_is_cut
 
 
 @pytest.mark.parametrize('prefetch', [0, 1, 4])
-def test_batches_are_sharded_by_slots_and_rows_and_come_in_order(dataset, plan, prefetch):
-    sharding, packed = mesh.rows(mesh.make_mesh(4, 2)), PackedPlan(plan, dataset, LENGTHS, 8)
+def test_batches_are_sharded_by_slots_and_rows_and_come_in_order(dataset, by_devices, prefetch):
+    sharding, packed = mesh.rows(mesh.make_mesh(4, 2)), by_devices[8]
     read = list(batches(dataset, packed, sharding, range(2, 6), prefetch))
     assert len(read) == 4
     for step, batch in enumerate(read, start=2):

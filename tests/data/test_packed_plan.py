@@ -19,6 +19,11 @@ def plan(dataset):
     return Plan(dataset.graphs, batch_size=32, seed=0, distractor_probability=0.8)
 
 
+@pytest.fixture(scope='module')
+def on_one_device(dataset, plan):
+    return PackedPlan(plan, dataset, LENGTHS, 1)
+
+
 @pytest.fixture(scope='module', params=[1, 2, 4, 8])
 def packed(dataset, plan, request):
     return PackedPlan(plan, dataset, LENGTHS, request.param)
@@ -48,9 +53,8 @@ def test_texts_of_a_device_fill_its_rows_without_touching(packed, step):
 
 @settings(deadline=None, max_examples=20)
 @given(step=st.integers(0, 2000))
-def test_the_texts_of_a_step_do_not_depend_on_the_number_of_devices(dataset, plan, packed, step):
-    one = PackedPlan(plan, dataset, LENGTHS, 1)
-    np.testing.assert_array_equal(by_skill(packed(step).plan), by_skill(one(step).plan))
+def test_the_texts_of_a_step_do_not_depend_on_the_number_of_devices(on_one_device, packed, step):
+    np.testing.assert_array_equal(by_skill(packed(step).plan), by_skill(on_one_device(step).plan))
 
 
 @settings(deadline=None, max_examples=20)

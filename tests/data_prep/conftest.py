@@ -1,6 +1,5 @@
 """A release of ESCO small enough to draw, and what tests of data prep do with it."""
 
-import csv
 import json
 
 import pyarrow as pa
@@ -8,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.build import Options, run
+from tests.conftest import write_csv
 from uwe_jax.data.graph import SIDES, open_dataset
 
 SKILL, JOB = 'http://esco/skill/', 'http://esco/occupation/'
@@ -35,13 +35,6 @@ SENTENCES = [
     ('You bake and query.', 'bake bread\nquery languages'),
     ('Call us.', ''),
 ]
-
-
-def write_csv(path, rows, encoding='utf-8'):
-    with open(path, 'w', encoding=encoding, newline='') as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def write_jsonl(path, rows):

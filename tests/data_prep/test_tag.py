@@ -1,6 +1,5 @@
 """Tagging: which skills a sentence gets, and that pieces appear whole, are made once, and may be shared."""
 
-import csv
 import importlib
 import itertools
 import json
@@ -23,7 +22,8 @@ from hypothesis import strategies as st
 
 from data_prep import tag
 from data_prep.tag.pieces import Input, Piece
-from tests.conftest import ROOT, two_environments, without_weights
+from tests.conftest import ROOT, two_environments, without_weights, write_csv
+from tests.data_prep.conftest import write_jsonl
 from uwe_jax.interaction import Score
 from uwe_jax.io import console
 from uwe_jax.io.errors import DataError
@@ -47,17 +47,6 @@ VACANCIES = [
 ]
 
 
-def write_csv(path, rows):
-    with open(path, 'w', encoding='utf-8', newline='') as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def write_jsonl(path, rows):
-    path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
-
-
 def read_jsonl(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -75,16 +64,16 @@ def esco(tmp_path_factory):
 
 
 @pytest.fixture
-def flags(tmp_path, esco, cut_model):
+def flags(tmp_path, esco, narrow_model):
     """The command's flags, with the vacancies above."""
-    return flags_in(tmp_path, esco, cut_model)
+    return flags_in(tmp_path, esco, narrow_model)
 
 
 @pytest.fixture(scope='module')
-def made(tmp_path_factory, esco, cut_model):
+def made(tmp_path_factory, esco, narrow_model):
     """A directory with the vacancies above, and what the command makes of them."""
     directory = tmp_path_factory.mktemp('made')
-    run(flags_in(directory, esco, cut_model))
+    run(flags_in(directory, esco, narrow_model))
     return directory
 
 
@@ -123,7 +112,7 @@ def by_name(directory):
     return {path.name: path.read_bytes() for path in sorted(directory.glob('piece-*'))}
 
 
-def test_every_sentence_without_skills_gets_those_of_the_ranker(made, cut_model):
+def test_every_sentence_without_skills_gets_those_of_the_ranker(made, narrow_model):
     lines = lines_of(made / 'tagged')
     assert [(line['vacancy'], line['title'], line['sentence']) for line in lines] == [
         ('https://jobs/1', 'data engineer', 'You write SQL.'),
@@ -132,7 +121,7 @@ def test_every_sentence_without_skills_gets_those_of_the_ranker(made, cut_model)
         ('3', 'driver', 'You drive our bus.'),
         ('3', 'driver', 'You write SQL.'),
     ]
-    expected = Ranker.from_pretrained(cut_model).score([line['sentence'] for line in lines], list(SKILLS.values()))
+    expected = Ranker.from_pretrained(narrow_model).score([line['sentence'] for line in lines], list(SKILLS.values()))
     uris = [SKILL + name for name in SKILLS]
     for line, scores in zip(lines, expected, strict=True):
         order = np.argsort(-scores, kind='stable')
@@ -141,11 +130,11 @@ def test_every_sentence_without_skills_gets_those_of_the_ranker(made, cut_model)
     assert len({line['model'] for line in lines}) == 1
 
 
-def test_mean_pooling_scores_by_the_cosines_of_means_and_counts_as_another_model(made, flags, cut_model):
+def test_mean_pooling_scores_by_the_cosines_of_means_and_counts_as_another_model(made, flags, narrow_model):
     run(flags, pooling='mean')
     lines = lines_of(flags['output'])
     assert lines[0]['model'] != lines_of(made / 'tagged')[0]['model']
-    ranker = Ranker.from_pretrained(cut_model, pooling='mean')
+    ranker = Ranker.from_pretrained(narrow_model, pooling='mean')
     expected = ranker.score([line['sentence'] for line in lines], list(SKILLS.values()))
     for line, scores in zip(lines, expected, strict=True):
         np.testing.assert_allclose(line['scores'], sorted(scores, reverse=True), atol=1e-5)
@@ -285,9 +274,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize('name', REFUSED)
-def test_bad_input_is_refused_by_name_before_the_model_is_read(name, flags, cut_model, tmp_path):
+def test_bad_input_is_refused_by_name_before_the_model_is_read(name, flags, narrow_model, tmp_path):
     changes, content, message = REFUSED[name]
-    flags['model'] = without_weights(cut_model, tmp_path / 'unreadable', Score())
+    flags['model'] = without_weights(narrow_model, tmp_path / 'unreadable', Score())
     if content is not None:
         flags['vacancies'].write_text(content)
     with pytest.raises(DataError, match=message) as caught:
@@ -296,8 +285,8 @@ def test_bad_input_is_refused_by_name_before_the_model_is_read(name, flags, cut_
     assert not flags['output'].exists()
 
 
-def test_a_model_that_does_not_fit_is_refused_by_name(flags, cut_model, tmp_path):
-    shutil.copytree(cut_model, tmp_path / 'model')
+def test_a_model_that_does_not_fit_is_refused_by_name(flags, narrow_model, tmp_path):
+    shutil.copytree(narrow_model, tmp_path / 'model')
     (tmp_path / 'model' / 'uwe.json').write_text('{"score": {"kind": "best"}}')
     with pytest.raises(DataError, match=r"--model=.*model: .*uwe\.json: score\.kind: 'best', expected one of"):
         run(flags, model=tmp_path / 'model')
@@ -335,11 +324,11 @@ def test_an_input_that_changes_under_way_is_refused(tmp_path):
 
 
 @pytest.fixture(scope='module')
-def many(tmp_path_factory, esco, cut_model):
+def many(tmp_path_factory, esco, narrow_model):
     """The flags for seven pieces, and what one process makes of them."""
     directory = tmp_path_factory.mktemp('many')
     write_jsonl(directory / 'v.jsonl', [{'title': f'job {n}', 'sentence': SENTENCES[n % 4]} for n in range(7)])
-    flags = {'vacancies': directory / 'v.jsonl', 'esco': esco, 'model': cut_model, 'threshold': 0.1, 'piece_rows': 1}
+    flags = {'vacancies': directory / 'v.jsonl', 'esco': esco, 'model': narrow_model, 'threshold': 0.1, 'piece_rows': 1}
     run(flags, output=directory / 'alone')
     return flags, by_name(directory / 'alone')
 

@@ -17,10 +17,9 @@ TOLERANCE = {jnp.float32: 2e-5, jnp.bfloat16: 2e-2}  # max |a - b| / max |b|, ag
 ATTENDING = [Score(attend=attend) for attend in ('target', 'query', 'both', 'from_skill')]
 TOKEN_SCORES = [  # those that the forms compute
     Score(),
-    Score(attend='query', reduce='sum'),
+    Score(attend='query', reduce='sum', special_tokens=False, temperature=0.02),
     Score(attend='both'),
     Score(attend='from_skill'),
-    Score(special_tokens=False, temperature=0.02),
     Score(kind='maxsim'),
     Score(kind='maxsim', attend='both', reduce='sum'),
 ]

@@ -14,7 +14,6 @@ from tests.interaction.inputs import (
     error,
     errors,
     loss_and_gradients,
-    name_of,
     score_and_gradients,
     texts,
 )
@@ -40,8 +39,6 @@ def agrees(actual, expected):
 @pytest.mark.parametrize(
     ('data', 'fsdp', 'exchange'),
     [
-        (1, 1, 'ring'),
-        (1, 2, 'gather'),
         (1, 2, 'ring'),
         pytest.param(2, 2, 'gather', marks=SLOW),
         (2, 2, 'ring'),
@@ -84,7 +81,7 @@ def two_processes(tmp_path_factory):
         (Score(kind='mean'), 'gather'),
         (Score(target='mean'), 'ring'),
     ],
-    ids=lambda value: value if isinstance(value, str) else name_of(value),
+    ids=str,
 )
 def test_other_scores_and_unequal_sides_do_not_depend_on_the_mesh_either(score, exchange):
     rng = np.random.default_rng(1)
@@ -158,12 +155,12 @@ def test_several_sides_of_targets_meet_the_same_queries(exchange):
 
 @functools.cache
 def compiled(devices, exchange, *, backward, rows=32, tokens=16, d=256):
-    """The program for this many texts per device."""
+    """The program for this many texts per device, which are one block: more blocks take longer to compile."""
     device_mesh = mesh.make_mesh(devices=jax.devices()[:devices])
     sharding = mesh.rows(device_mesh)
 
     def forward(q, y, length):
-        interact = functools.partial(late_interaction, score=Score(), block_entries=2**14)
+        interact = functools.partial(late_interaction, score=Score(), block_entries=2**18)
         return exchanged(interact, q, length, y, length, exchange=exchange, mesh=device_mesh)
 
     def both(q, y, length, *gradients):
@@ -181,7 +178,7 @@ def compiled(devices, exchange, *, backward, rows=32, tokens=16, d=256):
 
 
 @SLOW
-@pytest.mark.parametrize('devices', [2, 4, 8])
+@pytest.mark.parametrize('devices', [2, 8])
 def test_a_ring_sends_what_gathers_send(devices):
     forward = {exchange: sent(compiled(devices, exchange, backward=False)) for exchange in ('gather', 'ring')}
     both = {exchange: sent(compiled(devices, exchange, backward=True)) for exchange in ('gather', 'ring')}

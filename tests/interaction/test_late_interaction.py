@@ -28,8 +28,9 @@ from uwe_jax.interaction.blockwise import block_sizes, lengths
 from uwe_jax.models import pretrained
 from uwe_jax.models.tokenizer import Tokenizer
 
-RAGGED = {'form': 'blockwise', 'block_entries': 7 * 11 * 12}  # of the 10 x 7 x 9 x 11 pairs of tokens of `pairs`
-
+# Of the 10 x 7 x 9 x 11 pairs of tokens of `pairs`. Three blocks per side take twice as long to compile as two.
+THREE_BLOCKS = {'form': 'blockwise', 'block_entries': 7 * 11 * 12}
+TWO_BLOCKS = {'form': 'blockwise', 'block_entries': 7 * 11 * 30}
 
 scores = jax.jit(late_interaction, static_argnames='score')
 
@@ -64,12 +65,12 @@ def equals_the_float64_reference(inputs, score, **how):
 
 @pytest.mark.parametrize('score', TOKEN_SCORES, ids=name_of)
 def test_blockwise_equals_the_float64_reference_in_values_and_gradients(score):
-    equals_the_float64_reference(pairs(), score, **RAGGED)
+    equals_the_float64_reference(pairs(), score, **TWO_BLOCKS)
 
 
-@pytest.mark.parametrize('score', [*ATTENDING, Score(kind='maxsim')], ids=name_of)
+@pytest.mark.parametrize('score', [*ATTENDING[1:], Score(kind='maxsim')], ids=name_of)
 def test_blockwise_does_in_half_precision_too(score):
-    equals_the_float64_reference(pairs(jnp.bfloat16), score, **RAGGED)
+    equals_the_float64_reference(pairs(jnp.bfloat16), score, **TWO_BLOCKS)
 
 
 @pytest.mark.parametrize('score', ATTENDING, ids=name_of)
@@ -111,12 +112,12 @@ def lengths_of(count, tokens):
 def test_blockwise_equals_the_float64_reference_at_any_lengths(dtype, q_len, y_len):
     q, _, y, _, weights = pairs(dtype)
     inputs = q, jnp.asarray(q_len, jnp.int32), y, jnp.asarray(y_len, jnp.int32), weights
-    equals_the_float64_reference(inputs, Score(), **RAGGED)
+    equals_the_float64_reference(inputs, Score(), **THREE_BLOCKS)
 
 
 def test_so_it_does_for_one_text_per_side():
     q, q_len, y, y_len, weights = pairs()
-    equals_the_float64_reference((q[:1], q_len[:1], y[:1], y_len[:1], weights[:, :1, :1]), Score(), **RAGGED)
+    equals_the_float64_reference((q[:1], q_len[:1], y[:1], y_len[:1], weights[:, :1, :1]), Score(), **TWO_BLOCKS)
 
 
 @given(st.integers(1, 512))
@@ -188,9 +189,9 @@ def test_results_have_the_order_of_the_texts():
     q, q_len, y, y_len, weights = pairs()
     rng = np.random.default_rng(3)
     q_order, y_order = rng.permutation(len(q)), rng.permutation(len(y))
-    expected = score_and_gradients(q, q_len, y, y_len, weights, Score(), **RAGGED)
+    expected = score_and_gradients(q, q_len, y, y_len, weights, Score(), **TWO_BLOCKS)
     shuffled = q[q_order], q_len[q_order], y[y_order], y_len[y_order], weights[:, q_order][:, :, y_order]
-    actual = score_and_gradients(*shuffled, Score(), **RAGGED)
+    actual = score_and_gradients(*shuffled, Score(), **TWO_BLOCKS)
     for name in ('s_qy', 's_yq'):
         np.testing.assert_allclose(actual[name], expected[name][np.ix_(q_order, y_order)], atol=1e-6)
     np.testing.assert_allclose(actual['dq'], expected['dq'][q_order], atol=1e-6)
@@ -210,7 +211,7 @@ def stays_finite_on_degenerate_texts(score, **how):
 
 @pytest.mark.parametrize('score', TOKEN_SCORES, ids=name_of)
 def test_blockwise_stays_finite_on_degenerate_texts(score):
-    stays_finite_on_degenerate_texts(score, **RAGGED)
+    stays_finite_on_degenerate_texts(score, **TWO_BLOCKS)
 
 
 @pytest.mark.parametrize('score', MEAN_SCORES, ids=name_of)

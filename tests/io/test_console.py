@@ -1,4 +1,4 @@
-"""What a command shows of its work."""
+"""What a command shows of its work, and which flags it refuses."""
 
 import dataclasses
 import logging
@@ -107,3 +107,27 @@ def test_a_platform_that_is_not_there_is_one_line(platform):
 
 def test_an_error_of_the_program_itself_keeps_its_traceback():
     assert explained(AssertionError('a bug'), ValueError) is None
+
+
+WITH_CONFIG = """
+from absl import app
+from ml_collections import config_flags
+from uwe_jax.io import console
+config_flags.DEFINE_config_file('config', None, 'The experiment.', lock_config=True)
+app.run(lambda _: 0, flags_parser=console.parse_config_flags)
+"""
+
+
+@pytest.mark.parametrize(
+    ('argument', 'message'),
+    [
+        ('--config.model.width=3', "--config.model.width=3: no field 'width' there; the config file shows those that"),
+        ('model.layers=3', 'unexpected arguments: model.layers=3'),
+    ],
+)
+def test_an_unknown_field_and_an_argument_that_is_not_a_flag_are_refused_in_one_line(argument, message):
+    command = [sys.executable, '-c', WITH_CONFIG, '--config=configs/uwe.py', argument]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    [line] = ended.stderr.splitlines()
+    assert line.startswith(f'error: {message}')

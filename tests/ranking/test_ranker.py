@@ -1,9 +1,10 @@
 """The ranker: what a user of a trained model sees."""
 
 import doctest
+import functools
 import logging
 
-import jax.numpy as jnp
+import jax
 import jaxtyping
 import numpy as np
 import pytest
@@ -42,12 +43,13 @@ def test_mean_pooling_is_the_cosine_of_sentence_transformers(base_model):
     np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
+reference = jax.jit(functools.partial(late_interaction, form='reference'), static_argnums=4)
+
+
 @pytest.mark.parametrize('score', SCORES, ids=str)
 def test_scores_are_those_of_the_reference(make_ranker, ranker, score):
-    everything = ranker.embed([*QUERIES, *SKILLS])
-    texts, length = map(jnp.asarray, everything.padded(everything.row, 64))
-    n = len(QUERIES)
-    expected, _ = late_interaction(texts[:n], length[:n], texts[n:], length[n:], score, form='reference')
+    (q, q_len), (y, y_len) = (some.padded(some.row, 64) for some in map(ranker.embed, (QUERIES, SKILLS)))
+    expected, _ = reference(q, q_len, y, y_len, score)
     np.testing.assert_allclose(make_ranker(score).score(QUERIES, SKILLS), expected, rtol=1e-6, atol=2e-6)
 
 

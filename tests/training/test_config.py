@@ -137,19 +137,10 @@ def test_the_quickstart_changes_sizes_and_not_the_method():
     assert paper.loss == small.loss
 
 
-@pytest.mark.parametrize(
-    ('argument', 'message'),
-    [
-        ('--config.optimizer.lr=1', "error: --config.optimizer.lr=1: no field 'lr' there"),
-        ('--config.optimizer.b1=2', 'error: optimizer.b1: 2.0, expected a number from 0 to below 1'),
-        ('--config.data.dir=/nowhere', 'error: /nowhere: not a dataset'),
-        ('optimizer.b1=0.5', 'error: unexpected arguments: optimizer.b1=0.5'),
-    ],
-)
-def test_the_command_refuses_in_one_line_and_leaves_no_workdir(tmp_path, argument, message):
+def test_the_command_refuses_in_one_line_and_leaves_no_workdir(tmp_path):
     command = [sys.executable, '-m', 'uwe_jax.main', '--config=configs/uwe.py', f'--workdir={tmp_path / "run"}']
-    ended = subprocess.run([*command, argument], cwd=ROOT, capture_output=True, text=True)
+    ended = subprocess.run([*command, '--config.data.dir=/nowhere'], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 1
-    assert message in ended.stderr.splitlines()[-1]
+    assert ended.stderr.splitlines()[-1].startswith('error: /nowhere: not a dataset')
     assert 'Traceback' not in ended.stderr
     assert not (tmp_path / 'run').exists()

@@ -3,8 +3,6 @@
 import dataclasses
 import fcntl
 import json
-import subprocess
-import sys
 import time
 
 import pytest
@@ -67,15 +65,10 @@ def test_how_and_where_a_run_goes_on_may_change(workdir, field, value):
         pass
 
 
-def test_a_second_run_is_refused_while_the_first_is_at_work(tmp_path):
-    again = 'from tests.training.test_workdir import *; import pathlib\n'
-    again += 'with claimed(pathlib.Path(sys.argv[1]), experiment(), DATA): pass'
-    command = [sys.executable, '-c', again, str(tmp_path)]
-    with claimed(tmp_path, experiment(), DATA):
-        refused = subprocess.run(command, capture_output=True, text=True)
-        assert f'{tmp_path}: another process is at work on it (' in refused.stderr
-        assert ', pid ' in refused.stderr
-    subprocess.run(command, check=True)
+def test_a_second_run_is_refused_while_the_first_is_at_work(workdir):
+    again = claimed(workdir, experiment(), DATA)
+    with claimed(workdir, experiment(), DATA), pytest.raises(ValueError, match='another process is at work'), again:
+        pass
 
 
 def test_what_another_run_wrote_while_the_lock_was_waited_for_is_compared_with(workdir, monkeypatch):

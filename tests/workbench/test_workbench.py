@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from scipy import stats
 
 from tests.conftest import ROOT
 from uwe_jax.evaluation import metrics
@@ -149,6 +148,8 @@ def test_a_histogram_of_uniform_scores_close_together_is_flat():
 
 
 def test_intervals_are_those_of_scipys_percentile_bootstrap():
+    from scipy import stats
+
     values = np.random.default_rng(0).beta(0.4, 0.6, size=(200, 2))
     for (mean, low, high), column in zip(intervals(values, seed=1), values.T, strict=True):
         expected = stats.bootstrap((column,), np.mean, method='percentile', rng=2).confidence_interval
@@ -391,13 +392,13 @@ def command(*flags):
     return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_the_command_line_measures_models_on_a_file_of_pairs(cut_model, tmp_path):
+def test_the_command_line_measures_models_on_a_file_of_pairs(narrow_model, tmp_path):
     (tmp_path / 'pairs.csv').write_text(
         'query,target\nbaker,bake bread\nbus driver,drive a bus\nnurse,care for patients\n'
     )
     output = tmp_path / 'output'
-    flags = [f'--model=soft={cut_model}', f'--model=mean={cut_model}:mean', f'--tasks=csv:{tmp_path / "pairs.csv"}']
-    done = command(*flags, f'--output={output}', '--base=mean', '--max_queries=2')
+    models = [f'--model=soft={narrow_model}', f'--model=mean={narrow_model}:mean']
+    done = command(*models, f'--tasks=csv:{tmp_path}/pairs.csv', f'--output={output}', '--base=mean', '--max_queries=2')
     assert done.returncode == 0, done.stderr
     content = json.loads((output / 'results.json').read_text())
     assert done.stdout == markdown.summary(content) + '\n'

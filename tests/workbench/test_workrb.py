@@ -14,14 +14,7 @@ from uwe_jax.ranking import Ranker
 from uwe_jax.workbench import benchmark
 from uwe_jax.workbench.models import read_models
 
-workrb = pytest.importorskip('workrb', reason='needs the torch extra')
 pytestmark = pytest.mark.slow  # WorkRB imports PyTorch
-
-from workrb.tasks.abstract.base import DatasetSplit, LabelType, Language  # noqa: E402 (only where WorkRB is)
-from workrb.tasks.abstract.ranking_base import RankingDataset, RankingTaskGroup  # noqa: E402
-from workrb.types import ModelInputType  # noqa: E402
-
-from uwe_jax.workrb import UWEModel  # noqa: E402
 
 SKILLS = [
     'SQL',
@@ -47,25 +40,39 @@ TASK = RankingTask(
 )
 
 
-class Titles(workrb.tasks.RankingTask):
-    """The same task, as WorkRB knows tasks."""
-
-    name = 'Titles'
-    description = 'Titles to skills'
-    supported_query_languages = supported_target_languages = (Language.EN,)
-    label_type = LabelType.MULTI_LABEL
-    query_input_type, target_input_type = ModelInputType.JOB_TITLE, ModelInputType.SKILL_NAME
-    task_group = RankingTaskGroup.JOB2SKILL
-    citation = ''
-
-    def load_dataset(self, dataset_id, split):
-        positives = [list(right) for right in TASK.positives]
-        return RankingDataset(list(TASK.queries), positives, list(TASK.targets), dataset_id=dataset_id)
+@pytest.fixture(scope='module', autouse=True)
+def workrb():
+    return pytest.importorskip('workrb', reason='needs the torch extra')
 
 
 @pytest.fixture(scope='module')
-def titles():
+def titles(workrb):
+    """The same task, as WorkRB knows tasks."""
+    from workrb.tasks.abstract.base import DatasetSplit, LabelType, Language
+    from workrb.tasks.abstract.ranking_base import RankingDataset, RankingTaskGroup
+    from workrb.types import ModelInputType
+
+    class Titles(workrb.tasks.RankingTask):
+        name = 'Titles'
+        description = 'Titles to skills'
+        supported_query_languages = supported_target_languages = (Language.EN,)
+        label_type = LabelType.MULTI_LABEL
+        query_input_type, target_input_type = ModelInputType.JOB_TITLE, ModelInputType.SKILL_NAME
+        task_group = RankingTaskGroup.JOB2SKILL
+        citation = ''
+
+        def load_dataset(self, dataset_id, split):
+            positives = [list(right) for right in TASK.positives]
+            return RankingDataset(list(TASK.queries), positives, list(TASK.targets), dataset_id=dataset_id)
+
     return Titles(split=DatasetSplit.TEST, languages=['en'])
+
+
+@pytest.fixture
+def uwe_model(workrb):
+    from uwe_jax.workrb import UWEModel
+
+    return UWEModel
 
 
 def assert_equal(ours, theirs):
@@ -76,8 +83,8 @@ def assert_equal(ours, theirs):
 
 
 @pytest.mark.parametrize('pooling', ['tokens', 'mean'])
-def test_workrb_measures_our_model_as_we_do(titles, cut_model, tmp_path, pooling):
-    model = UWEModel.from_pretrained(cut_model, pooling, name=f'ours-{pooling}')
+def test_workrb_measures_our_model_as_we_do(workrb, uwe_model, titles, cut_model, tmp_path, pooling):
+    model = uwe_model.from_pretrained(cut_model, pooling, name=f'ours-{pooling}')
     outcome = workrb.evaluate(model, [titles], output_folder=str(tmp_path), metrics={'Titles': ['map', 'rp@10']})
     [result] = outcome.task_results.values()
     [numbers] = result.datasetid_results.values()
@@ -85,21 +92,23 @@ def test_workrb_measures_our_model_as_we_do(titles, cut_model, tmp_path, pooling
 
 
 @pytest.mark.parametrize(('skills', 'attend'), [('target', 'query'), ('query', 'target')])
-def test_a_model_whose_skills_attend_is_told_by_the_kinds_of_text_where_they_are(make_ranker, skills, attend):
-    title, skill = ModelInputType.JOB_TITLE, ModelInputType.SKILL_NAME
+def test_a_model_whose_skills_attend_is_told_by_the_kinds_of_text_where_they_are(
+    workrb, uwe_model, make_ranker, skills, attend
+):
+    title, skill = workrb.types.ModelInputType.JOB_TITLE, workrb.types.ModelInputType.SKILL_NAME
     kinds = (title, skill) if skills == 'target' else (skill, title)
-    scores = UWEModel(make_ranker(Score(attend='from_skill'))).compute_rankings(TASK.queries, SKILLS, *kinds)
+    scores = uwe_model(make_ranker(Score(attend='from_skill'))).compute_rankings(TASK.queries, SKILLS, *kinds)
     np.testing.assert_allclose(scores, make_ranker(Score(attend=attend)).score(TASK.queries, SKILLS), atol=1e-6)
 
 
-def test_labels_are_classified_by_ranking_them(cut_model):
-    model = UWEModel.from_pretrained(cut_model)
-    scores = model.compute_classification(['baker'], SKILLS, ModelInputType.JOB_TITLE)
+def test_labels_are_classified_by_ranking_them(workrb, uwe_model, cut_model):
+    model = uwe_model.from_pretrained(cut_model)
+    scores = model.compute_classification(['baker'], SKILLS, workrb.types.ModelInputType.JOB_TITLE)
     np.testing.assert_allclose(scores, Ranker.from_pretrained(cut_model).score(['baker'], SKILLS), atol=1e-6)
     assert model.classification_label_space is None
 
 
-def test_we_measure_its_lexical_baselines(tmp_path):
+def test_we_measure_its_lexical_baselines(workrb, tmp_path):
     models = read_models([f'{name}=workrb:{name}' for name in ('BM25Model', 'TfIdfModel')], 'float32')
     for model, result in zip(models, benchmark.run(models, [TASK], tmp_path)['results'], strict=True):
         model.fetch()
@@ -109,7 +118,7 @@ def test_we_measure_its_lexical_baselines(tmp_path):
         assert result['metrics']['map']['mean'] == pytest.approx(metrics.average_precision(rank).mean())
 
 
-def test_its_bi_encoder_is_our_mean_pooled_ranker(titles, cut_model):
+def test_its_bi_encoder_is_our_mean_pooled_ranker(workrb, titles, cut_model):
     index = read_models([f'baseline=workrb:BiEncoderModel:{cut_model}'], 'float32')[0].load().index(SKILLS)
     expected = Ranker.from_pretrained(cut_model, pooling='mean').score(TASK.queries, SKILLS)
     np.testing.assert_allclose(index.score(TASK.queries), expected, atol=1e-5)
