@@ -570,7 +570,7 @@ def test_killed_again_and_again_it_ends_as_without_faults_and_repeats_no_answer_
     assert report.kills == 3
     assert report.asked_again_though_kept == 0
     assert report.asked_again <= 3 * soak_enrich.CONCURRENCY
-    assert {asked.kind for asked in report.log} >= {'good', 'duplicates'}
+    assert len({asked.kind for asked in report.log} - {*FAULTS}) >= 2  # usable answers come in several forms
     assert sum(asked.kind in FAULTS for asked in report.log) > 5
     for name in ('titles.jsonl', 'below.jsonl'):
         assert (tmp_path / 'out' / name).read_bytes() == (faultless[0] / name).read_bytes()
