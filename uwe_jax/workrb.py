@@ -76,11 +76,11 @@ class UWEModel(ModelInterface):
     ) -> torch.Tensor:
         skill = ModelInputType.SKILL_NAME
         skills = 'query' if query_input_type == skill != target_input_type else 'target'
-        score = self._ranker.pair_score.facing(skills)
+        ranker = self._ranker.facing(skills)
         # Tasks that share a target space follow one another.
-        if self._index is None or (self._targets, self._score) != (targets, score):
-            self._targets, self._score = list(targets), score
-            self._index = self._ranker.with_score(score).index(targets)
+        if self._index is None or (self._targets, self._score) != (targets, ranker.pair_score):
+            self._targets, self._score = list(targets), ranker.pair_score
+            self._index = ranker.index(targets)
         return torch.from_numpy(self._index.score(queries))
 
     def _compute_classification(

@@ -42,8 +42,7 @@ class Tagger:
             ranker = Ranker.from_pretrained(options.model, options.pooling)
         except ValueError as error:
             raise DataError(f'--model={options.model}: {error}') from error
-        ranker = ranker.with_score(ranker.pair_score.facing('target'))  # the targets are the skills
-        self._index = ranker.index(labels, list(skills))
+        self._index = ranker.facing('target').index(labels, list(skills))
 
     def knows_any(self, names: Sequence[str]) -> bool:
         """Whether any of the names is a skill's URI or label."""

@@ -53,10 +53,10 @@ def embedded(
         of_queries, of_targets = _Vectors(ranker, queries, 'query'), _Vectors(ranker, targets, 'target')
     index = score = None
     for task in tasks[done:]:
-        if index is None or index.texts is not task.targets or score != ranker.pair_score.facing(task.skills):
-            score = ranker.pair_score.facing(task.skills)
-            of_task = ranker.with_score(score)
-            index = TargetIndex(of_task, task.targets, range(len(task.targets)), of_targets[task.targets])
+        facing = ranker.facing(task.skills)
+        if index is None or index.texts is not task.targets or score != facing.pair_score:
+            score = facing.pair_score
+            index = TargetIndex(facing, task.targets, range(len(task.targets)), of_targets[task.targets])
         yield task, index, of_queries[task.queries]
 
 

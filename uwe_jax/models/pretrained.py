@@ -209,7 +209,7 @@ def save_pretrained(
                 (partial / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(base / name, partial / name)
         shutil.copyfile(base / TOKENIZER, partial / TOKENIZER)
-        config = json.loads((base / CONFIG).read_text())
+        config = _read_json(base / CONFIG)
         dtypes = dict.fromkeys(config.keys() & {'dtype', 'torch_dtype'}, 'float32')
         _write_json(partial / CONFIG, config | dtypes | {'num_hidden_layers': len(params['layers'])})
         _write_json(partial / 'sentence_bert_config.json', {'max_seq_length': settings['max_tokens']})

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Float32
 
 from uwe_jax.data.graph import MAX_TOKENS
-from uwe_jax.interaction import Score, attention, check_says_who_attends
+from uwe_jax.interaction import Score, Side, attention, check_says_who_attends
 from uwe_jax.models import download, pretrained
 from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.ranking.embedder import Embedder
@@ -112,6 +112,10 @@ class Ranker(Embedder):
         other.__dict__.pop('fingerprint', None)
         other.pair_score = score
         return other
+
+    def facing(self, skills: Side) -> 'Ranker':
+        """The same model for a task in which these are the skills, see `Score.facing`."""
+        return self.with_score(self.pair_score.facing(skills))
 
     def index(self, texts: Sequence[str], ids: Sequence | None = None, dtype: str = 'float32') -> TargetIndex:
         """Embeds a target space, which can then be ranked for any query.

@@ -101,7 +101,7 @@ def _of_model(
             logger.info('%s on %s: measured before', model.name, task.name)
             yield finished
             continue
-        facing = _facing(scorer, task)
+        facing = scorer.facing(task.skills) if isinstance(scorer, Ranker) else scorer
         if index is None or (task.targets, task.skills) != space:
             logger.info('%s: embedding the %d targets of %s', model.name, len(task.targets), task.name)
             start = time.perf_counter()
@@ -147,11 +147,6 @@ def _by_source(models: Sequence[Model]) -> list[Model]:
     """The models, reordered so that those that can share weights and vectors follow one another."""
     sources = list(dict.fromkeys(model.source for model in models))
     return sorted(models, key=lambda model: sources.index(model.source))
-
-
-def _facing(scorer: Scorer, task: RankingTask) -> Scorer:
-    """The scorer for a task, of which it has to know the side of the skills if these attend."""
-    return scorer.with_score(scorer.pair_score.facing(task.skills)) if isinstance(scorer, Ranker) else scorer
 
 
 def _by_target_space(tasks: Sequence[RankingTask]) -> list[RankingTask]:
