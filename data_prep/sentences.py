@@ -51,7 +51,7 @@ def split_sentences(text: str, language: str = LANGUAGE) -> Iterator[str]:
         does not know are accepted.
     """
     for item in (item for line in text.splitlines() for item in BULLET.split(line)):
-        for sentence in sentencex.segment(language, item):  # pyright: ignore[reportAttributeAccessIssue]
+        for sentence in sentencex.segment(language.lower(), item):  # pyright: ignore[reportAttributeAccessIssue]
             if sentence := normalise(sentence):
                 yield sentence
 

@@ -51,7 +51,7 @@ class Options:
     @property
     def languages(self) -> tuple[str, ...]:
         """The languages of the release."""
-        return self.language or ENGLISH
+        return tuple(code.lower() for code in self.language) or ENGLISH
 
     def check(self) -> None:
         """Refuses values out of range, and options that do not go together.

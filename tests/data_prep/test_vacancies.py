@@ -251,7 +251,7 @@ def test_unmatched_names_are_a_file_of_the_dataset(esco, build):
 def test_sentences_end_at_their_marks_and_at_line_breaks_but_not_at_abbreviations():
     text = 'You know e.g. SQL. You bake!\n- 5 years of practice\n\n- a van'
     assert list(split_sentences(text)) == ['You know e.g. SQL.', 'You bake!', '- 5 years of practice', '- a van']
-    assert list(split_sentences('Das ist z.B. gut. Ja.', 'de')) == ['Das ist z.B. gut.', 'Ja.']
+    assert list(split_sentences('Das ist z.B. gut. Ja.', 'DE')) == ['Das ist z.B. gut.', 'Ja.']
     assert list(split_sentences('So. Then.', 'no such language')) == ['So.', 'Then.']
 
 

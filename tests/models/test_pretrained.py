@@ -140,6 +140,7 @@ def test_texts_in_lower_case_need_a_tokenizer_that_does_so(tmp_path, lowers):
         ({'modules': [{'type': f'{MODULES}Asym', 'path': '2_Asym'}]}, r'modules\.json: module Asym'),
         ({'modules': [{'type': 'pylate.models.Dense.Dense', 'path': '1_Dense'}]}, 'module Dense'),
         ({'modules': [{'type': 'own.Rotate', 'path': '2'}]}, 'module Rotate'),
+        ({'modules': ['Pooling']}, r"module \['Pooling'\], expected only"),
         ({'pooling': {'pooling_mode_cls_token': True}}, r"config\.json: pooling \['cls'\], expected mean; to use the"),
         ({'pooling': MEAN | {'pooling_mode_max_tokens': True}}, r"pooling \['mean', 'max'\], expected mean"),
         ({'pooling': {'pooling_mode': 'lasttoken'}}, 'pooling lasttoken, expected mean'),

@@ -87,7 +87,7 @@ def _check_modules(directory: pathlib.Path) -> None:
     if not path.is_file():
         return
     for module in _read_json(path):
-        kind = str(module.get('type')).rsplit('.')[-1]
+        kind = str(module.get('type') if isinstance(module, dict) else [module]).rsplit('.')[-1]
         if kind not in ('Transformer', 'Pooling', 'Normalize'):
             raise ValueError(f'{path}: module {kind}, expected only Transformer, Pooling and Normalize; {remedy}')
         if kind == 'Pooling':
