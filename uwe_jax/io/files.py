@@ -10,15 +10,25 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 
+from etils import epath
+
+from uwe_jax.io import buckets, paths
 from uwe_jax.io.errors import DataError
 
 
 @contextlib.contextmanager
-def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def whole_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yields a path to write to; the file becomes `path`, or replaces it, when it is complete and on the disk.
 
     The path is unique, so that several processes may write the same file. After an error, `path` is as it was before.
     """
+    if paths.in_bucket(path):
+        with tempfile.TemporaryDirectory() as scratch:
+            partial = pathlib.Path(scratch) / epath.Path(path).name
+            yield partial
+            buckets.put_file(partial, epath.Path(path))
+        return
+    path = pathlib.Path(paths.parse(path))
     partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
     try:
         yield partial
@@ -30,11 +40,20 @@ def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def whole_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def whole_directory(path: str | os.PathLike[str], last: str = '') -> Iterator[pathlib.Path]:
     """Yields a directory to write into; it becomes `path` when its files are on the disk, or vanishes after an error.
 
-    The directory above `path` is made if it does not exist.
+    The directory above `path` is made if it does not exist. A `path` in a bucket, which must be writable when the block
+    begins, receives the files when it ends, `last` at last.
     """
+    if paths.in_bucket(path):
+        output = epath.Path(path)
+        buckets.check_writable(output)
+        with tempfile.TemporaryDirectory() as scratch:
+            yield pathlib.Path(scratch)
+            buckets.upload(pathlib.Path(scratch), output, last)
+        return
+    path = pathlib.Path(paths.parse(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.partial-') as scratch:
         partial = pathlib.Path(scratch) / path.name
@@ -67,13 +86,18 @@ def files_of(patterns: Sequence[str], flag: str) -> list[pathlib.Path]:
     return list(files)
 
 
-def check_absent(output: pathlib.Path) -> None:
+def check_absent(output: str | os.PathLike[str], last: str = '') -> None:
     """Refuses an output that exists: it is complete, and is not written again.
+
+    Args:
+      output: a file or directory. A directory in a bucket is complete if it has the file `last`.
+      last: as for `whole_directory`.
 
     Raises:
       DataError: it exists.
     """
-    if output.exists():
+    output = paths.parse(output)
+    if paths.exists(output / last if paths.in_bucket(output) else output):
         raise DataError(f'{output}: already there; choose another --output or remove it')
 
 
