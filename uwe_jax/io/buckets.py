@@ -12,18 +12,16 @@ import pathlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from etils import epath
-
 from uwe_jax.io.console import Progress
 from uwe_jax.io.errors import writing
-from uwe_jax.io.paths import BUCKET, BucketError, cache_root, client, in_bucket, reaching
+from uwe_jax.io.paths import BUCKET, BucketError, Path, cache_root, client, in_bucket, reaching
 
 logger = logging.getLogger(__name__)
 
 MB = 1_000_000
 
 
-def listing(path: epath.Path) -> dict[str, dict[str, Any]]:
+def listing(path: Path) -> dict[str, dict[str, Any]]:
     """The objects below a path in a bucket, by their names from there on; '' is the path itself.
 
     Raises:
@@ -35,7 +33,7 @@ def listing(path: epath.Path) -> dict[str, dict[str, Any]]:
     return {name[len(prefix) + 1 :]: about for name, about in objects.items() if not name.endswith('/')}
 
 
-def local_copy(path: epath.Path, wanted: Collection[str] = ('*',)) -> pathlib.Path:
+def local_copy(path: Path, wanted: Collection[str] = ('*',)) -> pathlib.Path:
     """A file or directory on this machine: the path itself, or a copy of what is in the bucket.
 
     Copies are kept in the cache, under a name that stands for their contents, so that each is made once. One process of
@@ -80,7 +78,7 @@ def _alone(lock: pathlib.Path, waiting: str) -> Iterator[None]:
         yield
 
 
-def _download(path: epath.Path, files: Mapping[str, dict[str, Any]], copy: pathlib.Path) -> None:
+def _download(path: Path, files: Mapping[str, dict[str, Any]], copy: pathlib.Path) -> None:
     partial = copy.with_name('.partial')
     with reaching(path), _Shown(f'copying {path}', sum(about['size'] for about in files.values())) as shown:
         for name, about in files.items():
@@ -97,7 +95,7 @@ def _download(path: epath.Path, files: Mapping[str, dict[str, Any]], copy: pathl
     logger.info('copied %s to %s', path, copy)
 
 
-def upload(directory: pathlib.Path, path: epath.Path, last: str) -> None:
+def upload(directory: pathlib.Path, path: Path, last: str) -> None:
     """Copies a directory into a bucket. Objects that are there already with the same contents are kept.
 
     Args:
@@ -118,7 +116,7 @@ def upload(directory: pathlib.Path, path: epath.Path, last: str) -> None:
             shown.finish(file.stat().st_size)
 
 
-def put_file(file: pathlib.Path, path: epath.Path, **options: Any) -> None:
+def put_file(file: pathlib.Path, path: Path, **options: Any) -> None:
     """Makes or replaces an object; it appears when it is complete.
 
     Raises:
@@ -128,7 +126,7 @@ def put_file(file: pathlib.Path, path: epath.Path, **options: Any) -> None:
         client().put_file(str(file), str(path), consistency='md5', **options)
 
 
-def check_writable(path: epath.Path) -> None:
+def check_writable(path: Path) -> None:
     """Checks that objects can be made and removed below a path, so that hours of work are not lost for it.
 
     Raises:

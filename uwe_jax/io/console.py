@@ -68,7 +68,8 @@ def parse(options: type[T], arguments: Sequence[str] | None = None, prog: str | 
     """Reads flags into a dataclass; ends the program with a message and status 2 if they are wrong.
 
     Args:
-      options: the dataclass. A field of the type `epath.Path` may be in a bucket, a `pathlib.Path` may not.
+      options: the dataclass. A field of the type `epath.Path` may be in a bucket; on this machine it is a
+        `pathlib.Path`. One of the type `pathlib.Path` may not be in a bucket.
       arguments: by default those of the command line.
       prog: the command's name in its help; by default as it was called.
     """

@@ -10,8 +10,6 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 
-from etils import epath
-
 from uwe_jax.io import buckets, paths
 from uwe_jax.io.errors import DataError
 
@@ -22,13 +20,13 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
     The path is unique, so that several processes may write the same file. After an error, `path` is as it was before.
     """
-    if paths.in_bucket(path):
+    path = paths.parse(path)
+    if not isinstance(path, pathlib.Path):
         with tempfile.TemporaryDirectory() as scratch:
-            partial = pathlib.Path(scratch) / epath.Path(path).name
+            partial = pathlib.Path(scratch) / path.name
             yield partial
-            buckets.put_file(partial, epath.Path(path))
+            buckets.put_file(partial, path)
         return
-    path = pathlib.Path(paths.parse(path))
     partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
     try:
         yield partial
@@ -46,14 +44,13 @@ def whole_directory(path: str | os.PathLike[str], last: str = '') -> Iterator[pa
     The directory above `path` is made if it does not exist. A `path` in a bucket, which must be writable when the block
     begins, receives the files when it ends, `last` at last.
     """
-    if paths.in_bucket(path):
-        output = epath.Path(path)
-        buckets.check_writable(output)
+    path = paths.parse(path)
+    if not isinstance(path, pathlib.Path):
+        buckets.check_writable(path)
         with tempfile.TemporaryDirectory() as scratch:
             yield pathlib.Path(scratch)
-            buckets.upload(pathlib.Path(scratch), output, last)
+            buckets.upload(pathlib.Path(scratch), path, last)
         return
-    path = pathlib.Path(paths.parse(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.partial-') as scratch:
         partial = pathlib.Path(scratch) / path.name
@@ -96,8 +93,8 @@ def check_absent(output: str | os.PathLike[str], last: str = '') -> None:
     Raises:
       DataError: it exists.
     """
-    output = paths.parse(output)
-    if paths.exists(output / last if paths.in_bucket(output) else output):
+    path = paths.parse(output)
+    if paths.exists(path if isinstance(path, pathlib.Path) else path / last):
         raise DataError(f'{output}: already there; choose another --output or remove it')
 
 

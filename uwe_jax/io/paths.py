@@ -1,6 +1,7 @@
 """What a path may be: a file or directory on this machine, or gs://BUCKET/NAME in Google Cloud Storage.
 
-Both are an `epath.Path`. Buckets need the extra `gcs`, of which nothing is imported before a path names one.
+A path on this machine is a `pathlib.Path`. One in a bucket is an `epath.Path`, which has the same methods, and needs the
+extra `gcs`, of which nothing is imported before.
 """
 
 import contextlib
@@ -9,7 +10,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 from etils import epath
 
@@ -17,6 +18,7 @@ from uwe_jax.io.errors import DataError
 
 BUCKET = 'gs://'
 EXPECTED = f'expected a local path or {BUCKET}BUCKET/NAME'
+Path: TypeAlias = pathlib.Path | epath.Path
 _SCHEME = re.compile('[a-z0-9]+:/')  # pathlib makes one slash of two
 _ROLE = 'the role Storage Object User (roles/storage.objectUser) on the bucket'
 
@@ -25,7 +27,7 @@ class BucketError(DataError):
     """A bucket does not exist, may not be used, or does not answer."""
 
 
-def parse(path: str | os.PathLike[str]) -> epath.Path:
+def parse(path: str | os.PathLike[str]) -> Path:
     """The path that a user wrote. Asks no bucket anything.
 
     Raises:
@@ -35,7 +37,7 @@ def parse(path: str | os.PathLike[str]) -> epath.Path:
     if not words.startswith(BUCKET):
         if _SCHEME.match(words):
             raise DataError(f'{words}: {EXPECTED}')
-        return epath.Path(words)
+        return pathlib.Path(words)
     bucket, _, name = words.removeprefix(BUCKET).partition('/')
     if not bucket or not name.strip('/'):
         raise DataError(f'{words}: {EXPECTED}')
@@ -47,8 +49,9 @@ def parse(path: str | os.PathLike[str]) -> epath.Path:
 
 def unchecked(words: str) -> pathlib.PurePath:
     """The path that a user wrote, for `parse`, which says what is wrong with it."""
-    foreign = _SCHEME.match(words) and not words.startswith(BUCKET)
-    return pathlib.PurePosixPath(words) if foreign else epath.Path(words)
+    if words.startswith(BUCKET):
+        return epath.Path(words)
+    return pathlib.PurePosixPath(words) if _SCHEME.match(words) else pathlib.Path(words)
 
 
 def check_local(path: str | os.PathLike[str]) -> None:
@@ -84,7 +87,7 @@ def client() -> Any:
     return fsspec.filesystem('gcs', finalize_on_close=True)  # epath's options, so that both share connections
 
 
-def exists(path: epath.Path) -> bool:
+def exists(path: Path) -> bool:
     """Whether there is a file or directory.
 
     Raises:
