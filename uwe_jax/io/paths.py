@@ -1,6 +1,6 @@
 """What a path may be: a file or directory on this machine, or gs://BUCKET/NAME in Google Cloud Storage.
 
-A path on this machine is a `pathlib.Path`. One in a bucket is an `epath.Path`, which has the same methods, and needs the
+A path on this machine is a `pathlib.Path`; one in a bucket is an `epath.Path`, which has the same methods. It needs the
 extra `gcs`, of which nothing is imported before.
 """
 
