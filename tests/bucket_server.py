@@ -19,7 +19,8 @@ import urllib.parse
 
 DENIED = 403
 CUT = 'cut'  # the connection ends within the body: of the request, or if it has none, of the answer
-HELD = 'held'  # no answer, until the fault is lifted
+LOST = 'lost'  # what was asked is done, but the connection ends before the answer
+HELD = 'held'  # nothing happens until the fault is lifted, and then the connection ends
 
 
 @dataclasses.dataclass
@@ -28,7 +29,7 @@ class Fault:
 
     Attributes:
       pattern: searched for in `METHOD /path?query body`, the body's beginning.
-      answer: a status, `CUT` or `HELD`.
+      answer: a status, `CUT`, `LOST` or `HELD`.
       times: how often.
       happened: is set when it has happened.
     """
@@ -158,7 +159,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             fault.lifted.wait(60)
         if fault and (fault.answer == HELD or (fault.answer == CUT and body)):
             return self.cut()
-        if fault and fault.answer != CUT:
+        if fault and isinstance(fault.answer, int):
             error = {'code': fault.answer, 'message': f'made by a test: {fault.answer}'}
             return self.answer(fault.answer, [], json.dumps({'error': error}).encode())
         parts = urllib.parse.urlsplit(self.path)
@@ -169,6 +170,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return self.answer(status, [], b'')
             headers = [(name, value) for name, value in self.headers.items() if name.lower() != 'host']
             status, headers, content = server.ask(self.command, self.path, body, headers)
+        if fault and fault.answer == LOST:
+            return self.cut()
         self.answer(status, headers, content, len(content) // 2 if fault else None)
 
     def answer(self, status, headers, content, cut_after=None):

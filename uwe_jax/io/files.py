@@ -76,10 +76,11 @@ def files_of(patterns: Sequence[str], flag: str) -> list[pathlib.Path]:
     """
     files: dict[pathlib.Path, None] = {}
     for pattern in patterns:
-        paths = [path for path in map(pathlib.Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
-        if not paths:
+        paths.check_local(pattern)
+        matches = [path for path in map(pathlib.Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
+        if not matches:
             raise DataError(f'{flag}={pattern}: matches no file')
-        files |= dict.fromkeys(paths)
+        files |= dict.fromkeys(matches)
     return list(files)
 
 
@@ -118,12 +119,12 @@ def sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def checksums(paths: Sequence[pathlib.Path]) -> dict[str, str]:
+def checksums(files: Sequence[pathlib.Path]) -> dict[str, str]:
     """The files' checksums, by their paths below the directory that contains them all."""
-    if not paths:
+    if not files:
         return {}
-    root = os.path.commonpath([path.resolve().parent for path in paths])
-    return {path.resolve().relative_to(root).as_posix(): sha256(path) for path in paths}
+    root = os.path.commonpath([path.resolve().parent for path in files])
+    return {path.resolve().relative_to(root).as_posix(): sha256(path) for path in files}
 
 
 def damage(directory: pathlib.Path, checksums: Mapping[str, str]) -> str | None:

@@ -42,7 +42,7 @@ def parse(path: str | os.PathLike[str]) -> Path:
     if not bucket or not name.strip('/'):
         raise DataError(f'{words}: {EXPECTED}')
     if importlib.util.find_spec('gcsfs') is None:
-        raise DataError(f"{words}: a bucket needs the extra gcs: pip install 'uwe_jax[gcs]'")
+        raise DataError(f"{words}: a bucket needs the extra gcs: pip install -c constraints.txt -e '.[gcs]'")
     _configure()
     return epath.Path(words)
 
