@@ -85,7 +85,8 @@ def _download(path: Path, files: Mapping[str, dict[str, Any]], copy: pathlib.Pat
             file, source = partial / name, path / name
             if not _is_same(file, about):
                 file.parent.mkdir(parents=True, exist_ok=True)
-                client().get_file(str(source), str(file), callback=shown.callback())
+                with contextlib.suppress(FileNotFoundError):  # it was removed
+                    client().get_file(str(source), str(file), callback=shown.callback())
                 if not _is_same(file, about):
                     raise BucketError(f'{source}: changed while it was copied; run the same command again')
                 with open(file, 'rb') as written:

@@ -19,6 +19,7 @@ from uwe_jax.io.errors import DataError
 BUCKET = 'gs://'
 EXPECTED = f'expected a local path or {BUCKET}BUCKET/NAME'
 Path: TypeAlias = pathlib.Path | epath.Path
+os.environ.setdefault('EPATH_USE_TF', 'false')  # otherwise TensorFlow, where it is installed, takes gcsfs's place
 _SCHEME = re.compile('[a-z0-9]+:/')  # pathlib makes one slash of two
 _ROLE = 'the role Storage Object User (roles/storage.objectUser) on the bucket'
 
@@ -65,10 +66,9 @@ def check_local(path: str | os.PathLike[str]) -> None:
 
 
 def _configure() -> None:
-    """Settings of the libraries that `epath.Path` uses for buckets; each is read when the first bucket is used."""
+    """Settings of gcsfs, which `epath.Path` uses for buckets; they are read when the first bucket is used."""
     import fsspec.config
 
-    os.environ['EPATH_USE_TF'] = 'false'  # otherwise TensorFlow, where it is installed, takes the place of gcsfs
     # Otherwise gcsfs asks by gRPC for the kind of each bucket; where it gets no answer, it asks again for a minute.
     os.environ['GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT'] = 'false'
     # Otherwise what other processes write is not seen.
