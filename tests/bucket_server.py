@@ -31,12 +31,15 @@ class Fault:
       pattern: searched for in `METHOD /path?query body`, the body's beginning.
       answer: a status, `CUT`, `LOST` or `HELD`.
       times: how often.
+      every: of the requests that match, it happens to each one with a number that this divides.
       happened: is set when it has happened.
     """
 
     pattern: str
     answer: int | str
     times: float = 1
+    every: int = 1
+    seen: int = 0
     happened: threading.Event = dataclasses.field(default_factory=threading.Event)
     lifted: threading.Event = dataclasses.field(default_factory=threading.Event)
 
@@ -97,9 +100,9 @@ class BucketServer(http.server.ThreadingHTTPServer):
         listed = json.loads(self.ask('GET', f'/storage/v1/b/{bucket}/o')[2]).get('items', [])
         return {item['name']: self.ask('GET', _media(bucket, item['name']))[2] for item in listed}
 
-    def fault(self, pattern, answer, times=1):
+    def fault(self, pattern, answer, times=1, every=1):
         """From now on, the next requests that match end with the fault."""
-        self._faults.append(Fault(pattern, answer, times))
+        self._faults.append(Fault(pattern, answer, times, every))
         return self._faults[-1]
 
     def lift(self):
@@ -112,9 +115,11 @@ class BucketServer(http.server.ThreadingHTTPServer):
         """The fault of a request, if there is one."""
         for fault in self._faults:
             if fault.times > 0 and re.search(fault.pattern, line):
-                fault.times -= 1
-                fault.happened.set()
-                return fault
+                fault.seen += 1
+                if fault.seen % fault.every == 0:
+                    fault.times -= 1
+                    fault.happened.set()
+                    return fault
         return None
 
     def ask(self, method, path, body=None, headers=()):
@@ -176,6 +181,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self, status, headers, content, cut_after=None):
         self.send_response_only(status)
+        headers = [('Date', self.date_time_string()), *((name, value) for name, value in headers if name != 'Date')]
         for name, value in headers:
             if name.lower() not in ('content-length', 'transfer-encoding', 'connection'):
                 self.send_header(name, value)

@@ -21,11 +21,17 @@ EXPECTED = f'expected a local path or {BUCKET}BUCKET/NAME'
 Path: TypeAlias = pathlib.Path | epath.Path
 os.environ.setdefault('EPATH_USE_TF', 'false')  # otherwise TensorFlow, where it is installed, takes gcsfs's place
 _SCHEME = re.compile('[a-z0-9]+:/')  # pathlib makes one slash of two
-_ROLE = 'the role Storage Object User (roles/storage.objectUser) on the bucket'
+_ROLES = 'the roles storage.objectUser and storage.legacyBucketReader on the bucket'
 
 
 class BucketError(DataError):
     """A bucket does not exist, may not be used, or does not answer."""
+
+
+class NoAnswerError(BucketError):
+    """A bucket does not answer; another attempt may succeed."""
+
+    exit_status = 75  # `distributed.processes.RESTART`
 
 
 def parse(path: str | os.PathLike[str]) -> Path:
@@ -111,32 +117,56 @@ def reaching(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = _reason(error, path) if in_bucket(path) else None
+        if not in_bucket(path):
+            raise
+        if is_passing(error):
+            raise NoAnswerError(f'{path}: no answer from Cloud Storage ({_text(error)}); try again later') from error
+        reason = _reason(error, path)
         if reason is None:
             raise
         raise BucketError(f'{path}: {reason}') from error
 
 
+def is_passing(error: BaseException) -> bool:
+    """Whether an error of a client of buckets says that another attempt may succeed."""
+    import aiohttp
+    import requests
+    from google.api_core.exceptions import RetryError
+
+    of_connections = aiohttp.ClientError | requests.RequestException | RetryError | TimeoutError | NoAnswerError
+    code = str(getattr(error, 'code', ''))
+    # TensorStore raises a ValueError whose message begins with the status.
+    return (
+        isinstance(error, of_connections)
+        or code in ('408', '429', '500', '502', '503', '504')
+        or re.match('(UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED): ', str(error)) is not None
+    )
+
+
+def _text(error: Exception) -> str:
+    """What a bucket or its client said, in one line."""
+    text = str(error)
+    with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
+        text = error.response.json()['error']['message']  # pyright: ignore[reportAttributeAccessIssue]
+    return ' '.join(text.split())[:300] or type(error).__name__
+
+
 def _reason(error: Exception, path: str | os.PathLike[str]) -> str | None:
     """Why a bucket cannot be used, and what to do; None for errors that are no answer of a bucket."""
-    import aiohttp
     import google.auth.exceptions
-    import requests
     from gcsfs.retry import ChecksumError, HttpError
+    from google.api_core.exceptions import GoogleAPICallError
 
-    text = ' '.join(str(error).split())[:300] or type(error).__name__
-    code = str(getattr(error, 'code', ''))
-    if isinstance(error, aiohttp.ClientError | requests.RequestException | TimeoutError) or (
-        isinstance(error, HttpError) and (code in ('408', '429') or code.startswith('5'))
-    ):
-        return f'no answer from Cloud Storage ({text}); try again later'
-    if isinstance(error, google.auth.exceptions.GoogleAuthError) or code == '401' or text.startswith('Forbidden'):
-        return f'no permission ({text}); log in (gcloud auth application-default login), or get {_ROLE}'
-    if isinstance(error, FileNotFoundError) and error.errno is None and not _has_bucket(path):
+    text, code = _text(error), str(getattr(error, 'code', ''))
+    denied = code in ('401', '403') or text.startswith('Forbidden')
+    if denied or isinstance(error, google.auth.exceptions.GoogleAuthError):
+        return f'no permission ({text}); log in (gcloud auth application-default login), or get {_ROLES}'
+    missing = code == '404' or (isinstance(error, FileNotFoundError) and error.errno is None)
+    if missing and not _has_bucket(path):
         return 'there is no such bucket; correct its name, or make it with: gcloud storage buckets create'
     if isinstance(error, ChecksumError):
         return 'damaged on its way; try again'
-    if isinstance(error, HttpError) or text.startswith('Bad Request'):
+    if isinstance(error, HttpError | GoogleAPICallError) or text.startswith('Bad Request'):
         return f'refused by Cloud Storage ({text})'
     return None
 
