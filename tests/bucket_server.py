@@ -173,8 +173,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             query = dict(urllib.parse.parse_qsl(parts.query))
             if conditional and (status := server.unmet(parts.path, query, body)):
                 return self.answer(status, [], b'')
-            headers = [(name, value) for name, value in self.headers.items() if name.lower() != 'host']
-            status, headers, content = server.ask(self.command, self.path, body, headers)
+            status, headers, content = server.ask(self.command, self.path, body, self.headers.items())
         if fault and fault.answer == LOST:
             return self.cut()
         self.answer(status, headers, content, len(content) // 2 if fault else None)
