@@ -15,7 +15,7 @@
 # ZONE     its zone: us-west4-a
 # TYPE     accelerator type: v5litepod-16, v5p-32, v6e-64, v4-32
 # SPOT     1 for spot capacity, which may be preempted; by default, on demand
-# ACCOUNT  the service account of the workers, Storage Object User on the bucket; by default Compute Engine's
+# ACCOUNT  the service account of the workers, which may use the bucket; by default Compute Engine's
 # SHARE    an NFS export that all workers mount as /mnt/uwe, for data and runs that are not in a bucket: 10.0.0.2:/share
 # WAIT     seconds that setup waits for the slice (21600)
 set -euo pipefail

@@ -13,7 +13,7 @@
 # TPU       v4, v5e, v5p or v6e
 # TOPOLOGY  shape of a slice in chips, at least two hosts of four: 4x4, 2x2x4
 # SLICES    number of slices (2)
-# ACCOUNT   the Kubernetes service account of the pods, Storage Object User on the bucket (default)
+# ACCOUNT   the Kubernetes service account of the pods, which may use the bucket (default)
 # SHARE     an NFS export that all pods mount as /mnt/uwe, for data and runs that are not in a bucket: 10.0.0.2:/share
 set -euo pipefail
 here=$(dirname "$0")

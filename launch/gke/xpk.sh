@@ -6,7 +6,7 @@
 # COMMAND runs in a container made from launch/Dockerfile:
 #   python -m uwe_jax.main --config=configs/uwe.py --config.data.dir=gs://BUCKET/data --workdir=gs://BUCKET/run
 #
-# The nodes' service account, or the pods' with Workload Identity Federation, is Storage Object User on the bucket.
+# The nodes' service account, or the pods' with Workload Identity Federation, may use the bucket.
 #
 # CLUSTER  the cluster; project and zone are those of gcloud
 # NAME     name of the workload
