@@ -199,7 +199,7 @@ def test_nothing_there_is_not_the_same_as_no_bucket(data):
 def test_without_permission_the_role_that_is_needed_is_named(data, bucket_server, answer):
     bucket_server.fault('.', answer, times=100)
     for use in (paths.exists, buckets.local_copy, write):
-        with pytest.raises(BucketError, match=r'data: no permission .*storage.objectUser'):
+        with pytest.raises(BucketError, match=r'data: no permission .*storage\.objectUser'):
             use(data)
 
 
