@@ -157,7 +157,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server = self.server
         assert isinstance(server, BucketServer)
         body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
-        line = f'{self.command} {urllib.parse.unquote(self.path)} {body[:300].decode(errors="replace")}'
+        begin = ' '.join(body[:300].decode(errors='replace').split())
+        line = f'{self.command} {urllib.parse.unquote(self.path)} {begin}'
         server.requests.append(line)
         fault = server.due(line)
         if fault and fault.answer == HELD:
