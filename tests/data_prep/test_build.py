@@ -70,7 +70,7 @@ def test_a_dataset_that_is_in_the_bucket_already_is_not_built_again(build, bucke
 
 def test_half_a_dataset_is_none_and_is_completed_by_the_same_command(build, bucket, bucket_server):
     bucket_server.fault('POST .*manifest.json', 403)
-    with pytest.raises(DataError, match=f'gs://{bucket}/data: no permission'):
+    with pytest.raises(DataError, match=f'gs://{bucket}/data/manifest.json: no permission'):
         build(output=f'gs://{bucket}/data')
     with pytest.raises(DataError, match=rf'gs://{bucket}/data: not a dataset \(no manifest.json\)'):
         open_dataset(f'gs://{bucket}/data')

@@ -58,7 +58,7 @@ def test_a_path_that_lost_a_slash_is_refused_and_makes_no_folder(tmp_path, monke
 def flags(options, chosen, value):
     """Flags with which a command starts: the required ones, and the chosen one."""
     required = [field.name for field in dataclasses.fields(options) if field.default is field.default_factory]
-    return [f'--{name}={value if name == chosen else "x"}' for name in dict.fromkeys([*required, chosen])]
+    return [f'--{name}={value if name == chosen else "1"}' for name in dict.fromkeys([*required, chosen])]
 
 
 @pytest.mark.parametrize(('options', 'name'), LOCAL)

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from absl import app
 from absl import logging as absl_logging
@@ -224,7 +224,7 @@ class Progress:
             '%s: %d of %d %s%s%s', self._what, self._done, self._total, self._unit, left, f', {note}' if note else ''
         )
 
-    def __enter__(self) -> 'Progress':
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
