@@ -79,18 +79,19 @@ def rank(options: Options) -> None:
     targets = list(read_texts(local_copy(options.targets), options.column))
     if not targets:
         raise ValueError(f'{options.targets}: contains no text')
-    total = 0
+    file, total = None, 0
     if options.input is not None:
-        total = sum(1 for _ in read_texts(local_copy(options.input), options.input_column, '--input_column'))
+        file = local_copy(options.input)
+        total = sum(1 for _ in read_texts(file, options.input_column, '--input_column'))
         if not total:
             raise ValueError(f'{options.input}: contains no text')
     ranker = Ranker.from_pretrained(options.model, options.pooling, attend=options.attend, check=check_says_who_attends)
     index = open_index(options, ranker, targets)
-    if options.input is None or options.output is None:
+    if file is None or options.output is None:
         show(index, options.queries, options.k)
         return
-    queries = read_texts(local_copy(options.input), options.input_column, '--input_column')
-    settings = [sha256(local_copy(options.input)), options.input_column, index.fingerprint]
+    queries = read_texts(file, options.input_column, '--input_column')
+    settings = [sha256(file), options.input_column, index.fingerprint]
     rank_into(options.output, index, queries, options.k, settings, total)
     logger.info('ranked %d targets for %d queries: %s', len(targets), total, options.output)
 
