@@ -68,7 +68,7 @@ def test_an_export_in_a_bucket_is_ranked_with_as_one_on_this_machine(workdir, bu
 
 
 def test_half_an_export_is_no_model(workdir, bucket, bucket_server):
-    bucket_server.fault('POST .*/config.json', 403)
+    bucket_server.fault('POST .*model/config.json', 403)
     path = f'gs://{bucket}/model'
     with pytest.raises(ValueError, match='no permission'):
         export(Options(workdir, path))
