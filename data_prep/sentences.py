@@ -1,5 +1,6 @@
 """Sentences: cutting them out of longer texts, and finding the skills that one names."""
 
+import html
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -10,11 +11,33 @@ from uwe_jax.data.text import normalise
 LANGUAGE = 'en'
 # What no text should contain: control characters other than white space, and halves of surrogate pairs.
 NOT_TEXT = re.compile(r'[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]')
-# What begins an item of a list, even on one line: bullets, also those of symbol fonts; and characters with other uses
-# (C*-algebra, col·laborar), which only stand alone when they are bullets.
-_BULLET = re.compile(r'[•‣◦▪▫●○■□◆◇►▶➤➢❖✓✔\u2043\uf000-\uf0ff]|(?<!\S)[·∙*→](?!\S)')
+# What begins an item of a list, even on one line: bullets, also those of symbol fonts and emoji; and characters with
+# other uses (C*-algebra, col·laborar), which only stand alone when they are bullets.
+BULLET = re.compile(
+    r'[•‣\u2043\u25a0-\u25ff\u2611✅✓✔❖\u2794-\u27be🔴-🔹👉\uf000-\uf0ff]\ufe0f?|\d\ufe0f?\u20e3|(?<!\S)[·∙*→](?!\S)'
+)
+# Tags of HTML; those of blocks end a line. Only known names are tags, so that List<String> is text.
+_TAG = re.compile(
+    r'<!--(?:(?!<!--|-->).)*-->|</?(?:(article|blockquote|br|dd|div|dl|dt|h[1-6]|header|hr|li|ol|p|pre|section|table|td|th|tr|ul)|'
+    r'a|b|big|center|em|font|i|img|s|small|span|strong|sub|sup|tbody|thead|u)(?:\s[^<>]*)?/?>',
+    re.IGNORECASE | re.DOTALL,
+)
 # What separates words in a name. Because + and # do not, C, C++ and C# are different names.
 _BETWEEN_WORDS = re.compile(r'[^\w+#]+')
+
+
+def without_tags(text: str) -> str:
+    """Strips the tags of HTML, also if they are escaped; blocks and items of lists become lines.
+
+    Text without a tag stays as it is.
+    """
+    for tagged in (text, html.unescape(text)):
+        tags = list(_TAG.finditer(tagged))
+        if any(tag[1] for tag in tags):
+            tagged = ' '.join(tagged.split())  # in HTML, the end of a line is a space
+        if tags:
+            return html.unescape(_TAG.sub(lambda tag: '\n' if tag[1] else '', tagged))
+    return text
 
 
 def split_sentences(text: str, language: str = LANGUAGE) -> Iterator[str]:
@@ -27,8 +50,8 @@ def split_sentences(text: str, language: str = LANGUAGE) -> Iterator[str]:
       language: an ISO 639-1 code; the abbreviations of this language do not end a sentence. Codes that the splitter
         does not know are accepted.
     """
-    for item in (item for line in text.splitlines() for item in _BULLET.split(line)):
-        for sentence in sentencex.segment(language, item):  # pyright: ignore[reportAttributeAccessIssue]
+    for item in (item for line in text.splitlines() for item in BULLET.split(line)):
+        for sentence in sentencex.segment(language.lower(), item):  # pyright: ignore[reportAttributeAccessIssue]
             if sentence := normalise(sentence):
                 yield sentence
 

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from data_prep.sentences import NOT_TEXT
+from data_prep.sentences import BULLET, NOT_TEXT
 from uwe_jax.data.text import match_key, normalise
 from uwe_jax.io.esco import Concept
 
 NAME_CHARACTERS = 200  # of an unmatched name, as it is listed
-_SEPARATOR = re.compile('[,;|]')
+_SEPARATOR = re.compile(rf'[,;|]|{BULLET.pattern}|^\s*[-\u2013]\s')
 
 
 class SkillNames:
@@ -19,8 +19,8 @@ class SkillNames:
 
     A name is looked up, in this order, as a URI; as a preferred label; as an alternative label; and, ignoring case, as
     a preferred and as an alternative label. The first of these that knows the name decides. If it knows several skills
-    of that name, the name is ambiguous and means none. An unknown name such as 'SQL, Python' is a list if all of its
-    parts are names.
+    of that name, the name is ambiguous and means none. An unknown name such as 'SQL, Python' or '• SQL' is a list if
+    all of its parts are names.
 
     Args:
       skills: by URI.

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from data_prep.sentences import LANGUAGE, NOT_TEXT, Names, split_sentences
+from data_prep.sentences import LANGUAGE, NOT_TEXT, Names, split_sentences, without_tags
 from data_prep.skill_names import SkillNames
 from uwe_jax.data.text import normalise
 from uwe_jax.io.errors import DataError, EmptyFileError
@@ -113,7 +113,7 @@ def vacancy_edges(
             yield 'sentence', sentence, nodes
         elif description:
             labels = labels or Names(names.labels())
-            description = NOT_TEXT.sub(' ', description)
+            description = plain(description, row.short_place, repairs)
             nodes = labels.named(description, nodes)  # few, so that sentences are quickly searched
             names_any = False
             for part in split_sentences(description, language_of(row, language)) if nodes else ():
@@ -181,6 +181,14 @@ def texts_of(row: Row, names: Mapping[str, str]) -> tuple[str, str, str]:
       DataError: one of them is not a text.
     """
     return row.text(names['title']), row.text(names['sentence']), row.text(names['description'])
+
+
+def plain(description: str, place: str, repairs: Repairs) -> str:
+    """A description without control characters and the tags of HTML, which `repairs` counts by the place of the row."""
+    text = without_tags(NOT_TEXT.sub(' ', description))
+    if len(text) < len(description):
+        repairs.add('description in HTML, its tags removed', place)
+    return text
 
 
 def clean(text: str, kind: str, place: str, repairs: Repairs) -> str:

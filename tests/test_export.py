@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ from uwe_jax.export import Options, export
 from uwe_jax.interaction import Score
 from uwe_jax.models import pretrained
 from uwe_jax.models.model_card import model_card
+from uwe_jax.models.mpnet import MPNet, MPNetConfig
 from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.ranking import Ranker
 from uwe_jax.training.checkpoint import Checkpoints
@@ -89,6 +91,20 @@ def embedded(exported):
 def test_importing_an_export_gives_identical_parameters(params, exported):
     _, like = nnx.split(pretrained.abstract_encoder(exported, dtype='float32'))
     jax.tree.map(np.testing.assert_array_equal, pretrained.load_params(exported, like), params)
+
+
+def test_a_workdir_holds_the_model_of_its_export_with_more_than_ten_layers_too(narrow_model, small_dataset, tmp_path):
+    base, workdir = tmp_path / 'base', tmp_path / 'run'
+    shutil.copytree(narrow_model, base)
+    config = json.loads((base / 'config.json').read_text()) | {'num_hidden_layers': 12}
+    (base / 'config.json').write_text(json.dumps(config))
+    encoder = MPNet(MPNetConfig.read(base / 'config.json'), dtype='float32', rngs=nnx.Rngs(0))
+    with Checkpoints(workdir, keep=1) as checkpoints:
+        checkpoints.save(4, {'params': nnx.to_pure_dict(nnx.state(encoder, nnx.Param))}, {})
+    with claimed(workdir, small_config('/gone', base, **{'model.layers': None}), small_dataset.manifest):
+        pass
+    export(Options(workdir, tmp_path / 'model'))
+    assert Ranker.from_pretrained(workdir).fingerprint == Ranker.from_pretrained(tmp_path / 'model').fingerprint
 
 
 @pytest.mark.slow  # its import takes ten seconds

@@ -214,10 +214,8 @@ def describe(base: ConfigDict, variants: Sequence[Variant], data: str) -> str:
     same = ', '.join(f'{field}={value_of(base, field)}' for field in fields)
     size = f'{base.steps} steps of {value_of(base, "data.batch_size")} skills'
     command = shlex.join(['python', '-m', 'uwe_jax.ablate', *sys.argv[1:]])
-    return (
-        f'`{command}`\n\n{size} on the dataset `{data}`. The reference has {same}; every other line differs from it in '
-        'the fields that it names.'
-    )
+    of_reference = f' The reference has {same}; every other line differs from it in the fields that it names.'
+    return f'`{command}`\n\n{size} on the dataset `{data}`.{of_reference if fields else ""}'
 
 
 def run(module: str, arguments: Sequence[str]) -> None:

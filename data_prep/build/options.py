@@ -23,16 +23,16 @@ class Options:
     """
 
     esco: pathlib.Path
-    """The folder of an ESCO release's CSV files."""
+    """The folder with the CSV files of an ESCO release."""
     output: epath.Path
     """The directory to make; in a bucket, gs://BUCKET/NAME."""
     vacancies: Annotated[tuple[str, ...], arg(metavar='GLOB')] = ()
-    """CSV, TSV, JSON or Parquet files of vacancies, or of their sentences, with skills. If there are no sentences,
-    sentences from ESCO's skill descriptions are used instead."""
+    """CSV, TSV, JSON or Parquet files of vacancies, or of their sentences, with skills.
+    If there are no sentences, those of ESCO's skill descriptions are used instead."""
     columns: Columns = dataclasses.field(default_factory=Columns)
     language: Annotated[tuple[str, ...], arg(metavar='CODE')] = ()
-    """The language of the release, such as de; by default en. May be repeated: the first one names and describes the
-    skills; labels in the others become further titles of the same occupations and names of the same skills."""
+    """The language of the release, such as de; by default en. The first one names and describes the skills.
+    Labels in further ones become titles of the same occupations and names of the same skills."""
     synthetic: Annotated[tuple[str, ...], arg(metavar='GLOB')] = ()
     """JSONL files of titles that enrich wrote."""
     evaluations: EvaluationSets = ()
@@ -52,7 +52,7 @@ class Options:
     @property
     def languages(self) -> tuple[str, ...]:
         """The languages of the release."""
-        return self.language or ENGLISH
+        return tuple(code.lower() for code in self.language) or ENGLISH
 
     def check(self) -> None:
         """Refuses values out of range, and options that do not go together.

@@ -3,6 +3,7 @@
 # ruff: noqa: RUF001 (dashes and quotes of all kinds)
 
 import collections
+import contextlib
 import dataclasses
 import json
 import re
@@ -20,13 +21,21 @@ MOST_WORDS = 15  # the most in a title of ESCO 1.2.0 are 13
 MOST_TITLES = 100  # in one answer
 MOST_REPAIRED = 16_000  # characters, more than that many titles have; the library's time grows with their square
 
-_THOUGHT = 'think|thinking|thought|reasoning'  # tags in which models think aloud
-_JSON = re.compile(r'[{\[]\s*[{\["\'].*', re.DOTALL)  # not the brackets of "[1]" or "(m/f) [remote]"
+# How models mark the beginning and the end of their thoughts. Of several channels, the last <|message|> is the answer.
+_THOUGHT = re.compile(r'<(?:think|thinking|thought|reasoning)>|\[THINK\]|◁think▷|<\|START_THINKING\|>', re.IGNORECASE)
+_AFTER_THOUGHT = re.compile(
+    r'</(?:think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|message\|>', re.IGNORECASE
+)
+_JSON = re.compile(r'[{\[]\s*[{\["\']')  # not the brackets of "[1]" or "(m/f) [remote]"
+_MARK = '[-–—*•·\u2190-\u2bff\U0001f000-\U0001faff]\ufe0f?'  # bullets, arrows and emoji
+_NUMBER = '\\(?\\d{1,3}(?:[.):](?!\\d)|\ufe0f?\u20e3)'
 # An explanation may follow a title: "1. **Data engineer**: builds pipelines".
-_LISTED = re.compile(r'^[ \t]*(?:[-*•]|\d{1,3}[.)])[ \t]+(.+?)(?: [-–—] .*|:(?:[ *].*)?)?$', re.MULTILINE)
-_NAME = re.compile('title|^(name|job|position|role)$', re.IGNORECASE)
-_LIST_MARK = re.compile(r'^(?:[-–—•·▪◦‣]+|\(?\d{1,3}[.):](?!\d))\s*')
-_QUOTED = re.compile(r'^["“”„«»\'‘’](.+)["“”„«»\'‘’][,;]?$')
+_LISTED = re.compile(rf'^([ \t]*)(?:{_MARK}[ \t]+|{_NUMBER}[ \t]*)(.+?)(?: [-–—] .*|:(?:[ *].*)?)?$', re.MULTILINE)
+_NAME = re.compile('title|^(name|job|position|role|occupation)(s|_?names?)?$', re.IGNORECASE)
+_TITLE = re.compile(r'title|^\d+$', re.IGNORECASE)
+_LIST_MARK = re.compile(rf'^(?:(?:{_MARK}|[#>])+|{_NUMBER})\s*')
+_QUOTED = re.compile(r'^["“”„«»\'‘’](.+)["“”„«»\'‘’]$')
+_DECODER = json.JSONDecoder(strict=False)  # takes raw line breaks in strings
 
 
 class UnusableError(ValueError):
@@ -61,8 +70,7 @@ def read_titles(content: str, skill: Concept, known: Collection[str], cut_off: b
     """
     if cut_off:
         content = content[: max(content.rfind('"'), content.rfind('\n')) + 1]
-    content = re.split(f'</(?:{_THOUGHT})>', content)[-1]
-    content = re.split(f'<(?:{_THOUGHT})>', content)[0]
+    content = _THOUGHT.split(_AFTER_THOUGHT.split(content)[-1])[0]
     if not content.strip():
         raise UnusableError('empty')
     names = {match_key(name) for name in (skill.label, *skill.alternatives)}
@@ -93,21 +101,24 @@ def read_titles(content: str, skill: Concept, known: Collection[str], cut_off: b
 
 
 def _proposed(content: str) -> list[Any]:
-    """The items of the list of titles in an answer; empty if there is none."""
-    try:
-        if json_text := _JSON.search(content):
-            return list(_items(_read_json(json_text[0]), in_list=False))
-    except (RecursionError, ValueError):  # nested too deeply
-        return []
-    return _LISTED.findall(content)
+    """The items of the lists of titles in an answer; empty if there is none."""
+    with contextlib.suppress(RecursionError, ValueError):  # nested too deeply
+        if items := [item for value in _json_values(content) for item in _items(value, in_list=False)]:
+            return items
+    listed = _LISTED.findall(content)
+    outermost = min((len(indent) for indent, _ in listed), default=0)  # deeper items are explanations
+    return [title for indent, title in listed if len(indent) == outermost]
 
 
-def _read_json(text: str) -> Any:
-    """The JSON value at the beginning of a text, repaired if it is damaged."""
-    try:
-        return json.JSONDecoder(strict=False).raw_decode(text)[0]
-    except ValueError:
-        return json_repair.loads(text[:MOST_REPAIRED])
+def _json_values(text: str) -> Iterator[Any]:
+    """The JSON values in a text; of a damaged one what can be repaired, and nothing after it."""
+    end = 0
+    while begin := _JSON.search(text, end):
+        try:
+            value, end = _DECODER.raw_decode(text, begin.start())
+        except ValueError:
+            value, end = json_repair.loads(text[begin.start() :][:MOST_REPAIRED]), len(text)
+        yield value
 
 
 def _items(value: Any, in_list: bool) -> Iterator[Any]:
@@ -117,10 +128,15 @@ def _items(value: Any, in_list: bool) -> Iterator[Any]:
             for item in value:
                 yield from _items(item, in_list=True)
         case dict():
-            named = [part for name, part in value.items() if _NAME.search(name)]
-            nested = [part for part in value.values() if isinstance(part, list | dict)]
-            for part in named or (nested if len(nested) == 1 else ()):
+            nested = {name: part for name, part in value.items() if isinstance(part, list | dict)}
+            named = [part for name, part in (value if in_list else nested).items() if _NAME.search(name)]
+            if not named and len(nested) == 1:
+                named = list(nested.values())
+            for part in named:
                 yield from _items(part, in_list)
+            if not named and not in_list:  # titles without a list
+                texts = [part for name, part in value.items() if isinstance(part, str) and _TITLE.search(name)]
+                yield from re.split('[,;\n]', texts[0]) if len(texts) == 1 else texts
         case _ if in_list:
             yield value
 
@@ -131,7 +147,7 @@ def _bare(text: str) -> str:
         return text  # it is too long whatever is removed
     text = text.replace('\u200b', ' ')  # the zero-width space separates words
     text = normalise(''.join(character for character in text if unicodedata.category(character) != 'Cf'))
-    while (shorter := _QUOTED.sub(r'\1', _LIST_MARK.sub('', text)).strip(' *_`')) != text:
+    while (shorter := _QUOTED.sub(r'\1', _LIST_MARK.sub('', text)).strip(' *_`').rstrip(' ,;')) != text:
         text = shorter
     return text
 

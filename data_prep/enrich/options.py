@@ -30,7 +30,7 @@ class Options:
     output: pathlib.Path
     """The directory to make, or to continue."""
     vacancies: Annotated[tuple[str, ...], arg(metavar='GLOB')] = ()
-    """CSV, TSV, JSONL or Parquet files of vacancies with skills, as for build; their titles count too."""
+    """CSV, TSV, JSON or Parquet files of vacancies with skills, as for build; their titles count too."""
     columns: Columns = dataclasses.field(default_factory=Columns)
     titles: int = 20
     """How many distinct titles a skill should have."""

@@ -30,7 +30,6 @@ from uwe_jax.models import download
 
 logger = logging.getLogger(__name__)
 
-
 SKILLS_PER_MERGE = 256  # their titles are embedded together, and the result is kept before the next ones
 
 

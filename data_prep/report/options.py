@@ -17,4 +17,4 @@ class Options:
     batch_size: int = 512
     """Skills per batch, as in training."""
     seed: int = 0
-    """Of the epoch that is looked at."""
+    """Seed of the epoch that is shown."""

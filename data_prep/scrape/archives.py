@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from fastwarc import warc
-from fastwarc.stream_io import BrotliReader, ChunkedReader, GzipReader, WarcReader, ZstdReader
+from fastwarc.stream_io import BrotliReader, GzipReader, WarcReader, ZstdReader
 
 from data_prep.scrape.address import web_address
 from data_prep.scrape.network import TOO_LARGE
@@ -35,10 +35,12 @@ _KINDS = (
     (re.compile(rb'\x28\xb5\x2f\xfd|\x5d\x2a\x4d\x18'), ZstdReader),
     (re.compile(rb'WARC/\d\.\d+\r?\n'), None),
 )
-_RECORD = re.compile(rb'\r\n\r\nWARC/\d\.\d+\r\nWARC-')
+_RECORD = re.compile(rb'\r\n\r\nWARC/\d\.\d+\r\nWARC-', re.IGNORECASE)
 _LONGEST_START = 16  # bytes
+_HTTP_TYPE = re.compile(r'application/http\b|$', re.IGNORECASE)
 _HTML_TYPES = re.compile(r'text/html|application/xhtml\+xml|$', re.IGNORECASE)
-_DECODERS = {'chunked': ChunkedReader, 'gzip': GzipReader, 'x-gzip': GzipReader, 'br': BrotliReader, 'zstd': ZstdReader}
+_CHUNK = re.compile(rb'\s*([0-9a-fA-F]{1,8})[ \t]*(?:;[^\n]*)?\r?\n')  # the line with its size
+_DECODERS = {'gzip': GzipReader, 'x-gzip': GzipReader, 'br': BrotliReader, 'zstd': ZstdReader}
 _PORTION = 1 << 14
 _DAMAGE = OSError, EOFError, ValueError  # what FastWARC raises, and `_Archive._page`
 
@@ -90,7 +92,7 @@ class _Archive:
         """Yields the intact pages, and counts the parts that are damaged."""
         head = os.pread(self._file.fileno(), MEGABYTE, 0)
         starts = [(match.start(), kind) for kind, (start, _) in enumerate(_KINDS) if (match := start.search(head))]
-        for position, kind in sorted(starts):  # where the begin is damaged, the first one may be inside a body
+        for position, kind in sorted(starts):  # if the beginning is damaged, the first one may be inside a body
             yield from self._pages_of_kind(kind, position)
             if self.records:
                 if position:
@@ -100,6 +102,7 @@ class _Archive:
     def _pages_of_kind(self, kind: int, position: int | None) -> Iterator[Page]:
         start, decompress = _KINDS[kind]
         members = decompress(self._file) if decompress else None
+        size = os.fstat(self._file.fileno()).st_size
         is_damaged = position != 0  # whether what was read last is known to be damaged
         while position is not None:
             (members.inner_seek if members else self._file.seek)(position)
@@ -114,7 +117,9 @@ class _Archive:
                     is_damaged = False
                 if page:
                     yield page
-                return
+                if not members or not position < members.inner_tell() < size:
+                    return
+                position = members.inner_tell()  # an empty member of gzip has ended the iteration
             except _DAMAGE as error:
                 ended_well = members is None or _member_start(members) > position
                 if page and ended_well:
@@ -130,19 +135,21 @@ class _Archive:
         Raises:
           ValueError, EOFError: the record is damaged.
         """
-        lengths = record.headers.get_multiple('Content-Length')
-        if lengths != (str(record.content_length),) or len(record.headers.get_multiple('WARC-Type')) != 1:
+        lengths, kinds = map(record.headers.get_multiple, ('Content-Length', 'WARC-Type'))
+        if list(map(int, lengths)) != [record.content_length] or len(kinds) != 1:
             raise ValueError('the header of a record is damaged')  # two headers may have become one
         self.records += 1
-        page = self._html(record) if record.record_type in (warc.response, warc.resource) else None
+        page = self._html(record, kinds[0]) if kinds[0] in ('response', 'resource') else None
         record.consume()
         if record.reader.tell() < record.content_length:
             raise EOFError('the archive ends within a record')
         return page
 
-    def _html(self, record: warc.WarcRecord) -> Page | None:
+    def _html(self, record: warc.WarcRecord, kind: str) -> Page | None:
         headers = record.headers
-        if record.record_type == warc.response:
+        if kind == 'response':
+            # FastWARC sees HTTP only where the header is written in the usual way.
+            record.is_http = bool(_HTTP_TYPE.match(headers.get('Content-Type') or ''))
             record.parse_http(max_header_len=MEGABYTE, quirks_mode=True)
             headers = record.http_headers
             if headers is None:  # an answer by another protocol
@@ -156,7 +163,7 @@ class _Archive:
         example = f'{self._path}: {address or record.record_id}'
         if url is None:
             self._repairs.add(NO_ADDRESS, example)
-        elif record.record_type == warc.response and headers.status_code != 200:
+        elif kind == 'response' and headers.status_code != 200:
             self._repairs.add(f'status {headers.status_code}', url)
         else:
             try:
@@ -190,8 +197,8 @@ def _find(start: re.Pattern[bytes], file: BinaryIO, position: int) -> int | None
     return None
 
 
-def _read(reader: WarcReader, max_bytes: int, *, keep_begin: bool = False) -> bytes:
-    """Reads to the end or, if `keep_begin`, to where the data is damaged.
+def _read(reader: WarcReader, max_bytes: int, *, until_damage: bool = False) -> bytes:
+    """Reads to the end or, if `until_damage`, to where the data is damaged.
 
     Raises:
       _NoPage: there is more than `max_bytes`.
@@ -204,7 +211,7 @@ def _read(reader: WarcReader, max_bytes: int, *, keep_begin: bool = False) -> by
             if len(body) > max_bytes:
                 raise _NoPage(TOO_LARGE)
     except OSError:
-        if not (keep_begin and body):
+        if not (until_damage and body):
             raise
     return bytes(body)
 
@@ -212,8 +219,8 @@ def _read(reader: WarcReader, max_bytes: int, *, keep_begin: bool = False) -> by
 def _decoded(body: bytes, headers: warc.HeaderMap, max_bytes: int) -> bytes:
     """Undoes the codings that headers state.
 
-    Of a body that was cut off, the begin is used. Crawlers often write a body decoded and keep the header: a body that
-    does not decode is used as it is if it begins with a tag.
+    Of a body that was cut off, the beginning is used. Crawlers often write a body decoded and keep the header: a body
+    that does not decode is used as it is if it begins with a tag.
 
     Raises:
       _NoPage: it cannot be decoded, or is too large.
@@ -225,14 +232,27 @@ def _decoded(body: bytes, headers: warc.HeaderMap, max_bytes: int) -> bytes:
         try:
             if coding == 'deflate':
                 body = _inflated(body, max_bytes)
+            elif coding == 'chunked':
+                body = _joined(body)
             elif coding in _DECODERS:
-                body = _read(_DECODERS[coding](io.BytesIO(body)), max_bytes, keep_begin=True)
+                body = _read(_DECODERS[coding](io.BytesIO(body)), max_bytes, until_damage=True)
             else:
                 raise ValueError(coding)
         except (OSError, ValueError, zlib.error) as error:
             if not body.lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'<'):
                 raise _NoPage(NOT_DECODED) from error
     return body
+
+
+def _joined(body: bytes) -> bytes:
+    """Joins the chunks of a body."""
+    if not _CHUNK.match(body):
+        raise ValueError('not in chunks')
+    parts, position = [], 0
+    while chunk := _CHUNK.match(body, position):
+        position = chunk.end() + int(chunk[1], 16)
+        parts.append(body[chunk.end() : position])
+    return b''.join(parts)
 
 
 def _inflated(body: bytes, max_bytes: int) -> bytes:

@@ -14,7 +14,6 @@ from uwe_jax.io.console import Progress
 
 logger = logging.getLogger(__name__)
 
-
 GIVEN_UP = 'host given up, it did not answer'
 BAD_SITEMAP = 'not a sitemap'
 

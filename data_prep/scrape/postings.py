@@ -14,7 +14,7 @@ import lxml.etree
 import lxml.html
 import lxml.html.defs
 from extruct.w3cmicrodata import MicrodataExtractor
-from w3lib.encoding import html_to_unicode, read_bom
+from w3lib.encoding import html_body_declared_encoding, html_to_unicode, http_content_type_encoding, read_bom
 
 from data_prep.scrape.json_ld import read_json_ld
 
@@ -22,7 +22,7 @@ Vacancy = dict[str, Any]  # title, description, skills, language, url, date, as 
 
 # Pages without one of these are not parsed. UTF-16 without its last byte matches both byte orders.
 _MARKS = (b'JobPosting', 'JobPosting'.encode('utf-16-le')[:-1])
-_TYPE = re.compile(r'(?:^|[/:#])JobPosting$')
+_TYPE = re.compile(r'(?:^|[/:#])JobPosting/?$')
 _JSON_LD = 'application/ld+json'
 _TAG = re.compile(rf'</?(?:{"|".join(sorted(lxml.html.defs.tags))})(?:\s[^<>]*)?/?>', re.IGNORECASE)
 _ENTITY = re.compile(r'&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z]\w{1,30});')
@@ -31,7 +31,7 @@ _NOT_TEXT = re.compile('[\x00-\x08\x0e-\x1f\x7f\ufeff\ud800-\udfff]')  # not all
 _DATE = re.compile(r'\s*([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})(?![0-9])')
 _LANGUAGE = re.compile(r'[A-Za-z]{2,3}(?:-[A-Za-z0-9]{2,8})*')
 _ADDRESS = re.compile(r'https?://\S+')
-_LANG = re.compile(rb'<html\b[^>]*?\slang\s*=\s*["\']?([A-Za-z]{2,3})', re.IGNORECASE)
+_LANG = re.compile(rb'<html\b[^>]*?\slang\s*=\s*["\']?([A-Za-z]{2,3}[A-Za-z_-]*)', re.IGNORECASE)
 # The encoding of a page that declares none, by its language (HTML Standard, 13.2.3.2); otherwise windows-1252.
 _ENCODINGS = {
     language: encoding
@@ -46,12 +46,16 @@ _ENCODINGS = {
         'cp874': 'th',
         'cp932': 'ja',
         'cp949': 'ko',
+        'big5hkscs': 'zh-tw zh-hk zh-mo zh-hant',
         'gb18030': 'zh',
         'iso8859_2': 'hu pl sl',
         'iso8859_7': 'el',
     }.items()
     for language in languages.split()
 }
+
+# Where an object keeps its text or its parts; the first of these that it has counts.
+_CONTENTS = ('@value', '@list', '@set', 'itemListElement', 'hasDefinedTerm', 'name', 'value', 'item')
 
 # Limits of microdata and RDFa: properties, references to them by itemref, and the depth of nested items and properties.
 # Reading takes time quadratic in them: seconds within these limits. Pages beyond them were made to be slow.
@@ -114,9 +118,15 @@ def _decode(page: Page) -> str:
         except UnicodeDecodeError:
             pass
     stated = _LANG.search(page.body)
-    language = stated[1].decode() if stated else page.language or ''
-    default = _ENCODINGS.get(language[:2].lower(), 'cp1252')
-    return html_to_unicode(page.content_type, page.body, default)[1]
+    language = (stated[1].decode() if stated else page.language or '').lower().replace('_', '-')
+    default = next(
+        (_ENCODINGS[tag] for tag in (language[:7], language[:5], language[:2]) if tag in _ENCODINGS), 'cp1252'
+    )
+    header = page.content_type
+    declared = html_body_declared_encoding(page.body) or ''
+    if declared.startswith('utf-16') and not http_content_type_encoding(header):
+        header = f'text/html; charset={default}'  # the declaration could not be read if it were true
+    return html_to_unicode(header, page.body, default)[1]
 
 
 def _parse(text: str) -> lxml.html.HtmlElement | None:
@@ -188,6 +198,8 @@ def _rdfa_to_microdata(tree: lxml.html.HtmlElement) -> bool:
             element.set('itemid', identifier)
     for element in tree.xpath('//*[@property]'):
         element.set('itemprop', ' '.join(map(_local, element.get('property').split())))
+        if (address := element.get('resource')) and not element.get('content'):
+            element.set('content', address)
     return True
 
 
@@ -234,6 +246,9 @@ def _vacancy(item: dict[str, Any], url: str | None, language: str | None, notes:
     description = '\n\n'.join(_texts(item.get('description')))
     if not description:
         notes.append('posting without a description, kept')
+    skills = [line for text in _texts(item.get('skills'), _term) for line in text.split('\n') if line]
+    if item.get('skills') and not skills:
+        notes.append('skills without a name, code or address, left out')
     stated = _texts(item.get('datePosted'))
     date = next((date for date in map(_date, stated) if date), None)
     if stated and date is None:
@@ -241,7 +256,7 @@ def _vacancy(item: dict[str, Any], url: str | None, language: str | None, notes:
     return {
         'title': ' '.join(title.split()),
         'description': description,
-        'skills': [line for text in _texts(item.get('skills'), _term) for line in text.split('\n') if line],
+        'skills': skills,
         'language': _language(_texts(item.get('inLanguage'))) or language,
         'url': url,
         'date': date,
@@ -249,7 +264,7 @@ def _vacancy(item: dict[str, Any], url: str | None, language: str | None, notes:
 
 
 def _texts(value: Any, otherwise: Callable[[Mapping[str, Any]], Any] = lambda _: None, depth: int = 5) -> list[str]:
-    """The texts of a property, which holds one, several, or objects with a name or a value.
+    """The texts of a property, which holds one, several, or objects with a name, a value or a list of such objects.
 
     Args:
       value: of the property.
@@ -263,8 +278,8 @@ def _texts(value: Any, otherwise: Callable[[Mapping[str, Any]], Any] = lambda _:
         return [text for part in value for text in _texts(part, otherwise, depth - 1)]
     if isinstance(value, dict) and depth:
         value = _properties(value)
-        text = value.get('@value') or value.get('name') or value.get('value') or otherwise(value)
-        return _texts(text, depth=depth - 1)
+        content = next((value[key] for key in _CONTENTS if value.get(key)), None) or otherwise(value)
+        return _texts(content, otherwise, depth - 1)
     return []
 
 

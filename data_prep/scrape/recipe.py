@@ -30,7 +30,6 @@ from uwe_jax.io.repairs import Repairs
 
 logger = logging.getLogger(__name__)
 
-
 # These must stay the same when a run is resumed; the rate and the contact may change.
 _SETTINGS = (*SOURCES, 'max_bytes', 'max_seconds', 'max_pages', 'max_redirects')
 _VACANCIES, _SUMMARY = 'vacancies.jsonl', 'summary.json'

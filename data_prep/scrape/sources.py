@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Iterator
 
 import lxml.etree
@@ -13,6 +14,7 @@ from uwe_jax.io.errors import DataError
 from uwe_jax.io.repairs import Repairs
 
 SITEMAP_BYTES = 50 * 1024 * 1024  # the protocol's limit for a sitemap, decompressed
+_BARE_AMPERSAND = re.compile(rb'(<!\[CDATA\[[^<\]]*)|&(?![A-Za-z]\w{0,30};|#\w{1,8};)')
 
 
 def html_pages(paths: list[pathlib.Path], max_bytes: int, repairs: Repairs) -> Iterator[Page]:
@@ -69,7 +71,7 @@ class Sitemap:
 def parse_sitemap(data: bytes) -> Sitemap:
     """Reads a sitemap or a sitemap index: XML or plain text, possibly compressed by gzip.
 
-    Broken XML is read up to where it breaks.
+    Ampersands in addresses need not be escaped. Broken XML is read up to where it breaks.
 
     Raises:
       ValueError: it is not a sitemap, or larger than a sitemap may be.
@@ -88,7 +90,7 @@ def parse_sitemap(data: bytes) -> Sitemap:
     # Reads nothing outside the file and resolves no entity.
     parser = lxml.etree.XMLParser(resolve_entities=False, no_network=True, recover=True, load_dtd=False)
     try:
-        root = lxml.etree.fromstring(data, parser)
+        root = lxml.etree.fromstring(_BARE_AMPERSAND.sub(lambda match: match[1] or b'&amp;', data), parser)
     except lxml.etree.LxmlError as error:
         raise ValueError(str(error)) from error
     if root is None:  # there was nothing to recover

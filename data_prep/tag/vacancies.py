@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from data_prep.sentences import split_sentences
-from data_prep.vacancies import NOT_TEXT, Columns, clean, language_of, texts_of
+from data_prep.vacancies import Columns, clean, language_of, plain, texts_of
 from uwe_jax.io.errors import EmptyFileError
 from uwe_jax.io.repairs import Repairs
 from uwe_jax.io.tables import read_rows
@@ -35,7 +35,7 @@ class Vacancy(NamedTuple):
         """Its sentence, or else the sentences of its description, cut as `build` cuts them."""
         if sentence := clean(self.sentence, 'sentence', self.id, repairs):
             return [sentence]
-        parts = split_sentences(NOT_TEXT.sub(' ', self.description), self.language)
+        parts = split_sentences(plain(self.description, self.id, repairs), self.language)
         return [sentence for part in parts if (sentence := clean(part, 'sentence', self.id, repairs))]
 
 

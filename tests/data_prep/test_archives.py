@@ -80,6 +80,32 @@ def test_an_address_in_angle_brackets_is_an_address(read):
     assert numbers(read(response(f'<{url(1)}>', page()))[0]) == [1]
 
 
+@pytest.mark.parametrize(
+    ('usual', 'other'),
+    [
+        (b'WARC-Type', b'warc-type'),
+        (b'Content-Type: application/http', b'content-type: Application/HTTP; msgtype=response'),
+        (b'Content-Type: application/http\r\n', b''),
+        (b'WARC-Target-URI', b'warc-target-uri'),
+        (b'Content-Length: ', b'Content-Length: 00'),
+    ],
+)
+def test_the_header_of_a_record_may_be_written_in_other_ways(read, usual, other):
+    [first] = numbered(0)
+    pages, counts = read(b''.join([first.replace(usual, other, 1), *numbered(1)]))
+    assert numbers(pages) == [0, 1]
+    assert counts == {}
+
+
+@pytest.mark.parametrize('kind', MEMBERS)
+def test_members_without_a_record_do_not_end_an_archive(read, kind):
+    compress = MEMBERS[kind]
+    nothing = compress(b'')
+    pages, counts = read(b''.join([*(compress(one) + nothing * 2 for one in numbered(*range(4)))]))
+    assert numbers(pages) == list(range(4))
+    assert counts == {}
+
+
 def test_headers_whose_lines_end_without_a_carriage_return_are_headers(read):
     block = f'HTTP/1.0 200 OK\nContent-Type: text/html\n\n{page()}'.encode()
     [answered], _ = read(record('response', url(1), block))
@@ -108,6 +134,10 @@ CODINGS = {
     'deflate': ({'Content-Encoding': 'deflate'}, zlib.compress),
     'deflate without its header': ({'Content-Encoding': 'deflate'}, raw_deflate),
     'chunks': ({'Transfer-Encoding': 'chunked'}, chunked),
+    'chunks with extensions': (
+        {'Transfer-Encoding': 'chunked'},
+        lambda data: b'%x;a="b;c"\r\n%s\r\n0;x \r\nTrailer: x\r\n\r\n' % (len(data), data),
+    ),
     'gzip in chunks': (
         {'Transfer-Encoding': 'chunked', 'Content-Encoding': 'gzip'},
         lambda data: chunked(gzip.compress(data)),

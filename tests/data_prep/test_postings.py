@@ -60,12 +60,22 @@ ESCO = 'http://data.europa.eu/esco/skill/'
         ([{'@value': 'SQL', '@language': 'en'}, {'@id': '_:b0', 'name': None, 'termCode': ' S1 '}], ['SQL', 'S1']),
         ([{'schema:name': 'SQL'}, {'http://schema.org/termCode': ESCO + '1'}], ['SQL', ESCO + '1']),
         ('<ul><li>SQL</li><li>Python</li></ul>', ['SQL', 'Python']),
+        ({'@list': ['SQL', {'name': 'R'}]}, ['SQL', 'R']),
+        ({'name': 'all', 'itemListElement': [{'name': 'SQL'}, {'item': {'termCode': 'S1'}}]}, ['SQL', 'S1']),
+        ({'@type': 'DefinedTermSet', 'hasDefinedTerm': [{'@id': ESCO + '1'}]}, [ESCO + '1']),
         ([None, 7, {}, [[['SQL']]]], ['SQL']),
     ],
 )
 def test_a_skill_is_named_by_its_name_otherwise_by_its_code_or_address(terms, skills):
     postings, notes = read(page(posting(skills=terms)))
     assert (postings[0]['skills'], notes) == (skills, [])
+
+
+def test_skills_that_cannot_be_read_are_counted():
+    for skills in ({'@id': '#here'}, [{'level': 'expert'}], 7):
+        assert read(page(posting(skills=skills)))[1] == ['skills without a name, code or address, left out']
+    for skills in (None, [], '', {}):
+        assert read(page(posting(skills=skills)))[1] == []
 
 
 def test_a_reference_means_the_object_that_it_refers_to():
@@ -110,6 +120,11 @@ def test_a_posting_in_rdfa_becomes_a_vacancy(body):
     ]
 
 
+def test_a_property_in_rdfa_may_be_a_resource():
+    body = RDFA.replace('<span', f'<span property="skills" resource="{ESCO}1"></span><span', 1)
+    assert read(body)[0][0]['skills'] == [f'{ESCO}1', 'Kneading', 'Ovens', 'Baking']
+
+
 MICRODATA = """<html lang="fr"><div itemscope itemtype="https://schema.org/JobPosting">
   <h1 itemprop="title">Baker</h1><time itemprop="datePosted" datetime="2026-01-02">2 January</time>
   <div itemprop="description"><p>Bake bread.</p><ul><li>Knead<li>Fire</ul></div>
@@ -152,8 +167,9 @@ def test_a_page_that_says_the_same_in_several_ways_is_read_once():
         {'@type': 'ItemList', 'itemListElement': [{'item': posting('A')}, {'item': posting('B')}]},
         [posting('A') | {'@type': ['Thing', 'JobPosting']}, posting('B') | {'@type': 'http://schema.org/JobPosting'}],
         [posting('A') | {'@type': 'schema:JobPosting'}, {'@type': 'NoJobPosting'}, posting('B')],
+        [posting('A') | {'@type': 'https://schema.org/JobPosting/'}, posting('B')],
     ],
-    ids=['graph in a graph', 'lists', 'list items', 'several types', 'prefixes'],
+    ids=['graph in a graph', 'lists', 'list items', 'several types', 'prefixes', 'a slash at the end'],
 )
 def test_postings_are_found_wherever_they_stand(data):
     assert titles(read(page(data))[0]) == ['A', 'B']
@@ -194,6 +210,9 @@ FAULTY = {
     'JSON in a string of JSON': json.dumps,
     'its quotes escaped': lambda text: text.replace('"', '\\"'),
     'a comma after the last property': lambda text: text.replace('}', ', }').replace(']', ',\n]'),
+    'escapes of other languages': lambda text: text.replace('O', r'\x4f').replace(' t', r'\ t'),
+    'a backslash before the end of a line': lambda text: text.replace('One, ', 'One,\\\n'),
+    'no values': lambda text: text.replace('"title"', '"a": , "b": undefined,, "c": [1,,2], "d": {"value": }, "title"'),
     'comments of JavaScript': lambda text: text.replace('"title"', '// it\'s the "title"\n/* { */ "title"'),
 }
 
@@ -295,6 +314,9 @@ def test_the_text_is_right_in_whatever_encoding(name):
         ('cs', 'Žižka', 'windows-1250'),
         ('el', 'Αθήνα', 'iso-8859-7'),
         ('ja', '東京', 'shift_jis'),
+        ('zh-CN', '北京', 'gb18030'),
+        ('zh-TW', '台北', 'big5'),
+        ('zh-Hant-HK', '香港', 'big5'),
         ('', 'Café', 'windows-1252'),
     ],
 )
@@ -303,6 +325,13 @@ def test_a_page_that_declares_no_encoding_is_read_in_that_of_its_language(lang, 
     assert titles(read(body.encode(encoding))[0]) == [text]
     without = script(json.dumps(posting(text), ensure_ascii=False))
     assert titles(read(without.encode(encoding), language=lang)[0]) == [text]
+
+
+@pytest.mark.parametrize('encoding', ['ascii', 'windows-1252', 'utf-8'])
+def test_a_page_whose_declaration_of_utf_16_can_be_read_is_not_utf_16(encoding):
+    title = 'Baker' if encoding == 'ascii' else 'Bäcker'
+    body = '<meta charset="utf-16">' + script(json.dumps(posting(title), ensure_ascii=False))
+    assert titles(read(body.encode(encoding))[0]) == [title]
 
 
 def test_a_page_that_is_cut_within_a_character_is_still_utf_8():

@@ -342,6 +342,12 @@ def test_a_sitemap_may_be_a_file(site, tmp_path):
     assert titles(scrape(tmp_path, *fetching(site, *flags))[0]) == ['A', 'B']
 
 
+@pytest.mark.parametrize('written', ['/a?x=1&amp;y=2', '/a?x=1&y=2', '<![CDATA[/a?x=1&y=2]]>', '/a?x=1&#38;y=2'])
+def test_ampersands_in_a_sitemap_may_be_escaped_or_not(written):
+    text = sitemap('https://a.example/1').replace('/1<', f'{written}<')
+    assert parse_sitemap(text.encode()).pages == ['https://a.example/a?x=1&y=2']
+
+
 def test_a_sitemap_reads_nothing_from_elsewhere_and_does_not_grow(tmp_path):
     (tmp_path / 'secret').write_text('https://a.example/secret')
     laughs = ''.join(f'<!ENTITY e{n + 1} "{f"&e{n};" * 10}">' for n in range(9))

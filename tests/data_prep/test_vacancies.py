@@ -1,11 +1,12 @@
 """Vacancies in: what a row joins, how skills are found by name, and what is repaired or refused."""
 
+import html
 import json
 import resource
 
 import pytest
 
-from data_prep.sentences import Names, split_sentences
+from data_prep.sentences import Names, split_sentences, without_tags
 from data_prep.skill_names import SkillNames
 from data_prep.vacancies import Columns
 from tests.data_prep.conftest import (
@@ -59,6 +60,24 @@ def test_every_item_of_a_list_is_a_sentence_even_if_all_stand_on_one_line(esco, 
     dataset = build(vacancies=[str(esco / 'v.jsonl')])
     assert pairs_by_text(dataset)['sentence'] == {('SQL', 'write SQL'), ('bake bread', 'You bake bread')}
     assert not [kind for kind in dataset.manifest['repairs'] if 'dropped' in kind and 'sentence' in kind]
+
+
+HTML = '<p>You bake\nbread.</p><!-- x --><h2 class="a">Tasks</h2><UL><li>write <b>SQL</b><li>R&amp;D</ul>List<String>'
+
+
+@pytest.mark.parametrize('description', [HTML, html.escape(HTML)])
+def test_a_description_in_html_loses_its_tags_and_keeps_its_lists(esco, build, description):
+    write_jsonl(esco / 'v.jsonl', [{'title': 'a', 'skills': ['SQL', 'bake bread'], 'description': description}])
+    dataset = build(vacancies=[str(esco / 'v.jsonl')])
+    assert pairs_by_text(dataset)['sentence'] == {('SQL', 'write SQL'), ('bake bread', 'You bake bread.')}
+    assert dataset.manifest['repairs']['description in HTML, its tags removed']['count'] == 1
+    sentences = list(split_sentences(without_tags(description)))
+    assert sentences == ['You bake bread.', 'Tasks', 'write SQL', 'R&D', 'List<String>']
+
+
+def test_text_without_tags_stays_as_it_is():
+    for text in ('<!--' * 10_000, 'List<String>', 'a < b and c > d', 'R&amp;D', '<3 SQL\n<at> you', '<Baker>'):
+        assert without_tags(text) == text
 
 
 def test_a_skill_that_a_sentence_names_only_where_it_is_cut_off_is_no_pair(esco, build):
@@ -193,6 +212,8 @@ def test_a_name_means_a_skill_where_one_kind_of_label_says_so_of_one_skill(name,
         (' coffee | Gems ', [1, 3]),
         ('Java,', [0]),
         ('jam, bread', [4]),  # the name of one skill
+        ('• Java ▪ ruby', [0, 2]),
+        ('- ruby', [2]),
         ('Java, JAVA', [0]),  # all are names, and one is ambiguous
         ('Java, perl', []),
         ('perl, lisp', []),
@@ -202,7 +223,7 @@ def test_a_name_means_a_skill_where_one_kind_of_label_says_so_of_one_skill(name,
 def test_a_name_that_means_no_skill_is_a_list_where_all_of_its_parts_are_names(name, meant):
     names = names_of(('Java', 'roast'), ('java', 'coffee'), ('ruby', 'jewels'), ('Gems',), ('jam, bread',))
     assert names.nodes([name]) == meant
-    assert names.lists_split == (len(meant) > 1 or name in ('Java,', 'Java, JAVA'))
+    assert names.lists_split == (len(meant) > 1 or name in ('Java,', '- ruby', 'Java, JAVA'))
     assert [miss['name'] for miss in names.unmatched()] == (
         [' JAVA'] if name == 'Java, JAVA' else [] if meant else [name]
     )
@@ -230,7 +251,7 @@ def test_unmatched_names_are_a_file_of_the_dataset(esco, build):
 def test_sentences_end_at_their_marks_and_at_line_breaks_but_not_at_abbreviations():
     text = 'You know e.g. SQL. You bake!\n- 5 years of practice\n\n- a van'
     assert list(split_sentences(text)) == ['You know e.g. SQL.', 'You bake!', '- 5 years of practice', '- a van']
-    assert list(split_sentences('Das ist z.B. gut. Ja.', 'de')) == ['Das ist z.B. gut.', 'Ja.']
+    assert list(split_sentences('Das ist z.B. gut. Ja.', 'DE')) == ['Das ist z.B. gut.', 'Ja.']
     assert list(split_sentences('So. Then.', 'no such language')) == ['So.', 'Then.']
 
 
@@ -242,6 +263,9 @@ def test_sentences_end_at_their_marks_and_at_line_breaks_but_not_at_abbreviation
         ('Tasks: ▪ a. b\n◦ c', ['Tasks:', 'a. b', 'c']),
         ('Tasks: \uf0b7 a \uf0a7 b', ['Tasks:', 'a', 'b']),
         ('✓ a ✓ b', ['a', 'b']),
+        ('✔️ a ✅ b 🔹c 👉 d', ['a', 'b', 'c', 'd']),
+        ('1️⃣ a 2️⃣ b', ['a', 'b']),
+        ('We ❤ 3 cats 🚀', ['We ❤ 3 cats 🚀']),
         ('Köln · Vollzeit', ['Köln', 'Vollzeit']),
         ('* a * b', ['a', 'b']),
         ('Mitarbeiter*innen col·laboren', ['Mitarbeiter*innen col·laboren']),

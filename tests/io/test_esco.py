@@ -89,6 +89,12 @@ def test_another_language_has_its_own_labels_and_the_relations_of_any(german, re
     assert [path.name for path in esco.files][:2] == ['skills_de.csv', 'occupations_de.csv']
 
 
+def test_upper_and_lower_case_of_file_names_do_not_matter(german):
+    (german / 'skills_de.csv').rename(german / 'Skills_DE.CSV')
+    (german / 'occupationSkillRelations.csv').rename(german / 'occupationskillrelations_EN.csv')
+    assert [*read_esco(german, Repairs(), strict=False, languages=['De']).skills] == ['s1', 's2']
+
+
 def test_of_several_languages_the_first_names_and_describes_and_the_others_add_labels(german):
     esco = read_esco(german, Repairs(), strict=False, languages=['de', 'en'])
     assert esco.skills['s1'].labels == (

@@ -1,6 +1,7 @@
 """Tables: the rows of each format with their places, and what is refused by file and line."""
 
 import csv
+import gzip
 import json
 import re
 
@@ -41,12 +42,24 @@ def test_every_format_gives_the_same_cells(tmp_path, suffix):
 @pytest.mark.parametrize('name', ['t.csv', 't.tsv', 't.jsonl', 't.json'])
 def test_text_files_may_be_compressed_and_their_endings_in_capitals(tmp_path, name, suffix):
     path = tmp_path / f'{name}{suffix}'.upper()
-    with COMPRESSED[suffix](path, 'wb') as file:
+    with COMPRESSED[suffix][1](path, 'wb') as file:
         file.write(write(tmp_path / name, CELLS).read_bytes())
     assert [row.cells for row in read_rows(path)] == CELLS
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match=r'T\..*: cannot be read \(|T\.JSON.*: not JSON'):
         list(read_rows(path))
+
+
+@pytest.mark.parametrize(('name', 'other'), [('t.csv.gz', 't.csv'), ('t.jsonl', 't.jsonl.gz')])
+def test_whether_a_file_is_compressed_is_known_by_its_content(tmp_path, name, other):
+    content = write(tmp_path / name.removesuffix('.gz'), CELLS).read_bytes()
+    (tmp_path / other).write_bytes(gzip.compress(content) if name.endswith('.gz') else content)
+    assert [row.cells for row in read_rows(tmp_path / other)] == CELLS
+
+
+def test_spaces_around_the_names_of_columns_do_not_count(tmp_path):
+    (tmp_path / 'a.csv').write_text(' a, b \n1,2\n')
+    assert [row.cells for row in read_rows(tmp_path / 'a.csv', 'ab')] == [{'a': '1', 'b': '2'}]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +127,14 @@ def test_blank_rows_are_skipped_and_counted(tmp_path):
         ("['SQL' 'C++'\n 'R']", ['SQL', 'C++', 'R']),
         ("""["driver's licence" 'a \\'b\\'' "c, 'd' e"]""", ["driver's licence", "a 'b'", "c, 'd' e"]),
         ("['a', '  ', 'b']", ['a', 'b']),
+        ("['SQL', nan]", ['SQL']),
+        ("['SQL' None 'nan' nan 'R']", ['SQL', 'nan', 'R']),
+        ("""[np.str_('SQL'), np.str_("driver's licence (B)")]""", ['SQL', "driver's licence (B)"]),
+        ("('SQL', 'R')", ['SQL', 'R']),
+        ("{'SQL', 'R'}", ['R', 'SQL']),
+        ('{SQL,"a, (b)",NULL,"5\\" disk"}', ['SQL', 'a, (b)', '5" disk']),
+        ('{}', []),
+        ('(ISC)² (CISSP)', ['(ISC)² (CISSP)']),
         (['SQL', None, ' '], ['SQL']),
         ([{'uri': 'http://esco/1', 'name': 'SQL'}, {'id': 7, 'name': 'R'}], ['http://esco/1', 'R']),
         (
@@ -136,12 +157,15 @@ def test_structs_of_parquet_are_names_too(tmp_path):
     assert repairs.summary() == {'null in a list of names, passed over': {'count': 1, 'examples': ['t.parquet, row 1']}}
 
 
-def test_a_list_without_commas_is_counted(tmp_path):
+def test_a_list_that_is_neither_json_nor_python_is_counted(tmp_path):
     repairs = Repairs()
-    for cell in ("['a' 'b']", "['a', 'b']"):
+    for cell in ("['a' 'b']", "['a', 'b']", '["a", "b"]', '{a,b}'):
         [row] = read_rows(write(tmp_path / 't.csv', [{'a': cell}]))
         assert row.names('a', repairs) == ['a', 'b']
-    assert repairs['list without commas, read as NumPy prints it'] == 1
+    assert {kind: repair['count'] for kind, repair in repairs.summary().items()} == {
+        'list as NumPy or pandas prints it, read nevertheless': 1,
+        'list in braces, read as an array of PostgreSQL': 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -153,6 +177,8 @@ def test_a_list_without_commas_is_counted(tmp_path):
         ([['SQL']], '(list), expected a list of names, or of objects with one of uri,'),
         ([{'level': 'expert'}], 'expected a list of names, or of objects with one of uri,'),
         ({'name': 'SQL'}, 'expected a list of names'),
+        ('{"name": "SQL"}', '(dict), expected a list of names'),
+        ('{"SQL" R}', 'looks like a list but cannot be read as one'),
     ],
 )
 def test_a_cell_whose_names_would_have_to_be_guessed_is_refused(tmp_path, cell, message):
@@ -207,7 +233,6 @@ def test_texts_are_read_without_spaces_and_blank_ones(tmp_path, name, content, c
         ('a.json', b'[\n"x",\n"\xe9"]', r'a.json, line 3: byte 0xe9 is not UTF-8; save the file as UTF-8$'),
         ('a.json', b'[\n"x\0"]', r'a.json, line 2: a NUL byte; expected text in UTF-8'),
         ('a.json', b'[' * 100_000, r'a.json, line 1: not JSON \(maximum recursion depth'),
-        ('a.csv.gz', b'text\nx\n', r'a.csv.gz: cannot be read \(Not a gzipped file'),
         ('a.txt', b'bar\ncaf\xe9\n', r'a.txt, line 2: byte 0xe9 is not UTF-8'),
     ],
 )

@@ -48,6 +48,14 @@ def test_a_directory_that_lacks_a_file_is_refused_by_the_files_name(tmp_path):
         download.fetch(str(tmp_path / 'model'))
 
 
+def test_pickled_weights_are_refused_with_the_way_to_others(tmp_path):
+    make_model(tmp_path / 'model', ['config.json', 'tokenizer.json', 'pytorch_model.bin'])
+    with pytest.raises(
+        download.FetchError, match=r'safetensors missing.*Pickled weights are not read: save them as saf'
+    ):
+        download.fetch(str(tmp_path / 'model'))
+
+
 def test_a_directory_needs_only_the_files_that_are_wanted(tmp_path):
     directory = make_model(tmp_path / 'model', [download.TOKENIZER])
     assert download.fetch(str(directory), [download.TOKENIZER]) == directory

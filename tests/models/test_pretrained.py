@@ -1,5 +1,6 @@
 """Weights in: what is read from a Hugging Face directory, and what is refused."""
 
+import contextlib
 import json
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import tokenizers
 from flax import nnx
 
 from uwe_jax.models import pretrained
@@ -105,11 +107,12 @@ USUAL = [{'type': f'{MODULES}Transformer', 'path': ''}, {'type': f'{MODULES}Pool
 MEAN = {'word_embedding_dimension': 8, 'pooling_mode_cls_token': False, 'pooling_mode_mean_tokens': True}
 
 
-def make_modules(directory, modules=(), pooling=MEAN, settings=None):
+def make_modules(directory, modules=(), pooling=MEAN, settings=None, lower=False):
     (directory / 'modules.json').write_text(json.dumps([*USUAL, *modules]))
     (directory / '1_Pooling').mkdir()
     (directory / '1_Pooling' / 'config.json').write_text(json.dumps(pooling))
     (directory / 'config_sentence_transformers.json').write_text(json.dumps(settings or {}))
+    (directory / 'sentence_bert_config.json').write_text(json.dumps({'max_seq_length': 128, 'do_lower_case': lower}))
 
 
 @pytest.mark.parametrize('pooling', [MEAN, {'pooling_mode': 'mean'}, {'pooling_mode': ['mean']}], ids=str)
@@ -119,6 +122,17 @@ def test_an_encoder_with_mean_pooling_and_normalisation_is_what_is_done_here(tmp
     assert len(params_of(tmp_path)['layers']) == 2
 
 
+@pytest.mark.parametrize('lowers', [True, False])
+def test_texts_in_lower_case_need_a_tokenizer_that_does_so(tmp_path, lowers):
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({'<unk>': 0, 'a': 1}, '<unk>'))
+    if lowers:
+        tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+    tokenizer.save(str(tmp_path / 'tokenizer.json'))
+    make_modules(make_model(tmp_path), lower=True)
+    with contextlib.nullcontext() if lowers else pytest.raises(ValueError, match=r'config\.json: do_lower_case, exp'):
+        pretrained.load_encoder(tmp_path, dtype='float32')
+
+
 @pytest.mark.parametrize(
     ('asked', 'message'),
     [
@@ -126,6 +140,7 @@ def test_an_encoder_with_mean_pooling_and_normalisation_is_what_is_done_here(tmp
         ({'modules': [{'type': f'{MODULES}Asym', 'path': '2_Asym'}]}, r'modules\.json: module Asym'),
         ({'modules': [{'type': 'pylate.models.Dense.Dense', 'path': '1_Dense'}]}, 'module Dense'),
         ({'modules': [{'type': 'own.Rotate', 'path': '2'}]}, 'module Rotate'),
+        ({'modules': ['Pooling']}, r"module \['Pooling'\], expected only"),
         ({'pooling': {'pooling_mode_cls_token': True}}, r"config\.json: pooling \['cls'\], expected mean; to use the"),
         ({'pooling': MEAN | {'pooling_mode_max_tokens': True}}, r"pooling \['mean', 'max'\], expected mean"),
         ({'pooling': {'pooling_mode': 'lasttoken'}}, 'pooling lasttoken, expected mean'),
@@ -173,9 +188,10 @@ def test_more_layers_than_the_model_has_are_refused(tmp_path):
     [
         ('{', 'not JSON'),
         ('{"model_type": "bert"}', "model_type 'bert', expected mpnet"),
+        (json.dumps(CONFIG | {'hidden_act': 'relu'}), "hidden_act 'relu', expected gelu"),
         (json.dumps({name: value for name, value in CONFIG.items() if name != 'hidden_size'}), 'hidden_size missing'),
     ],
-    ids=['no JSON', 'another model', 'a size is missing'],
+    ids=['no JSON', 'another model', 'another activation', 'a size is missing'],
 )
 def test_a_config_that_does_not_describe_an_mpnet_is_refused(tmp_path, content, message):
     (tmp_path / 'config.json').write_text(content)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 
 from uwe_jax.io.errors import DataError
@@ -98,20 +99,20 @@ def read_esco(
 def _find(folder: pathlib.Path, name: str, language: str) -> pathlib.Path:
     """The file of a name, to which the portal adds the language (for relations, in later releases only).
 
-    Relations join URIs, so those of any language will do.
+    Upper and lower case do not matter. Relations join URIs, so those of any language will do.
     """
     if not folder.is_dir():
         raise DataError(f'{folder}: no such directory, expected the folder of an ESCO release')
-    files = [folder / f'{name}_{language}.csv', folder / f'{name}.csv']
-    others = sorted(folder.glob(f'{name}_??.csv'))
-    if name not in _TRANSLATED:
-        files += others
-    for file in files:
-        if file.is_file():
-            return file
-    languages = ', '.join(file.stem[-2:] for file in others)
+    files = {path.name.lower(): path for path in folder.iterdir()}
+    others = sorted(file for file in files if re.fullmatch(rf'{name}_..\.csv', file, re.IGNORECASE))
+    wanted = [f'{name}_{language}.csv', f'{name}.csv', *(others if name not in _TRANSLATED else ())]
+    for file in wanted:
+        if path := files.get(file.lower()):
+            return path
+    languages = ', '.join(file[-6:-4] for file in others)
     raise DataError(
-        f'{files[0]}: missing, and so is {name}.csv; expected the CSV files of an ESCO release in this language'
+        f'{folder / wanted[0]}: missing, and so is {name}.csv; '
+        'expected the CSV files of an ESCO release in this language'
         + (f', but the folder has it in: {languages}' if others else '')
     )
 

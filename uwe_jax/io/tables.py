@@ -8,6 +8,7 @@ import bz2
 import contextlib
 import csv
 import gzip
+import io
 import itertools
 import json
 import lzma
@@ -15,7 +16,7 @@ import pathlib
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from uwe_jax.io.errors import DataError, EmptyFileError, NoColumnError
 from uwe_jax.io.repairs import Repairs
@@ -25,11 +26,13 @@ ROWS_PER_READ = 10_000  # of a Parquet file
 DELIMITERS = {'.csv': ',', '.tsv': '\t'}
 JSON = ('.jsonl', '.ndjson', '.json')
 SUFFIXES = (*DELIMITERS, *JSON, '.parquet')  # of tables
-COMPRESSED = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}  # text files may be
+# Text files may be compressed: the suffixes, how such a file begins, and what opens it.
+COMPRESSED = {'.gz': (b'\x1f\x8b', gzip.open), '.bz2': (b'BZh', bz2.open), '.xz': (b'\xfd7zXZ', lzma.open)}
 
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)  # NaN and the infinities, which are not JSON, become null
-# A string of a list as Python writes it, and the white space before the next one if no comma separates them.
-_STRING = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(\s+(?=['"]))?""")
+# Items of a list as Python, NumPy and pandas print them, and the white space before the next one if no comma is there.
+_STRING = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_ITEM = re.compile(rf"""(?:np\.str_\(({_STRING})\)|({_STRING})|\b(?:None|nan)\b)(\s+(?=['"Nn]))?""")
 # The keys under which an object in a list of skills identifies one.
 _KEYS = ('uri', 'conceptUri', 'skillUri', 'name', 'label', 'preferredLabel', 'title', 'skill', '@id', 'id')
 
@@ -97,12 +100,12 @@ class Row(NamedTuple):
     def names(self, column: str, repairs: Repairs | None = None) -> list[str]:
         """The names that a cell lists.
 
-        The cell is a list, or text with one name per line or written as a list: as JSON, or as Python or NumPy prints
-        it. An object in a list is named by its `uri`, otherwise by its `name`.
+        The cell is a list, or text with one name per line or written as a list: as JSON, as Python, NumPy or pandas
+        prints it, or as an array of PostgreSQL. An object in a list is named by its `uri`, otherwise by its `name`.
 
         Args:
           column: of the cell; a row without it has no names.
-          repairs: counts nulls in a list, and lists without commas.
+          repairs: counts nulls in a list, and lists that are neither JSON nor Python.
 
         Raises:
           DataError: the cell is neither.
@@ -112,7 +115,7 @@ class Row(NamedTuple):
             return []
         if isinstance(items, str):
             text = items.strip()
-            is_list = text.startswith('[') and text.endswith(']')
+            is_list = text[:1] + text[-1:] in ('[]', '()', '{}')
             items = self._written_list(column, text, repairs) if is_list else text.splitlines()
         if not isinstance(items, list):
             raise DataError(f'{self.place}: {column} is {_short(items)}, expected a list of names')
@@ -128,20 +131,27 @@ class Row(NamedTuple):
                 names.append(name)
         return names
 
-    def _written_list(self, column: str, text: str, repairs: Repairs) -> list[Any]:
+    def _written_list(self, column: str, text: str, repairs: Repairs) -> Any:
         with contextlib.suppress(ValueError, RecursionError):
-            return _DECODER.decode(text)
-        with_commas = _STRING.sub(lambda match: f'{match[1]}, ' if match[2] else match[0], text)
+            return _DECODER.decode(text) or []  # {} is an empty array of PostgreSQL
+        as_python = _ITEM.sub(lambda item: f'{item[1] or item[2]}{", " if item[3] else ""}', text)
         try:
-            names = ast.literal_eval(with_commas)
+            names = ast.literal_eval(as_python)
         except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            if text.startswith('('):  # a name in parentheses
+                return text.splitlines()
+            if text.startswith('{'):
+                with contextlib.suppress(csv.Error):
+                    names = next(csv.reader([text[1:-1]], escapechar='\\', strict=True))
+                    repairs.add('list in braces, read as an array of PostgreSQL', self.short_place)
+                    return [None if name == 'NULL' else name for name in names]
             raise DataError(
                 f'{self.place}: {column} is {text[:60]!r}, which looks like a list but cannot be read as one; '
                 "expected, for example, ['SQL']"
             ) from error
-        if with_commas != text:
-            repairs.add('list without commas, read as NumPy prints it', self.short_place)
-        return names
+        if as_python != text:
+            repairs.add('list as NumPy or pandas prints it, read nevertheless', self.short_place)
+        return sorted(names, key=str) if isinstance(names, set) else list(names) if isinstance(names, tuple) else names
 
 
 def read_rows(
@@ -228,7 +238,7 @@ def _csv_rows(path: pathlib.Path, repairs: Repairs, delimiter: str) -> Iterator[
             repairs.add(f'columns separated by {other!r}', path.name)
             delimiter = other
         reader = csv.reader(itertools.chain(first, lines), delimiter=delimiter, strict=True)
-        header = next(reader, [])
+        header = [name.strip() for name in next(reader, [])]
         if twice := sorted({name for name in header if header.count(name) > 1}):
             raise DataError(f'{path}, line 1: two columns {", ".join(map(repr, twice))}, expected one of each name')
         line = reader.line_num + 1
@@ -307,8 +317,8 @@ def _parquet_rows(path: pathlib.Path) -> Iterator[Row]:
 def _lines(path: pathlib.Path, newline: str | None = None) -> Iterator[str]:
     """The lines of a text file, one in memory at a time; `newline` as for `open`."""
     try:
-        with _open(path, 'rt', encoding='utf-8-sig', newline=newline) as file:
-            for number, line in enumerate(file, start=1):
+        with open(path, 'rb') as file, io.TextIOWrapper(_decompressed(file), 'utf-8-sig', newline=newline) as lines:
+            for number, line in enumerate(lines, start=1):
                 if '\0' in line:
                     raise DataError(f'{path}, line {number}: a NUL byte; expected text in UTF-8, not UTF-16 or binary')
                 yield line
@@ -318,15 +328,16 @@ def _lines(path: pathlib.Path, newline: str | None = None) -> Iterator[str]:
         raise DataError(f'{path}: cannot be read ({getattr(error, "strerror", None) or error})') from error
 
 
-def _open(path: pathlib.Path, mode: str, **options: Any) -> IO[Any]:
-    """Opens a file, through decompression if its name says so."""
-    return COMPRESSED.get(path.suffix.lower(), open)(path, mode, **options)
+def _decompressed(file: io.BufferedReader) -> Any:
+    """The content of a file, through decompression if it begins like a compressed one, whatever its name says."""
+    begin = file.peek(6)
+    return next((opened(file) for start, opened in COMPRESSED.values() if begin.startswith(start)), file)
 
 
 def _where_not_utf8(path: pathlib.Path) -> str:
     """The line on which a file stops being UTF-8, which a decoder of blocks does not know."""
-    with _open(path, 'rb') as file:
-        for number, line in enumerate(file, start=1):
+    with open(path, 'rb') as file, _decompressed(file) as content:
+        for number, line in enumerate(content, start=1):
             try:
                 line.decode()
             except UnicodeDecodeError as error:

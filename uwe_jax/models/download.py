@@ -224,6 +224,10 @@ def _check_files(directory: pathlib.Path, files: Collection[str], shown: str = '
         message = f'{shown or directory}: {", ".join(missing)} missing; expected a Hugging Face model directory'
         if (directory / 'checkpoints').is_dir():
             message += f'. Export a run first: python -m uwe_jax.export --workdir={directory} --output=DIR'
+        if WEIGHTS in missing and any(directory.glob('*.bin')):
+            message += (
+                '. Pickled weights are not read: save them as safetensors, as save_pretrained of transformers does'
+            )
         raise FetchError(message)
 
 

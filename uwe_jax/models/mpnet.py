@@ -52,6 +52,8 @@ class MPNetConfig:
             raise ValueError(f'{path}: not JSON ({error}), expected the config of an MPNet') from error
         if values.get('model_type') != 'mpnet':
             raise ValueError(f'{path}: model_type {values.get("model_type")!r}, expected mpnet')
+        if values.get('hidden_act', 'gelu') != 'gelu':
+            raise ValueError(f'{path}: hidden_act {values["hidden_act"]!r}, expected gelu')
         names = [field.name for field in dataclasses.fields(cls)]
         missing = [name for name in names if name not in values]
         if missing:

@@ -20,6 +20,7 @@ from flax import nnx
 from uwe_jax.io.files import whole_directory
 from uwe_jax.models.download import CONFIG, OTHER_FILES, SETTINGS, TOKENIZER, WEIGHTS, weight_files
 from uwe_jax.models.mpnet import MPNet, MPNetConfig
+from uwe_jax.models.tokenizer import Tokenizer
 
 # Hugging Face's name for each part of `MPNet`; `encoder.layer.N.` precedes the parts of a layer.
 _NAMES = {
@@ -77,14 +78,15 @@ def _check_modules(directory: pathlib.Path) -> None:
     """Refuses what a sentence-transformers directory asks for and is not done here.
 
     Raises:
-      ValueError: a module is not an encoder, the mean of its vectors or their normalisation, or texts get a prompt.
+      ValueError: a module is not an encoder, the mean of its vectors or their normalisation, or texts get a prompt or
+        have to be lower-cased before they are tokenised.
     """
     remedy = 'to use the encoder of the model alone, copy the directory without modules.json'
     path = directory / 'modules.json'
     if not path.is_file():
         return
     for module in _read_json(path):
-        kind = str(module.get('type')).rsplit('.')[-1]
+        kind = str(module.get('type') if isinstance(module, dict) else [module]).rsplit('.')[-1]
         if kind not in ('Transformer', 'Pooling', 'Normalize'):
             raise ValueError(f'{path}: module {kind}, expected only Transformer, Pooling and Normalize; {remedy}')
         if kind == 'Pooling':
@@ -93,6 +95,11 @@ def _check_modules(directory: pathlib.Path) -> None:
             old = [name.split('_')[2] for name, on in config.items() if name.startswith('pooling_mode_') and on]
             if config.get('pooling_mode', old) not in ('mean', ['mean']):
                 raise ValueError(f'{pooling}: pooling {config.get("pooling_mode", old)}, expected mean; {remedy}')
+    path = directory / 'sentence_bert_config.json'
+    if path.is_file() and _read_json(path).get('do_lower_case'):
+        upper, lower = Tokenizer.from_pretrained(directory).encode(['A', 'a'])
+        if not np.array_equal(upper, lower):
+            raise ValueError(f'{path}: do_lower_case, expected a tokenizer that does so; set it in {TOKENIZER}')
     path = directory / 'config_sentence_transformers.json'
     settings = _read_json(path) if path.is_file() else {}
     if prompt := (settings.get('prompts') or {}).get(settings.get('default_prompt_name')):

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath  # Orbax's paths
+from flax import nnx
 
 from uwe_jax.distributed.processes import broadcast
 from uwe_jax.io.files import damage, sha256, whole_file
@@ -198,7 +199,7 @@ def load_params(workdir: pathlib.Path) -> tuple[dict, int]:
       FileNotFoundError: the workdir has no complete checkpoint.
     """
     state, step = load_state(workdir, ('params',))
-    return state['params'], step
+    return nnx.restore_int_paths(state['params']), step  # '10', as Orbax has it, would stand before '2'
 
 
 def load_state(workdir: pathlib.Path, names: Sequence[str] = State._fields) -> tuple[dict, int]:

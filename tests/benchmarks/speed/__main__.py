@@ -3,8 +3,8 @@
     python -m tests.benchmarks.speed [--parts=embed,title] [--esco=DIR --sentences=FILE] [--texts=2000] [--json=FILE]
 
 Prints a Markdown table, a row for each measurement as soon as it is there. What is compared takes turns within one
-process, apart from `quickstart`, whose runs alternate; times are medians. PyTorch gets as many threads as there are
-cores. Run nothing beside it.
+process; on a CPU, `quickstart`, `train` and `growth` give each program a process of its own. Times are medians. PyTorch
+gets as many threads as there are cores. Run nothing beside it.
 
 padding     The share of real tokens in what the encoder computes in training: 512 skills of --esco with --sentences,
             and 32 of the sample. Only batches are planned.

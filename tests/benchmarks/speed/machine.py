@@ -1,8 +1,11 @@
 """The machine that is measured, and how calls on it are timed."""
 
+import concurrent.futures
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,3 +40,14 @@ def medians(calls: Mapping[str, Callable], turns: int, warm_up: int = 1) -> dict
     """The median seconds of each call, after turns that do not count."""
     seconds_of_turns(calls, warm_up)
     return {name: float(np.median(took)) for name, took in seconds_of_turns(calls, turns).items()}
+
+
+def alone(call: Callable, *arguments: Any) -> Any:
+    """What a call returns in a process of its own, since memory that another program has used slows a CPU down.
+
+    On an accelerator it is called here: its memory is this process's.
+    """
+    if jax.default_backend() != 'cpu':
+        return call(*arguments)
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as process:
+        return process.submit(call, *arguments).result()

@@ -63,6 +63,27 @@ class Training:
         self._optimizer.zero_grad()
         return loss.item()
 
+    def set_rate(self, rate: float) -> None:
+        """Sets the learning rate of the next step."""
+        for group in self._optimizer.param_groups:
+            group['lr'] = rate
+
+    def save(self, directory: pathlib.Path) -> None:
+        """Writes the model in sentence-transformers' format."""
+        self._model.save(str(directory), create_model_card=False)
+
+    def save_state(self, path: pathlib.Path, step: int, seconds: float) -> None:
+        """Writes what is needed to continue."""
+        parts = {'model': self._model.state_dict(), 'optimizer': self._optimizer.state_dict()}
+        torch.save(parts | {'step': step, 'seconds': seconds}, path)
+
+    def restore(self, path: pathlib.Path) -> tuple[int, float]:
+        """Continues from `save_state`; returns its `step` and `seconds`."""
+        parts = torch.load(path, weights_only=True)
+        self._model.load_state_dict(parts['model'])
+        self._optimizer.load_state_dict(parts['optimizer'])
+        return parts['step'], parts['seconds']
+
     def _encode(self, texts: Sequence[str]) -> torch.Tensor:
         features = self._model.preprocess(list(texts))
         on_device = {k: v.to(self._model.device) if isinstance(v, torch.Tensor) else v for k, v in features.items()}

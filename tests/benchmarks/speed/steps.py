@@ -18,12 +18,13 @@ import numpy as np
 
 from tests.benchmarks import interaction as interaction_benchmark
 from tests.benchmarks.speed import data
-from tests.benchmarks.speed.machine import medians
+from tests.benchmarks.speed.machine import alone, medians
 from tests.benchmarks.speed.table import DTYPES, NO_PEER, Row, Setting
-from tests.benchmarks.speed.training import Training, experiment
+from tests.benchmarks.speed.training import Texts, Training, experiment
 from uwe_jax.data.graph import GRAPHS, open_dataset
 from uwe_jax.data.packed_plan import ROW
 from uwe_jax.interaction import late_interaction
+from uwe_jax.training.config import Config
 from uwe_jax.training.metrics import read_lines
 
 BEFORE = '3776c7e'  # the last commit that encoded every side padded
@@ -96,20 +97,17 @@ def trained(checkout: pathlib.Path, setting: Setting, workdir: pathlib.Path) -> 
 
 
 def train(setting: Setting) -> Iterator[Row]:
-    """A step of 64 skills."""
+    """A step of 64 skills. Each program has a process of its own, as memory that another one used slows it down."""
+    dataset = open_dataset(setting.full)
+    plan = recipe(setting, 64, 'float32').packed_plan(dataset, devices=1)
+    texts = Texts(dataset)(plan(0).plan)
+    count = len(texts[0]) + sum(len(targets) for _, targets in texts[1])
     for dtype in DTYPES:
-        run = training(setting, 64, dtype)
-        calls, texts = ours(run), run.texts(0)
-        count = len(texts[0]) + sum(len(targets) for _, targets in texts[1])
-        best = None
+        took = {'ours': alone(seconds_of_steps, setting, dtype)}
         if importlib.util.find_spec('sentence_transformers'):
-            from tests.benchmarks.speed import peers
-
             for precision in ('float32',) if dtype == 'float32' else ('bfloat16 autocast', 'bfloat16 weights'):
-                calls[precision] = functools.partial(peers.Training(setting.model, precision), *texts)
-        took = medians(calls, setting.options.steps)
-        if len(took) > 1:
-            best = min((name for name in took if name != 'ours'), key=lambda name: took[name])
+                took[precision] = alone(seconds_of_peer_steps, setting, precision, texts)
+        best = min(took.keys() - {'ours'}, key=lambda name: took[name], default=None)
         yield Row(
             f'texts/s, a training step of 64 skills and {count - 64} targets, {dtype}',
             f'{count / took["ours"]:,.1f}',
@@ -119,33 +117,46 @@ def train(setting: Setting) -> Iterator[Row]:
         )
 
 
-def training(setting: Setting, skills: int, dtype: str) -> Training:
-    """A run of the recipe without distractors: the texts are those of the dataset."""
-    changes = {'data.dir': str(setting.full), 'data.batch_size': skills, 'data.distractor_probability': 0.0}
-    changes |= {'model.dtype': dtype, 'model.dropout': 0.1, 'interaction.dtype': dtype}
-    return Training(setting.model, experiment('quickstart', **changes))
-
-
-def ours(run: Training) -> dict[str, Callable]:
-    """The first batch, trained on again and again."""
+def seconds_of_steps(setting: Setting, dtype: str) -> float:
+    """The median time of this project's steps on the first batch."""
+    run = Training(setting.model, recipe(setting, 64, dtype))
     [batch] = run.batches(1)
-    return {'ours': functools.partial(run.step, batch)}
+    return medians({'ours': functools.partial(run.step, batch)}, setting.options.steps)['ours']
+
+
+def seconds_of_peer_steps(setting: Setting, precision: str, texts: tuple) -> float:
+    """The median time of sentence-transformers' steps on the same texts."""
+    from tests.benchmarks.speed import peers
+
+    step = functools.partial(peers.Training(setting.model, precision), *texts)
+    return medians({precision: step}, setting.options.steps)[precision]
+
+
+def recipe(setting: Setting, skills: int, dtype: str) -> Config:
+    """The paper's recipe without distractors: the texts are those of the dataset."""
+    changes = {'data.dir': str(setting.full), 'data.batch_size': skills, 'data.distractor_probability': 0.0}
+    return experiment(**changes, **{'model.dtype': dtype, 'interaction.dtype': dtype})
 
 
 def growth(setting: Setting) -> Iterator[Row]:
     """Steps of more and more skills."""
     for skills in map(int, setting.options.skills.split(',')):
-        run = training(setting, skills, 'bfloat16')
-        [batch] = run.batches(1)
-        tokens = int(sum(texts.length.sum() for texts in batch.texts.values()))
-        alone = interaction_of(run, batch)
-        took = medians({'step': functools.partial(run.step, batch), 'interaction': alone}, setting.options.steps)
-        yield Row(
-            f'a step of {skills} x 4, {tokens:,} real tokens, bfloat16',
-            f'{took["step"]:.2f} s, {tokens / took["step"]:,.0f} tokens/s',
-            f'{took["interaction"]:.2f} s of interaction',
-            took['interaction'] / took['step'],
-        )
+        yield alone(step_of, setting, skills)
+
+
+def step_of(setting: Setting, skills: int) -> Row:
+    """A step, and late interaction on its own."""
+    run = Training(setting.model, recipe(setting, skills, 'bfloat16'))
+    [batch] = run.batches(1)
+    tokens = int(sum(texts.length.sum() for texts in batch.texts.values()))
+    calls = {'step': functools.partial(run.step, batch), 'interaction': interaction_of(run, batch)}
+    took = medians(calls, setting.options.steps)
+    return Row(
+        f'a step of {skills} x 4, {tokens:,} real tokens, bfloat16',
+        f'{took["step"]:.2f} s, {tokens / took["step"]:,.0f} tokens/s',
+        f'{took["interaction"]:.2f} s of interaction',
+        took['interaction'] / took['step'],
+    )
 
 
 def interaction_of(run: Training, batch) -> Callable:

@@ -10,9 +10,9 @@ import numpy as np
 from flax import nnx
 
 from configs.uwe import get_config
-from uwe_jax.data.graph import GRAPHS, open_dataset
+from uwe_jax.data.graph import GRAPHS, SIDES, Dataset, open_dataset
 from uwe_jax.data.loader import Batch, batches
-from uwe_jax.data.plan import EMPTY
+from uwe_jax.data.plan import EMPTY, BatchPlan
 from uwe_jax.distributed import mesh
 from uwe_jax.models import pretrained
 from uwe_jax.training.config import Config
@@ -69,15 +69,20 @@ class Training:
         self._state, metrics = self._take_step(self._state, batch)
         return float(metrics['loss'])
 
-    def texts(self, step: int) -> tuple[list[str], list[tuple[list[int], list[str]]]]:
+
+class Texts:
+    """The texts of a dataset's batches."""
+
+    def __init__(self, dataset: Dataset):
+        self._nodes = {side: [node['text'] for node in dataset.nodes(side)] for side in SIDES}
+
+    def __call__(self, batch: BatchPlan) -> tuple[list[str], list[tuple[list[int], list[str]]]]:
         """The skills of a batch; for each graph, the places of skills that have a target, and the targets."""
-        batch = self.plan(step).plan
         pairs = []
         for graph in GRAPHS:
             places = np.flatnonzero(batch.targets[graph].node != EMPTY)
-            pairs.append((places.tolist(), self._texts(graph, batch.targets[graph].node[places])))
-        return self._texts('skill', batch.skill), [(places, targets) for places, targets in pairs if places]
+            pairs.append((places.tolist(), self._of(graph, batch.targets[graph].node[places])))
+        return self._of('skill', batch.skill), [(places, targets) for places, targets in pairs if places]
 
-    def _texts(self, side: str, nodes: Sequence[int]) -> list[str]:
-        every = self._dataset.nodes(side)
-        return [every[node]['text'] for node in nodes]
+    def _of(self, side: str, nodes: Sequence[int]) -> list[str]:
+        return [self._nodes[side][node] for node in nodes]
