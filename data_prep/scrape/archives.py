@@ -92,7 +92,8 @@ class _Archive:
         """Yields the intact pages, and counts the parts that are damaged."""
         head = os.pread(self._file.fileno(), MEGABYTE, 0)
         starts = [(match.start(), kind) for kind, (start, _) in enumerate(_KINDS) if (match := start.search(head))]
-        for position, kind in sorted(starts):  # if the beginning is damaged, the first one may be inside a body
+        # If the beginning is damaged, the first start may be inside a body, and headers may show in a compressed member.
+        for position, kind in sorted(starts, key=lambda at: (at[0] > 0, _KINDS[at[1]][1] is None, at[0])):
             yield from self._pages_of_kind(kind, position)
             if self.records:
                 if position:

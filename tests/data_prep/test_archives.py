@@ -289,6 +289,14 @@ def test_two_damaged_members_are_counted_each(read):
     assert counts == {'damaged part of an archive, passed over': 2}
 
 
+@pytest.mark.parametrize('kind', ['gzip', 'zstd'])
+def test_a_header_that_shows_in_a_damaged_first_member_does_not_make_a_compressed_archive_plain(read, kind):
+    whole = [MEMBERS[kind](one) for one in numbered(1, 2)]
+    pages, counts = read(b''.join([b'\0' + numbered(0)[0], *whole]))
+    assert [number for number in numbers(pages) if number] == [1, 2]
+    assert counts['damaged part of an archive, passed over'] == 1
+
+
 @pytest.mark.parametrize('length', [0, 100, 500, 900, 10**15, '', 'x', -1])
 @pytest.mark.parametrize('kind', MEMBERS)
 def test_a_record_whose_length_is_wrong_costs_itself_alone(read, kind, length):
