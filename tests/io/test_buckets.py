@@ -208,8 +208,10 @@ def test_a_bucket_that_cannot_be_written_is_refused_before_the_work(data, bucket
         pytest.fail('the work has begun')
 
 
-@pytest.mark.parametrize('answer', [429, 503, CUT, LOST])
-@pytest.mark.parametrize('what', [UPLOADS, DOWNLOADS, 'GET /storage'])
+@pytest.mark.parametrize(
+    ('what', 'answer'),
+    [(UPLOADS, 503), (UPLOADS, CUT), (UPLOADS, LOST), (DOWNLOADS, 503), (DOWNLOADS, CUT), ('GET /storage', 429)],
+)
 def test_a_request_that_fails_once_is_repeated(data, bucket_server, what, answer):
     bucket_server.fault(what, answer)
     write(data)
