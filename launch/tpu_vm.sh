@@ -2,21 +2,22 @@
 # Trains on a slice of Cloud TPU VMs, which it requests as a queued resource.
 #
 #   launch/tpu_vm.sh [--dry_run] create             requests the slice
-#   launch/tpu_vm.sh [--dry_run] setup              waits for it; brings storage, code and packages to every worker
+#   launch/tpu_vm.sh [--dry_run] setup              waits for it; brings code and packages to every worker
 #   launch/tpu_vm.sh [--dry_run] start COMMAND ...  starts the training on every worker
 #   launch/tpu_vm.sh [--dry_run] logs               follows the logs of all workers
 #   launch/tpu_vm.sh [--dry_run] resume COMMAND ... does whatever of the above is missing; all of it after a preemption
 #   launch/tpu_vm.sh [--dry_run] delete             gives the slice back; keeps the storage
 #
 # COMMAND is the same for start and resume, and runs in a copy of this commit:
-#   python -m uwe_jax.main --config=configs/uwe.py --config.data.dir=/mnt/uwe/data --workdir=/mnt/uwe/run
+#   python -m uwe_jax.main --config=configs/uwe.py --config.data.dir=gs://BUCKET/data --workdir=gs://BUCKET/run
 #
-# NAME   name of the queued resource and of its TPU VM
-# ZONE   its zone: us-west4-a
-# TYPE   accelerator type: v5litepod-16, v5p-32, v6e-64, v4-32
-# SHARE  the NFS export that all workers mount as /mnt/uwe: 10.0.0.2:/share
-# SPOT   1 for spot capacity, which may be preempted; by default, on demand
-# WAIT   seconds that setup waits for the slice (21600)
+# NAME     name of the queued resource and of its TPU VM
+# ZONE     its zone: us-west4-a
+# TYPE     accelerator type: v5litepod-16, v5p-32, v6e-64, v4-32
+# SPOT     1 for spot capacity, which may be preempted; by default, on demand
+# ACCOUNT  the service account of the workers, which may use the bucket; by default Compute Engine's
+# SHARE    an NFS export that all workers mount as /mnt/uwe, for data and runs that are not in a bucket: 10.0.0.2:/share
+# WAIT     seconds that setup waits for the slice (21600)
 set -euo pipefail
 here=$(dirname "$0")
 # shellcheck source=steps.sh
@@ -48,7 +49,7 @@ create() {
     *) fail "TYPE=$TYPE, expected v4-N, v5litepod-N, v5p-N or v6e-N" ;;
   esac
   step "request $TYPE" gcloud compute tpus queued-resources create "$NAME" --node-id="$NAME" --zone="$ZONE" \
-    --accelerator-type="$TYPE" --runtime-version="$runtime" ${SPOT:+--spot}
+    --accelerator-type="$TYPE" --runtime-version="$runtime" ${SPOT:+--spot} ${ACCOUNT:+--service-account="$ACCOUNT"}
 }
 
 wait_until_active() {
@@ -77,12 +78,16 @@ setup() {
 }
 
 start() {
-  on_workers 'start on every worker' "sudo bash /opt/uwe/launch/tpu_worker.sh start $NAME $(quoted "$@")"
+  on_workers 'start on every worker' "sudo bash /opt/uwe/launch/tpu_worker.sh start $NAME $(quoted "$SHARE" "$@")"
 }
 
 logs() {
-  step 'follow the logs' gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=0 \
-    --command="tail -n 50 -F /mnt/uwe/logs/$NAME/*.log"
+  if [[ -n $SHARE ]]; then
+    step 'follow the logs' gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=0 \
+      --command="tail -n 50 -F /mnt/uwe/logs/$NAME/*.log"
+  else
+    on_workers 'follow the logs' 'sudo journalctl --unit=uwe --lines=50 --follow'
+  fi
 }
 
 delete() {
@@ -118,7 +123,8 @@ case $action in
 esac
 shift
 need_name
-need ZONE TYPE SHARE
+need ZONE TYPE
+SHARE=${SHARE-}
 WAIT=${WAIT:-21600}
 need_number 0 WAIT
 scratch=$(mktemp -d)

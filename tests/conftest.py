@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import socket
 import subprocess
+import uuid
 
 # A program that an earlier test has compiled, in any process and any checkout, is not compiled again.
 COMPILED = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'uwe_jax' / 'compiled'
@@ -26,6 +27,7 @@ jax.config.update('jax_num_cpu_devices', 8)
 
 from configs.uwe import get_config  # noqa: E402 (the devices must be set before anything else uses jax)
 from data_prep import build  # noqa: E402
+from tests.bucket_server import BucketServer  # noqa: E402
 from uwe_jax.data.graph import open_dataset  # noqa: E402
 from uwe_jax.interaction import Score  # noqa: E402
 from uwe_jax.models import download, pretrained  # noqa: E402
@@ -61,6 +63,29 @@ def made_once(tmp_path_factory):
         return root / name
 
     return directory
+
+
+@pytest.fixture(scope='session')
+def bucket_server():
+    """A server of Google Cloud Storage, which the client libraries of this process and of its children ask."""
+    server = BucketServer()
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in server.environment.items():
+            environment.setenv(name, value)
+        environment.delenv('GOOGLE_APPLICATION_CREDENTIALS', raising=False)
+        yield server
+    server.close()
+
+
+@pytest.fixture
+def bucket(bucket_server, tmp_path, monkeypatch):
+    """The name of a new bucket, with an empty cache for what is read from it; faults end with the test."""
+    monkeypatch.setenv('UWE_JAX_CACHE', str(tmp_path / 'cache'))
+    name = f'bucket-{uuid.uuid4().hex[:8]}'
+    bucket_server.make_bucket(name)
+    bucket_server.requests.clear()
+    yield name
+    bucket_server.lift()
 
 
 @pytest.fixture(scope='session')

@@ -67,6 +67,15 @@ def test_an_unknown_study_is_refused(tmp_path):
 # The table
 
 
+def test_a_study_in_a_bucket_is_refused_in_one_line():
+    arguments = ['--config=configs/uwe.py:quickstart', '--study=attend', '--output=gs://bucket/study']
+    command = [sys.executable, '-m', 'uwe_jax.ablate', *arguments]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 1
+    [line] = ended.stderr.splitlines()
+    assert line.startswith('error: gs://bucket/study: expected a local path')
+
+
 def test_the_table_compares_each_variant_with_the_reference_by_seed_and_query():
     rng = np.random.default_rng(0)
     of_seeds = [{'house': rng.uniform(0.2, 0.4, 50), 'tech': rng.uniform(0.4, 0.6, 80)} for _ in range(3)]

@@ -60,6 +60,26 @@ def exported(workdir, tmp_path_factory):
     return output
 
 
+def test_an_export_in_a_bucket_is_ranked_with_as_one_on_this_machine(workdir, bucket, exported):
+    path = f'gs://{bucket}/model'
+    export(Options(workdir, path))
+    ours = Ranker.from_pretrained(path)
+    assert ours.fingerprint == Ranker.from_pretrained(exported).fingerprint
+    with pytest.raises(ValueError, match='model: already there'):
+        export(Options(workdir, path))
+
+
+def test_half_an_export_is_no_model(workdir, bucket, bucket_server):
+    bucket_server.fault('POST .*model/config.json', 403)
+    path = f'gs://{bucket}/model'
+    with pytest.raises(ValueError, match='no permission'):
+        export(Options(workdir, path))
+    with pytest.raises(OSError, match=f'{path}: config.json missing; expected a Hugging Face model directory'):
+        Ranker.from_pretrained(path)
+    export(Options(workdir, path))
+    assert Ranker.from_pretrained(path)
+
+
 @pytest.fixture(scope='module')
 def embedded(exported):
     """Our token embeddings of each text, without padding."""

@@ -32,6 +32,7 @@ from uwe_jax.data.graph import open_dataset
 from uwe_jax.distributed.processes import RESTART
 from uwe_jax.io import console
 from uwe_jax.io.files import whole_file
+from uwe_jax.io.paths import check_local
 from uwe_jax.training.config import Config
 from uwe_jax.training.workdir import FOLDER, check_same, is_complete
 from uwe_jax.workbench.results import NAMES
@@ -100,6 +101,7 @@ def ablate() -> None:
     Raises:
       ValueError, OSError: an option does not fit, a run was made with other settings, or a command has failed.
     """
+    check_local(OUTPUT.value)
     output, base = pathlib.Path(OUTPUT.value), CONFIG.value
     variants = read_variants(base, pathlib.Path(STUDIES.value), STUDY.value)
     seeds = [read_seed(words) for words in SEEDS.value]

@@ -19,7 +19,7 @@ class Options:
     """Draws which tokens of two texts attend to which, and their cosines."""
 
     model: str
-    """An export, a training workdir, or a plain MPNet model: a directory or a Hub name."""
+    """An export, a training workdir, or a plain MPNet model: a directory, gs://BUCKET/NAME or a Hub name."""
     query: str
     """The text for which others are ranked."""
     target: str

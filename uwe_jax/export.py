@@ -5,7 +5,9 @@ import logging
 import pathlib
 import sys
 
-from uwe_jax.io import console
+from etils import epath
+
+from uwe_jax.io import console, paths
 from uwe_jax.io.files import check_absent
 
 logger = logging.getLogger(__name__)
@@ -15,9 +17,9 @@ logger = logging.getLogger(__name__)
 class Options:
     """Writes the newest checkpoint of a training run as a Hugging Face directory."""
 
-    workdir: pathlib.Path
+    workdir: epath.Path
     """The --workdir of `python -m uwe_jax.main`."""
-    output: pathlib.Path
+    output: epath.Path
     """The directory to make. It appears when it is complete."""
     results: pathlib.Path | None = None
     """results.json of python -m uwe_jax.workbench, with the workdir among its models: for the model card."""
@@ -42,10 +44,10 @@ def export(options: Options) -> None:
     from uwe_jax.workbench.results import read_results
 
     config = read_config(workdir)
-    check_absent(output)
+    check_absent(output, last=download.CONFIG)
     measured = '' if options.results is None else markdown.in_a_card(read_results(options.results, workdir))
     base = download.fetch(config.init)
-    if pathlib.Path(config.init).is_dir():  # a path on this machine tells others nothing
+    if paths.in_bucket(config.init) or pathlib.Path(config.init).is_dir():  # a path tells others nothing
         config = dataclasses.replace(config, init=base.name)
     data = read_data(workdir, config)
     params, step = load_params(workdir)

@@ -10,7 +10,7 @@ from ml_collections import config_flags
 
 from uwe_jax.distributed.preemption import Preempted
 from uwe_jax.distributed.processes import RESTART, NotJoinedError, exit_after, join_processes
-from uwe_jax.io import console
+from uwe_jax.io import console, paths
 from uwe_jax.models import download
 from uwe_jax.train import train
 from uwe_jax.training.config import Config
@@ -78,6 +78,6 @@ def keep_compiled_programs(workdir: pathlib.Path) -> None:
 
 if __name__ == '__main__':
     flags.mark_flag_as_required('config')
-    flags.register_validator('workdir', lambda path: not console.BUCKET.match(path or ''), console.NOT_LOCAL)
+    flags.register_validator('workdir', lambda path: not paths.in_bucket(path or ''), 'expected a local path')
     jax.config.config_with_absl()
     app.run(main, flags_parser=console.parse_config_flags)

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 import tyro
+from etils import epath
 
 from uwe_jax.interaction import check_says_who_attends
 from uwe_jax.io import console
+from uwe_jax.io.buckets import local_copy
 from uwe_jax.io.files import check_absent, check_writable, sha256
 from uwe_jax.io.tables import read_texts
 from uwe_jax.ranking import Ranker, TargetIndex
@@ -24,8 +26,8 @@ class Options:
     """Prints the best targets of each query, or writes those of many queries into a file."""
 
     model: str
-    """An export, a training workdir, or a plain MPNet model: a directory or a Hub name."""
-    targets: pathlib.Path
+    """An export, a training workdir, or a plain MPNet model: a directory, gs://BUCKET/NAME or a Hub name."""
+    targets: epath.Path
     """The target space: CSV, TSV, JSON, Parquet, or one text per line."""
     queries: tyro.conf.Positional[tuple[str, ...]] = ()
     """The queries, after the flags."""
@@ -33,7 +35,7 @@ class Options:
     """The column with the targets, if they are in a table: CSV, TSV, JSON or Parquet."""
     index: pathlib.Path | None = None
     """A directory that keeps the embedded targets for the next time."""
-    input: pathlib.Path | None = None
+    input: epath.Path | None = None
     """A file of queries: CSV, TSV, JSON, Parquet, or one text per line."""
     input_column: str = 'text'
     """The column with the queries, if they are in a table: CSV, TSV, JSON or Parquet."""
@@ -74,21 +76,22 @@ def rank(options: Options) -> None:
     for path in (options.output, options.index):
         if path is not None and not path.exists():
             check_writable(path)
-    targets = list(read_texts(options.targets, options.column))
+    targets = list(read_texts(local_copy(options.targets), options.column))
     if not targets:
         raise ValueError(f'{options.targets}: contains no text')
-    total = 0
+    file, total = None, 0
     if options.input is not None:
-        total = sum(1 for _ in read_texts(options.input, options.input_column, '--input_column'))
+        file = local_copy(options.input)
+        total = sum(1 for _ in read_texts(file, options.input_column, '--input_column'))
         if not total:
             raise ValueError(f'{options.input}: contains no text')
     ranker = Ranker.from_pretrained(options.model, options.pooling, attend=options.attend, check=check_says_who_attends)
     index = open_index(options, ranker, targets)
-    if options.input is None or options.output is None:
+    if file is None or options.output is None:
         show(index, options.queries, options.k)
         return
-    queries = read_texts(options.input, options.input_column, '--input_column')
-    settings = [sha256(options.input), options.input_column, index.fingerprint]
+    queries = read_texts(file, options.input_column, '--input_column')
+    settings = [sha256(file), options.input_column, index.fingerprint]
     rank_into(options.output, index, queries, options.k, settings, total)
     logger.info('ranked %d targets for %d queries: %s', len(targets), total, options.output)
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
+from etils import epath
 
 from uwe_jax import plots
 from uwe_jax.data.graph import MAX_TOKENS, open_dataset
@@ -35,8 +36,8 @@ class Options:
     """Measures MAP and the spread of the attention on the held-out texts, at several temperatures τ_a."""
 
     model: str
-    """An export, a training workdir, or a plain MPNet model: a directory or a Hub name."""
-    data: pathlib.Path
+    """An export, a training workdir, or a plain MPNet model: a directory, gs://BUCKET/NAME or a Hub name."""
+    data: epath.Path
     """What `python -m data_prep build --output` made."""
     output: pathlib.Path
     """The PNG file to write; the numbers go beside it, as JSON."""

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 from typing import Annotated, Literal
 
+from etils import epath
 from tyro.conf import arg
 
 from data_prep.check.options import EvaluationSets
@@ -23,8 +24,8 @@ class Options:
 
     esco: pathlib.Path
     """The folder with the CSV files of an ESCO release."""
-    output: pathlib.Path
-    """The directory to make."""
+    output: epath.Path
+    """The directory to make; in a bucket, gs://BUCKET/NAME."""
     vacancies: Annotated[tuple[str, ...], arg(metavar='GLOB')] = ()
     """CSV, TSV, JSON or Parquet files of vacancies, or of their sentences, with skills.
     If there are no sentences, those of ESCO's skill descriptions are used instead."""

@@ -19,7 +19,7 @@ from data_prep.check import report
 from data_prep.check.evaluations import Evaluation, held_out_evaluation, read_evaluation
 from data_prep.check.leaks import Leaks, find_leaks, leaked_edges
 from data_prep.pairs import Nodes, Pairs, numbers
-from uwe_jax.data.graph import MAX_TOKENS, NAME, BipartiteGraph
+from uwe_jax.data.graph import MANIFEST, MAX_TOKENS, NAME, BipartiteGraph
 from uwe_jax.data.text import match_key
 from uwe_jax.io.console import Progress
 from uwe_jax.io.errors import DataError, writing
@@ -39,9 +39,9 @@ Lines = list[dict[str, Any]]  # of a JSONL file
 
 def build(options: Options, command: str) -> None:
     """Makes a dataset; arguments and errors as for `data_prep.build.run`."""
-    check_absent(options.output)
+    check_absent(options.output, last=MANIFEST)
     remedy = 'free some space or choose another --output'
-    with writing(options.output, remedy), whole_directory(options.output) as directory:
+    with writing(options.output, remedy), whole_directory(options.output, last=MANIFEST) as directory:
         _fill(directory, options, command)
     logger.info('%s is complete', options.output)
 

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 from typing import Annotated
 
+from etils import epath
 from tyro.conf import arg
 
 EvaluationSets = Annotated[
@@ -24,7 +25,7 @@ class Options:
     Fails if a pair of an evaluation set is a training pair, or if a text that the dataset holds out is in one.
     """
 
-    shards: pathlib.Path
+    shards: epath.Path
     """The directory that build made. What it holds out is always looked for."""
     evaluations: EvaluationSets = ()
     output: Annotated[pathlib.Path | None, arg(metavar='FILE.json')] = None

@@ -3,12 +3,14 @@
 import dataclasses
 import pathlib
 
+from etils import epath
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Reports how balanced a dataset is, as numbers and plots."""
 
-    shards: pathlib.Path
+    shards: epath.Path
     """The directory that build made."""
     output: pathlib.Path
     """The directory to make, with report.json and the plots."""

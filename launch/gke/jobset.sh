@@ -6,14 +6,15 @@
 #   launch/gke/jobset.sh [--dry_run] delete
 #
 # COMMAND runs in a container made from launch/Dockerfile:
-#   python -m uwe_jax.main --config=configs/uwe.py --config.data.dir=/mnt/uwe/data --workdir=/mnt/uwe/run
+#   python -m uwe_jax.main --config=configs/uwe.py --config.data.dir=gs://BUCKET/data --workdir=gs://BUCKET/run
 #
 # NAME      name of the JobSet
 # IMAGE     image of the container
-# SHARE     the NFS export that all pods mount as /mnt/uwe: 10.0.0.2:/share
 # TPU       v4, v5e, v5p or v6e
 # TOPOLOGY  shape of a slice in chips, at least two hosts of four: 4x4, 2x2x4
 # SLICES    number of slices (2)
+# ACCOUNT   the Kubernetes service account of the pods, which may use the bucket (default)
+# SHARE     an NFS export that all pods mount as /mnt/uwe, for data and runs that are not in a bucket: 10.0.0.2:/share
 set -euo pipefail
 here=$(dirname "$0")
 # shellcheck source=../steps.sh
@@ -46,14 +47,19 @@ manifest() {
   esac
   hosts=$(hosts)
   ((hosts > 1)) || fail "TOPOLOGY=$TOPOLOGY, expected at least two hosts, which are eight chips"
-  [[ $SHARE == ?*:/* ]] || fail "SHARE=$SHARE, expected SERVER:/PATH"
   text=$(<"$here/jobset.yaml")
+  if [[ -z $SHARE ]]; then
+    text=$(grep -v '# with SHARE$' <<<"$text")
+  elif [[ $SHARE != ?*:/* ]]; then
+    fail "SHARE=$SHARE, expected SERVER:/PATH"
+  fi
   text=${text//\$NAME/"$NAME"}
   text=${text//\$IMAGE/"$IMAGE"}
   text=${text//\$SLICES/"$SLICES"}
   text=${text//\$HOSTS/"$hosts"}
   text=${text//\$ACCELERATOR/"$accelerator"}
   text=${text//\$TOPOLOGY/"$TOPOLOGY"}
+  text=${text//\$ACCOUNT/"$ACCOUNT"}
   text=${text//\$SERVER/"${SHARE%%:*}"}
   text=${text//\$EXPORT/"${SHARE#*:}"}
   text=${text//\$COMMAND/"$(json_list "$@")"}
@@ -61,7 +67,7 @@ manifest() {
 }
 
 start() {
-  need IMAGE SHARE TPU TOPOLOGY
+  need IMAGE TPU TOPOLOGY
   local text
   text=$(manifest "$@")
   step 'look for JobSet in the cluster' kubectl get customresourcedefinition jobsets.jobset.x-k8s.io --output=name
@@ -88,6 +94,6 @@ case $action in
 esac
 shift
 need_name
-SLICES=${SLICES:-2}
+SLICES=${SLICES:-2} ACCOUNT=${ACCOUNT:-default} SHARE=${SHARE-}
 need_number 1 SLICES
 "$action" "$@"

@@ -4,11 +4,9 @@
 #   launch/gke/xpk.sh [--dry_run] COMMAND ...
 #
 # COMMAND runs in a container made from launch/Dockerfile:
-#   python -m uwe_jax.main --config=configs/uwe.py --config.data.dir=/mnt/uwe/data --workdir=/mnt/uwe/run
+#   python -m uwe_jax.main --config=configs/uwe.py --config.data.dir=gs://BUCKET/data --workdir=gs://BUCKET/run
 #
-# /mnt/uwe is a Filestore that is attached to the cluster once:
-#   xpk storage attach uwe --cluster=CLUSTER --type=gcpfilestore --manifest=FILE \
-#     --auto-mount=true --readonly=false --mount-point=/mnt/uwe
+# The nodes' service account, or the pods' with Workload Identity Federation, may use the bucket.
 #
 # CLUSTER  the cluster; project and zone are those of gcloud
 # NAME     name of the workload
@@ -28,5 +26,4 @@ need_number 1 SLICES
 # reaches the program.
 step "create the workload $NAME" xpk workload create --cluster="$CLUSTER" --workload="$NAME" --docker-image="$IMAGE" \
   --tpu-type="$TYPE" --num-slices="$SLICES" --max-restarts=50 --restart-on-exit-codes=75 \
-  --termination-grace-period-seconds=60 --env=UWE_JAX_CACHE=/mnt/uwe/cache/models \
-  --env=JAX_COMPILATION_CACHE_DIR=/mnt/uwe/cache/jax --command="exec $(quoted "$@")"
+  --termination-grace-period-seconds=60 --command="exec $(quoted "$@")"

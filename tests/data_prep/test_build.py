@@ -53,6 +53,38 @@ def test_the_three_graphs_hold_what_the_files_say(build):
     assert expert['ids'] == [JOB + 'engineer', JOB + 'baker']
 
 
+def test_a_dataset_in_a_bucket_is_the_same_and_is_read_from_a_copy(build, bucket, tmp_path):
+    there, here = build(output=f'gs://{bucket}/data'), build()
+    assert there.manifest == here.manifest
+    assert there.directory.is_relative_to(tmp_path / 'cache')
+    assert pairs_by_text(there) == pairs_by_text(here)
+
+
+def test_a_dataset_that_is_in_the_bucket_already_is_not_built_again(build, bucket, bucket_server):
+    build(output=f'gs://{bucket}/data')
+    bucket_server.requests.clear()
+    with pytest.raises(DataError, match=f'gs://{bucket}/data: already there'):
+        build(output=f'gs://{bucket}/data')
+    assert not [line for line in bucket_server.requests if line.startswith('POST')]
+
+
+def test_half_a_dataset_is_none_and_is_completed_by_the_same_command(build, bucket, bucket_server):
+    bucket_server.fault('POST .*manifest.json', 403)
+    with pytest.raises(DataError, match=f'gs://{bucket}/data/manifest.json: no permission'):
+        build(output=f'gs://{bucket}/data')
+    with pytest.raises(DataError, match=rf'gs://{bucket}/data: not a dataset \(no manifest.json\)'):
+        open_dataset(f'gs://{bucket}/data')
+    assert build(output=f'gs://{bucket}/data').fingerprint == build().fingerprint
+
+
+def test_a_damaged_copy_of_a_dataset_is_named_with_its_bucket(build, bucket):
+    path = f'gs://{bucket}/data'
+    copy = build(output=path).directory
+    (copy / 'nodes' / 'job.jsonl').write_text('')
+    with pytest.raises(DataError, match=rf'{copy}/nodes/job.jsonl was cut short .*; remove this copy of {path}'):
+        open_dataset(path)
+
+
 def test_what_was_repaired_is_counted_and_shown(build, caplog):
     with caplog.at_level('INFO'):
         repairs = build().manifest['repairs']

@@ -7,7 +7,7 @@ import yaml
 
 from tests.launch.stand_ins import StandIns, words
 
-SLICES = {'NAME': 'uwe', 'IMAGE': 'registry/uwe:1', 'SHARE': '10.0.0.2:/share', 'TPU': 'v5e', 'TOPOLOGY': '4x4'}
+SLICES = {'NAME': 'uwe', 'IMAGE': 'registry/uwe:1', 'TPU': 'v5e', 'TOPOLOGY': '4x4'}
 COMMAND = ['python', '-m', 'uwe_jax.main', r"""it's & "all" \n $NAME""", 'two\nlines']
 
 
@@ -151,8 +151,17 @@ def test_the_command_reaches_the_container_word_by_word(cluster):
     assert container['image'] == 'registry/uwe:1'
 
 
+def test_pods_mount_no_file_system_of_the_network_unless_there_is_a_share(cluster):
+    pod = pod_of(sent(cluster, ACCOUNT='trainer'))
+    assert pod['serviceAccountName'] == 'trainer'
+    assert [volume['name'] for volume in pod['volumes']] == ['memory']
+    assert 'env' not in pod['containers'][0]
+
+
 def test_all_pods_mount_the_share(cluster):
-    pod = pod_of(sent(cluster))
+    manifest = sent(cluster, SHARE='10.0.0.2:/share')
+    assert unknown_fields(manifest, JOB_SET) == []
+    pod = pod_of(manifest)
     assert {'name': 'shared', 'nfs': {'server': '10.0.0.2', 'path': '/share'}} in pod['volumes']
     assert {'name': 'shared', 'mountPath': '/mnt/uwe'} in pod['containers'][0]['volumeMounts']
 

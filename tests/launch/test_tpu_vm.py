@@ -6,8 +6,9 @@ import pytest
 
 from tests.launch.stand_ins import LAUNCH, StandIns, words
 
-SLICE = {'NAME': 'uwe', 'ZONE': 'us-west4-a', 'TYPE': 'v5litepod-16', 'SHARE': '10.0.0.2:/share'}
-COMMAND = ['python', '-m', 'uwe_jax.main', '--config=configs/uwe.py', "--workdir=/mnt/uwe/it's a run"]
+SLICE = {'NAME': 'uwe', 'ZONE': 'us-west4-a', 'TYPE': 'v5litepod-16'}
+SHARE = '10.0.0.2:/share'
+COMMAND = ['python', '-m', 'uwe_jax.main', '--config=configs/uwe.py', "--workdir=gs://bucket/it's a run"]
 LIST = shlex.split('gcloud compute tpus queued-resources list --zone=us-west4-a')
 DELETE = shlex.split('gcloud compute tpus queued-resources delete uwe --zone=us-west4-a --force --quiet')
 CREATE = shlex.split(
@@ -36,6 +37,11 @@ def states(cloud, *names):
 
 def tpu_vm(cloud, *arguments, **variables):
     return cloud.run('tpu_vm.sh', *arguments, **(SLICE | variables))
+
+
+def test_the_workers_run_as_the_service_account_that_is_named(cloud):
+    assert tpu_vm(cloud, 'create', ACCOUNT='uwe@project.iam.gserviceaccount.com').returncode == 0
+    assert cloud.calls == [[*CREATE, '--service-account=uwe@project.iam.gserviceaccount.com']]
 
 
 def test_create_requests_the_slice_on_demand_or_spot(cloud):
@@ -72,7 +78,12 @@ def test_setup_waits_for_the_slice_and_brings_this_commit_to_every_worker(cloud)
     assert pack[-1] == 'HEAD'
     assert copy[:5] == ['gcloud', 'compute', 'tpus', 'tpu-vm', 'scp']
     assert copy[5:] == [archive, f'{LAUNCH}/tpu_worker.sh', 'uwe:/tmp/', '--zone=us-west4-a', '--worker=all']
-    assert install == [*ON_ALL, '--command=sudo bash /tmp/tpu_worker.sh setup 10.0.0.2:/share']
+    assert words(install[-1].removeprefix('--command=')) == ['sudo', 'bash', '/tmp/tpu_worker.sh', 'setup', '']
+
+
+def test_setup_passes_a_share_on(cloud):
+    assert tpu_vm(cloud, 'setup', SHARE=SHARE).returncode == 0
+    assert cloud.calls[-1] == [*ON_ALL, f'--command=sudo bash /tmp/tpu_worker.sh setup {SHARE}']
 
 
 def test_the_wait_for_the_slice_has_a_timeout(cloud):
@@ -109,11 +120,16 @@ def test_the_command_reaches_the_workers_word_by_word(cloud):
     (call,) = cloud.calls
     assert call[:-1] == ON_ALL
     sent = words(call[-1].removeprefix('--command='))
-    assert sent == ['sudo', 'bash', '/opt/uwe/launch/tpu_worker.sh', 'start', 'uwe', *COMMAND]
+    assert sent == ['sudo', 'bash', '/opt/uwe/launch/tpu_worker.sh', 'start', 'uwe', '', *COMMAND]
 
 
 def test_logs_follows_all_workers(cloud):
     assert tpu_vm(cloud, 'logs').returncode == 0
+    assert cloud.calls == [[*ON_ALL, '--command=sudo journalctl --unit=uwe --lines=50 --follow']]
+
+
+def test_logs_on_a_share_are_read_from_one_worker(cloud):
+    assert tpu_vm(cloud, 'logs', SHARE=SHARE).returncode == 0
     assert cloud.calls[0][-2:] == ['--worker=0', '--command=tail -n 50 -F /mnt/uwe/logs/uwe/*.log']
 
 
@@ -234,41 +250,55 @@ def worker(tmp_path):
     return stand_ins
 
 
-def test_a_worker_gets_storage_code_and_packages(worker):
-    done = worker.run('tpu_worker.sh', 'setup', '10.0.0.2:/share')
+def test_a_worker_gets_code_and_packages(worker):
+    assert worker.run('tpu_worker.sh', 'setup', '').returncode == 0
+    assert [call[0] for call in worker.calls] == ['systemctl', 'rm', 'mkdir', 'tar', 'python3', 'python3', 'python3']
+
+
+def test_a_worker_mounts_a_share(worker):
+    done = worker.run('tpu_worker.sh', 'setup', SHARE)
     assert done.returncode == 0, done.stderr
     assert [call[0] for call in worker.calls[2:]] == (
         ['apt-get', 'apt-get', 'mkdir', 'mount', 'rm', 'mkdir', 'tar', 'python3', 'python3', 'python3']
     )
-    assert worker.calls[5] == ['mount', '-t', 'nfs', '-o', 'hard', '10.0.0.2:/share', '/mnt/uwe']
-    assert worker.calls[-1][-3:] == ['--constraint', '/opt/uwe/constraints.txt', '/opt/uwe[tpu]']
+    assert worker.calls[5] == ['mount', '-t', 'nfs', '-o', 'hard', SHARE, '/mnt/uwe']
+    assert worker.calls[-1][-3:] == ['--constraint', '/opt/uwe/constraints.txt', '/opt/uwe[gcs,tpu]']
 
 
 @pytest.mark.parametrize('number', range(3, 13))
 def test_a_worker_stops_at_a_step_that_fails(worker, number):
-    assert worker.run('tpu_worker.sh', 'setup', '10.0.0.2:/share', FAIL_AT=str(number)).returncode == 7
+    assert worker.run('tpu_worker.sh', 'setup', SHARE, FAIL_AT=str(number)).returncode == 7
     assert len(worker.calls) == number
 
 
 def test_a_worker_starts_the_training_as_a_service(worker):
-    worker.make('mountpoint')
-    worker.make('hostname', 'echo w-0')
-    done = worker.run('tpu_worker.sh', 'start', 'uwe', *COMMAND)
+    done = worker.run('tpu_worker.sh', 'start', 'uwe', '', *COMMAND)
     assert done.returncode == 0, done.stderr
     service = worker.calls[-1]
     assert service[0] == 'systemd-run'
+    assert service[service.index('/opt/uwe/launch/local.sh') :] == ['/opt/uwe/launch/local.sh', '1', *COMMAND]
+    assert not any('/mnt/uwe' in word for word in service)
+
+
+def test_with_a_share_the_log_and_the_caches_are_there(worker):
+    worker.make('mountpoint')
+    worker.make('hostname', 'echo w-0')
+    done = worker.run('tpu_worker.sh', 'start', 'uwe', SHARE, *COMMAND)
+    assert done.returncode == 0, done.stderr
+    service = worker.calls[-1]
+    assert '--setenv=UWE_JAX_CACHE=/mnt/uwe/cache/models' in service
     assert '--property=StandardError=append:/mnt/uwe/logs/uwe/w-0.log' in service
     assert service[service.index('/opt/uwe/launch/local.sh') :] == ['/opt/uwe/launch/local.sh', '1', *COMMAND]
 
 
-def test_a_worker_without_storage_does_not_start(worker):
-    done = worker.run('tpu_worker.sh', 'start', 'uwe', *COMMAND)
+def test_a_worker_without_its_share_does_not_start(worker):
+    done = worker.run('tpu_worker.sh', 'start', 'uwe', SHARE, *COMMAND)
     assert done.returncode == 1
     assert '/mnt/uwe is not mounted' in done.stderr
     assert 'systemd-run' not in [call[0] for call in worker.calls]
 
 
-@pytest.mark.parametrize('arguments', [['setup', '10.0.0.2:/share'], ['start', 'uwe', *COMMAND]])
+@pytest.mark.parametrize('arguments', [['setup', SHARE], ['start', 'uwe', '', *COMMAND]])
 def test_a_worker_that_trains_is_left_alone(worker, arguments):
     worker.make('systemctl')
     assert worker.run('tpu_worker.sh', *arguments).returncode == 0

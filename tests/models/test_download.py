@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 
+from uwe_jax.io.files import whole_directory
 from uwe_jax.models import download
 
 
@@ -60,6 +61,17 @@ def test_a_directory_needs_only_the_files_that_are_wanted(tmp_path):
     assert download.fetch(str(directory), [download.TOKENIZER]) == directory
     with pytest.raises(download.FetchError, match=r'model: config\.json missing'):
         download.fetch(str(directory), [download.CONFIG])
+
+
+def test_of_a_model_in_a_bucket_only_the_files_that_are_read_are_copied(bucket):
+    path = f'gs://{bucket}/model'
+    with whole_directory(path) as directory:
+        for name in (*download.REQUIRED_FILES, download.SETTINGS, 'pytorch_model.bin'):
+            (directory / name).write_text(name)
+    tokenizer, model = download.fetch(path, [download.TOKENIZER]), download.fetch(path)
+    assert [file.name for file in tokenizer.iterdir()] == [download.TOKENIZER]
+    assert {file.name for file in model.iterdir()} == {*download.REQUIRED_FILES, download.SETTINGS}
+    assert tokenizer.name == model.name == 'model'
 
 
 def test_a_directory_may_have_its_weights_in_several_files_if_all_are_there(tmp_path):

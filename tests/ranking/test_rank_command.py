@@ -1,6 +1,7 @@
 """The command line that ranks, and the file that it writes for many queries."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 from tests.conftest import ROOT, without_weights
 from uwe_jax.interaction import Score
 from uwe_jax.io.console import parse
+from uwe_jax.io.files import whole_directory, whole_file
 from uwe_jax.rank import Options, rank
 from uwe_jax.ranking.bulk import rank_into
 
@@ -41,6 +43,18 @@ def test_the_command_line_prints_a_table(index, options):
     command = [sys.executable, '-m', 'uwe_jax.rank', *arguments, '--k=2', 'baker', 'night nurse']
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == f'\n{table(index, ["baker", "night nurse"], 2)}\n'
+
+
+def test_model_targets_and_queries_may_be_in_a_bucket(index, options, narrow_model, bucket, tmp_path):
+    with whole_directory(f'gs://{bucket}/model', last='config.json') as copy:
+        shutil.copytree(narrow_model, copy, dirs_exist_ok=True)
+    for name, text in (('skills.csv', options['targets'].read_text()), ('titles.txt', '\n'.join(TITLES))):
+        with whole_file(f'gs://{bucket}/{name}') as file:
+            file.write_text(text)
+    flags = [f'--model=gs://{bucket}/model', f'--targets=gs://{bucket}/skills.csv', f'--input=gs://{bucket}/titles.txt']
+    rank(parse(Options, [*flags, '--column=label', f'--output={tmp_path}/ranked.jsonl']))
+    lines = (tmp_path / 'ranked.jsonl').read_text().splitlines()
+    assert [json.loads(line)['query'] for line in lines] == TITLES
 
 
 def test_a_model_whose_skills_attend_has_to_be_told_where_they_are(options, narrow_model, tmp_path, ranker, capsys):

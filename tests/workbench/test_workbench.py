@@ -326,6 +326,12 @@ def test_the_markdown_page_sets_published_numbers_apart(tmp_path):
 # The command line
 
 
+def test_the_source_of_a_model_may_be_in_a_bucket():
+    plain, pooled = read_models(['plain=gs://bucket/model', 'pooled=gs://bucket/model:mean'], 'float32')
+    assert (plain.source, plain.pooling) == ('gs://bucket/model', 'tokens')
+    assert (pooled.source, pooled.pooling) == ('gs://bucket/model', 'mean')
+
+
 def test_a_model_is_named_and_has_a_pooling(tmp_path):
     base, trained = read_models(['base=all-mpnet-base-v2:mean', f'trained={tmp_path}'], 'float32')
     assert (base.source, base.pooling) == ('all-mpnet-base-v2', 'mean')

@@ -56,7 +56,7 @@ def tokens_of(config: Config) -> Tokens:
     if config.data.dir is None:
         longest = choose_lengths(ESCO_LENGTHS, config.data.length)
         return Tokens(longest, sum(min(ESCO_MEANS[side], longest[side]) for side in SIDES) / PACKED)
-    dataset = open_dataset(pathlib.Path(config.data.dir))
+    dataset = open_dataset(config.data.dir)
     plan = config.packed_plan(dataset, devices=1)
     return Tokens(plan.lengths, plan.room * ROW / plan.batch_size)
 

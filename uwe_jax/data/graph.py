@@ -16,12 +16,14 @@ One directory holds one dataset, `uwe_pairs`. It is written by `data_prep` and r
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Int, Int32
 
+from uwe_jax.io import buckets, paths
 from uwe_jax.io.errors import DataError
 from uwe_jax.io.files import damage
 
@@ -126,6 +128,7 @@ class Dataset:
     """An opened dataset directory.
 
     Attributes:
+      directory: on this machine.
       manifest: the parsed manifest.
       skill_length: tokens of each skill, <s> and </s> included.
       graphs: by name, in the order of `GRAPHS`.
@@ -161,31 +164,36 @@ class Dataset:
         return _read_jsonl(path) if path.exists() else []
 
 
-def open_dataset(directory: str | pathlib.Path) -> Dataset:
-    """Opens a dataset after checking every file against the manifest.
+def open_dataset(path: str | os.PathLike[str]) -> Dataset:
+    """Opens a dataset after checking every file against the manifest. One in a bucket is first copied to this machine.
 
     Raises:
       DatasetError: there is no manifest, or a file is missing, truncated or altered; the message names it.
+      DataError: the bucket cannot be read, or the copy not written.
     """
-    directory = pathlib.Path(directory)
-    manifest = read_manifest(directory)
+    path = paths.parse(path)
+    manifest = read_manifest(path)
+    directory = buckets.local_copy(path, [MANIFEST, *manifest['files']])
     if wrong := damage(directory, {name: file['sha256'] for name, file in manifest['files'].items()}):
-        raise DatasetError(f'{directory}/{wrong}, going by {MANIFEST}; build the dataset again')
+        remedy = f'remove this copy of {path}' if paths.in_bucket(path) else 'build the dataset again'
+        raise DatasetError(f'{directory}/{wrong}, going by {MANIFEST}; {remedy}')
     graphs = {name: BipartiteGraph.load(directory / 'graph' / name) for name in GRAPHS}
     return Dataset(directory, manifest, np.load(directory / 'graph' / 'skill' / 'length.npy'), graphs)
 
 
-def read_manifest(directory: pathlib.Path) -> dict:
+def read_manifest(directory: str | os.PathLike[str]) -> dict:
     """Reads the manifest alone.
 
     Raises:
       DatasetError: the directory has none, or not that of a dataset.
+      DataError: the bucket that it is in cannot be read.
     """
-    path = directory / MANIFEST
-    if not path.is_file():
+    path = paths.parse(directory) / MANIFEST
+    if not paths.exists(path):
         raise DatasetError(f'{directory}: not a dataset (no {MANIFEST}); make one with: python -m data_prep build')
     try:
-        manifest = json.loads(path.read_text())
+        with paths.reaching(path):
+            manifest = json.loads(path.read_text())
     except ValueError as error:
         raise DatasetError(f'{path}: not JSON ({error}); build the dataset again') from error
     for name in ('fingerprint', 'files', 'lengths'):

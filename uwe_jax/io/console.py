@@ -3,19 +3,20 @@
 import logging
 import os
 import pathlib
-import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from absl import app
 from absl import logging as absl_logging
+from etils import epath
 from tqdm import tqdm
 
-BUCKET = re.compile('[a-z0-9]+:/')  # gs://, s3://; pathlib makes one slash of two
-NOT_LOCAL = 'expected a local path; mount the bucket, for example with gcsfuse'
+from uwe_jax.io import paths
+from uwe_jax.io.errors import DataError
+
 OURS = ('uwe_jax', 'data_prep', '__main__')  # a command's own module is `__main__`
 
 T = TypeVar('T')
@@ -40,6 +41,7 @@ def start_logging(level: int = logging.INFO) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and JAX log through absl
     # Of tasks that fail together, the first error is raised; asyncio would log the others, each with a traceback.
     logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+    logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # it logs the errors that it raises, too
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for package in OURS:
         logging.getLogger(package).setLevel(level)
@@ -66,11 +68,24 @@ def parse(options: type[T], arguments: Sequence[str] | None = None, prog: str | 
     """Reads flags into a dataclass; ends the program with a message and status 2 if they are wrong.
 
     Args:
-      options: the dataclass.
+      options: the dataclass. A field of the type `epath.Path` may be in a bucket; on this machine it is a
+        `pathlib.Path`. One of the type `pathlib.Path` may not be in a bucket.
       arguments: by default those of the command line.
       prog: the command's name in its help; by default as it was called.
     """
     import tyro  # not before: importing a command's module needs no parser
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def _(field):
+        if field.type is not epath.Path:
+            return None
+        read = paths.unchecked  # tyro would show an error in a box of many lines
+        return PrimitiveConstructorSpec(
+            1, 'PATH', lambda words: read(words[0]), lambda _: True, lambda path: [str(path)]
+        )
 
     module = getattr(sys.modules['__main__'], '__spec__', None)
     name = module.name.removesuffix('.__main__') if module else sys.argv[0]
@@ -79,11 +94,17 @@ def parse(options: type[T], arguments: Sequence[str] | None = None, prog: str | 
         prog=prog or f'python -m {name}',
         args=arguments,
         use_underscores=True,
+        registry=registry,
         config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
     for flag, value in vars(chosen).items():
-        if isinstance(value, pathlib.Path) and BUCKET.match(str(value)):
-            print(f'error: --{flag}={value}: {NOT_LOCAL}', file=sys.stderr)
+        try:
+            if isinstance(value, pathlib.Path):
+                paths.check_local(value)
+            elif isinstance(value, pathlib.PurePath):
+                paths.parse(value)
+        except DataError as error:
+            print(f'error: --{flag}={error}', file=sys.stderr)
             sys.exit(2)
     return chosen
 
@@ -203,7 +224,7 @@ class Progress:
             '%s: %d of %d %s%s%s', self._what, self._done, self._total, self._unit, left, f', {note}' if note else ''
         )
 
-    def __enter__(self) -> 'Progress':
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

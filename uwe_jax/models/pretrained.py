@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +18,9 @@ import safetensors.numpy
 from flax import nnx
 
 from uwe_jax.io.files import whole_directory
-from uwe_jax.models.download import CONFIG, OTHER_FILES, TOKENIZER, WEIGHTS, weight_files
+from uwe_jax.models.download import CONFIG, OTHER_FILES, SETTINGS, TOKENIZER, WEIGHTS, weight_files
 from uwe_jax.models.mpnet import MPNet, MPNetConfig
 from uwe_jax.models.tokenizer import Tokenizer
-
-SETTINGS = 'uwe.json'  # in an export: the definition of its score
 
 # Hugging Face's name for each part of `MPNet`; `encoder.layer.N.` precedes the parts of a layer.
 _NAMES = {
@@ -184,14 +183,14 @@ def load_encoder(directory: pathlib.Path, *, dtype: str) -> MPNet:
 
 
 def save_pretrained(
-    output: pathlib.Path, *, base: pathlib.Path, params: dict[str, Any], settings: dict[str, Any], card: str
+    output: str | os.PathLike[str], *, base: pathlib.Path, params: dict[str, Any], settings: dict[str, Any], card: str
 ) -> None:
     """Writes an export: a copy of the base model's directory with new encoder weights, `uwe.json` and a scorer.
 
     Tensors that the encoder lacks, such as the pooler, are copied from the base: other libraries expect them.
 
     Args:
-      output: the directory to make; appears when it is complete.
+      output: the directory to make, here or in a bucket; appears when it is complete.
       base: the Hugging Face directory that training started from.
       params: the encoder's parameters, nested dicts of arrays.
       settings: the content of `uwe.json`.
@@ -210,7 +209,7 @@ def save_pretrained(
         if name not in tensors and not cut_off:
             tensors[name] = read()
 
-    with whole_directory(output) as partial:
+    with whole_directory(output, last=CONFIG) as partial:
         for name in OTHER_FILES:
             if (base / name).is_file():
                 (partial / name).parent.mkdir(exist_ok=True)

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import logging
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from jaxtyping import Float32
 
 from uwe_jax.data.graph import MAX_TOKENS
 from uwe_jax.interaction import Score, Side, attention, check_says_who_attends
+from uwe_jax.io import paths
 from uwe_jax.models import download, pretrained
 from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.ranking.embedder import Embedder
@@ -56,7 +58,7 @@ class Ranker(Embedder):
     @classmethod
     def from_pretrained(
         cls,
-        source: str | pathlib.Path,
+        source: str | os.PathLike[str],
         pooling: str = 'tokens',
         dtype: str = 'float32',
         attend: str | None = None,
@@ -65,7 +67,7 @@ class Ranker(Embedder):
         """Loads an export of this project, the newest checkpoint of a training run, or a plain MPNet model.
 
         Args:
-          source: a directory, or a name on the Hugging Face Hub.
+          source: a directory, here or `gs://BUCKET/NAME`, or a name on the Hugging Face Hub.
           pooling: `tokens` scores as the export's settings say (a plain model by soft late interaction); `mean` by the
             cosine of mean-pooled vectors.
           dtype: of the encoder's products, float32 or bfloat16.
@@ -76,11 +78,13 @@ class Ranker(Embedder):
         Raises:
           ValueError: the pooling or `attend` is unknown, the score was refused, or a file of the model is damaged.
           FetchError: no source has the model.
+          DataError: its bucket cannot be read.
         """
         if pooling not in ('tokens', 'mean'):
             raise ValueError(f'pooling: {pooling!r}, expected tokens or mean')
-        workdir = pathlib.Path(source).expanduser()
-        trained = has_checkpoints(workdir)
+        workdir = paths.parse(source).expanduser()
+        with paths.reaching(workdir):
+            trained = has_checkpoints(workdir)
         if trained:
             from uwe_jax.training import checkpoint  # here, because Orbax takes seconds to import
 

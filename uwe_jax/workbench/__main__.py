@@ -7,6 +7,8 @@ import shlex
 import sys
 from typing import Literal
 
+from etils import epath
+
 from uwe_jax.data.graph import open_dataset
 from uwe_jax.io import console
 from uwe_jax.io.files import whole_file
@@ -26,7 +28,7 @@ class Options:
     """NAME=SOURCE for each model; NAME=SOURCE:mean scores by the cosine of mean-pooled vectors,
     NAME=SOURCE:attend=both,kind=maxsim by the source's score with these fields changed.
     Models with the same source share its vectors.
-    The source is an export, a training workdir, or a plain MPNet model: a directory or a Hub name.
+    The source is an export, a training workdir, or a plain MPNet model: a directory, gs://BUCKET/NAME or a Hub name.
     NAME=workrb:CLASS is a model of WorkRB, such as workrb:BM25Model."""
     tasks: str
     """Names of tasks, separated by commas; see uwe_jax/workbench/README.md."""
@@ -42,7 +44,7 @@ class Options:
     """Draws queries and the resamples of the bootstrap."""
     dtype: Literal['float32', 'bfloat16'] = 'float32'
     """The precision of the encoders' matrix products."""
-    training_data: pathlib.Path | None = None
+    training_data: epath.Path | None = None
     """A dataset of `python -m data_prep build`: adds MAP by the number of training titles of a skill."""
 
     def check(self) -> None:

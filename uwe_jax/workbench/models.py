@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from uwe_jax.interaction import Score, Side
+from uwe_jax.io import paths
 from uwe_jax.models import download
 from uwe_jax.ranking import Ranker
 from uwe_jax.ranking.embedded import Embedded
@@ -51,8 +52,9 @@ def read_models(words: Sequence[str], dtype: str) -> list[Model]:
 
     Args:
       words: NAME=SOURCE or NAME=SOURCE:SCORE of each model. The source is an export, the workdir of a run, or a plain
-        MPNet model: a directory or a Hub name. SCORE is `mean` for mean-pooled vectors, or changes fields of the
-        source's own score: attend=both,kind=maxsim. NAME=workrb:CLASS is a model of WorkRB, see `uwe_jax.workrb`.
+        MPNet model: a directory, gs://BUCKET/NAME or a Hub name. SCORE is `mean` for mean-pooled vectors, or changes
+        fields of the source's own score: attend=both,kind=maxsim. NAME=workrb:CLASS is a model of WorkRB, see
+        `uwe_jax.workrb`.
       dtype: of the encoder's matrix products.
 
     Raises:
@@ -69,7 +71,7 @@ def _parts(words: str) -> tuple[str, str, str]:
     if equals and source.startswith(WORKRB):
         return name, source, ''
     pooling = 'tokens'
-    if not pathlib.Path(source).is_dir() and ':' in source:
+    if not pathlib.Path(source).is_dir() and ':' in source.removeprefix(paths.BUCKET):
         source, _, pooling = source.rpartition(':')
     if not equals or not source:
         raise ValueError(f'--model={words}: expected NAME=SOURCE or NAME=SOURCE:SCORE')
@@ -137,7 +139,10 @@ def rescored(score: Score, words: str) -> Score:
 
 
 def _fetch(source: str) -> None:
-    if not has_checkpoints(pathlib.Path(source).expanduser()):
+    workdir = paths.parse(source).expanduser()
+    with paths.reaching(workdir):
+        trained = has_checkpoints(workdir)
+    if not trained:
         download.fetch(source)
 
 

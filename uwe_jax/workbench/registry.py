@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from uwe_jax.data.graph import open_dataset
 from uwe_jax.evaluation.tasks import RankingTask, held_out_tasks
+from uwe_jax.io.buckets import local_copy
+from uwe_jax.io.paths import check_local, parse
 from uwe_jax.workbench.sources import onet, skillmatch, vacancies
 from uwe_jax.workbench.sources.esco import job_to_skill, read_release, skill_normalisation, skill_to_job
 from uwe_jax.workbench.sources.pairs import from_csv
@@ -108,12 +110,13 @@ def load_tasks(names: Sequence[str], data: Mapping[str, str]) -> list[RankingTas
     Args:
       names: from `TASKS`; `held_out:DATASET` for the texts that `python -m data_prep build` held out of a dataset; or
         `csv:PATH`, see `from_csv`.
-      data: the location of each kind of data in `PLACES`; the key '' is a folder with the layout of `PLACES`. Data
-        without a location are loaded from the Hugging Face Hub, see `HUB`.
+      data: the location of each kind of data in `PLACES`, here or in a bucket; the key '' is a folder with the layout
+        of `PLACES`. Data without a location are loaded from the Hugging Face Hub, see `HUB`.
 
     Raises:
       ValueError: a name is unknown, or a file is missing or malformed; the message names the file and the row.
     """
+    data = {name: str(local_copy(parse(path))) for name, path in data.items()}
     for name, path in data.items():
         if name and name not in PLACES:
             raise ValueError(f'data {name!r}: expected one of {", ".join(PLACES)}')
@@ -123,6 +126,7 @@ def load_tasks(names: Sequence[str], data: Mapping[str, str]) -> list[RankingTas
     for name in names:
         kind, _, rest = name.partition(':')
         if kind == 'csv' and rest:
+            check_local(rest)
             tasks.append(from_csv(rest))
         elif kind == 'held_out' and rest:
             tasks += _held_out(rest)

@@ -5,6 +5,7 @@ results/MODEL/TASK.npz      the value of each metric for each query: [queries] f
 """
 
 import json
+import os
 import pathlib
 import urllib.parse
 import zipfile
@@ -15,6 +16,7 @@ import numpy as np
 
 from uwe_jax.evaluation.metrics import METRICS
 from uwe_jax.io.files import whole_file
+from uwe_jax.io.paths import Path, parse
 
 FORMAT = 1  # to be raised when a result changes its meaning
 # How reports write the names of the metrics.
@@ -76,7 +78,7 @@ class Results:
         return directory / f'{task}.json', directory / f'{task}.npz'
 
 
-def read_results(path: pathlib.Path, source: pathlib.Path) -> dict[str, Any]:
+def read_results(path: pathlib.Path, source: Path) -> dict[str, Any]:
     """The content of `results.json`.
 
     Args:
@@ -91,9 +93,14 @@ def read_results(path: pathlib.Path, source: pathlib.Path) -> dict[str, Any]:
         sources = {result['model']['source'] for result in content['results']}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f'{path}: no results of python -m uwe_jax.workbench ({error!r})') from error
-    if source.resolve() not in [pathlib.Path(one).expanduser().resolve() for one in sources]:
+    if _absolute(source) not in map(_absolute, sources):
         raise ValueError(f'{path}: no model is {source}, expected one of {", ".join(sorted(sources))}')
     return content
+
+
+def _absolute(source: str | os.PathLike[str]) -> Path:
+    path = parse(source)
+    return path.expanduser().resolve() if isinstance(path, pathlib.Path) else path
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:

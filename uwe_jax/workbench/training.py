@@ -1,12 +1,12 @@
 """How a measured model was trained: the curves that show first that something goes wrong."""
 
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from uwe_jax.data.graph import GRAPHS
+from uwe_jax.io import paths
 from uwe_jax.training.metrics import read_lines
 
 POINTS = 100  # of a curve, at most; each is the mean of as many steps
@@ -31,7 +31,9 @@ def read_training(source: str) -> dict[str, Any] | None:
     Raises:
       ValueError: a line of the metrics is damaged.
     """
-    lines = read_lines(pathlib.Path(source).expanduser() / 'metrics.jsonl')
+    path = paths.parse(source).expanduser() / 'metrics.jsonl'
+    with paths.reaching(path):
+        lines = read_lines(path)
     if not lines:
         return None
     steps = [line['step'] for line in lines]
