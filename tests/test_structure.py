@@ -22,7 +22,7 @@ FLOORS = (
     ('ranking',),
     ('evaluation',),
     ('train', 'workbench', 'workrb', 'compile_for'),
-    ('commands',),  # every other module in uwe_jax/ itself
+    ('commands', 'serve'),  # the former are all other modules in uwe_jax/ itself
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

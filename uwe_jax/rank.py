@@ -102,17 +102,9 @@ def open_index(options: Options, ranker: Ranker, targets: list[str]) -> TargetIn
     Raises:
       ValueError: --index contains other targets, or belongs to another model.
     """
-    if options.index is None or not options.index.exists():
-        index = ranker.index(targets)
-        if options.index is not None:
-            try:
-                index.save(options.index)
-            except OSError:
-                if not options.index.exists():  # otherwise another process has saved the same index
-                    raise
-            logger.info('kept the embedded targets in %s', options.index)
-        return index
-    index = TargetIndex.load(options.index, ranker)
+    if options.index is None:
+        return ranker.index(targets)
+    index = ranker.kept_index(targets, options.index)
     if list(index.texts) != targets:
         raise ValueError(f'{options.index}: holds other targets than {options.targets}; remove it to make it again')
     return index

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 # Shapes of what the encoder takes at a time, so that few programs are compiled: one short row if all texts fit into it,
 # otherwise a few rows, or many, of as many tokens as the longest text.
 SHORT_ROWS = (8, 16, 32, MAX_TOKENS)
-FEW_ROWS = (2, 8)
+FEW_ROWS = (1, 2, 4, 8)
 CPU_ROWS, ACCELERATOR_ROWS = 32, 256
 
 
@@ -118,6 +118,15 @@ class Embedder:
                 progress.advance(len(places))
         return embedded
 
+    def warm_up(self) -> Iterator[None]:
+        """Compiles all that `embed` may need; yields after each program."""
+        shapes = [(1, tokens) for tokens in SHORT_ROWS[:-1]] + [
+            (rows, MAX_TOKENS) for rows in (*FEW_ROWS, _most_rows())
+        ]
+        for rows, tokens in shapes:
+            self._encode(pack([], np.zeros(0, np.int32), self._rounded_up(rows), tokens))
+            yield
+
     def _tokenise(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The token ids of each text, cut to `MAX_TOKENS`. The first cut is logged."""
         for place, text in enumerate(texts):
@@ -138,22 +147,29 @@ class Embedder:
         total = length.sum()
         tokens = next((short for short in SHORT_ROWS if total <= short), MAX_TOKENS)
         start, rows = lay_out(length, tokens)
-        most = CPU_ROWS if jax.default_backend() == 'cpu' else ACCELERATOR_ROWS
+        most = _most_rows()
         call = start // (most * tokens)
         for number in range(-(-rows // most)):
             chosen = np.flatnonzero(call == number)
             of_call = min(rows - number * most, most)
-            of_call = next((few for few in (1, *FEW_ROWS) if of_call <= few), most)
-            of_call = self.devices * -(-of_call // self.devices)
+            of_call = self._rounded_up(next((few for few in FEW_ROWS if of_call <= few), most))
             first = start[chosen] - number * most * tokens
             batch = pack([ids[text] for text in chosen.tolist()], first, of_call, tokens)
             yield chosen, first, self._encode(batch).reshape(of_call * tokens, -1)
+
+    def _rounded_up(self, rows: int) -> int:
+        """The next multiple of the number of devices."""
+        return self.devices * -(-rows // self.devices)
 
     def _encode(self, rows: Rows) -> Float32[np.ndarray, 'rows tokens d']:
         if self.mesh is None:
             return np.asarray(_encode(self._graphdef, self._cast, rows, None))
         rows = mesh.put(rows, Rows(*(mesh.rows(self.mesh),) * 3))
         return np.asarray(_encode(self._graphdef, self._cast, rows, mesh.replicated(self.mesh)))
+
+
+def _most_rows() -> int:
+    return CPU_ROWS if jax.default_backend() == 'cpu' else ACCELERATOR_ROWS
 
 
 def _means(vectors: Float32[np.ndarray, 'vectors d'], length: Integer[np.ndarray, ' n']) -> Float32[np.ndarray, 'n d']:

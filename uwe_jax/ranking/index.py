@@ -15,7 +15,7 @@ from uwe_jax.interaction import late_interaction
 from uwe_jax.io.files import whole_directory
 from uwe_jax.ranking.embedded import DTYPES, Embedded
 from uwe_jax.ranking.embedder import Embedder
-from uwe_jax.ranking.scoring import MEMORY_MIB, BlockScorer, padded_length
+from uwe_jax.ranking.scoring import LENGTHS, MEMORY_MIB, BlockScorer, padded_length
 
 SETTINGS = 'index.json'
 TARGETS = 'targets.jsonl'
@@ -70,11 +70,14 @@ class TargetIndex:
             scores[places] = of_block
         return scores
 
-    def rank(self, queries: Sequence[str], k: int = 10, shortlist: int | None = None) -> list[list[Hit]]:
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def rank(self, queries: Sequence[str] | Embedded, k: int = 10, shortlist: int | None = None) -> list[list[Hit]]:
         """The k best targets of each query, best first; targets with equal scores keep their order.
 
         Args:
-          queries: not blank.
+          queries: not blank; or embedded by the index's model.
           k: how many; all if there are fewer.
           shortlist: if set, only this many targets are scored: those whose mean-pooled vectors have the largest cosine
             with the query's. Faster, and not exact.
@@ -91,12 +94,17 @@ class TargetIndex:
                 for place, scores in zip(places, of_block, strict=True):
                     ranked[place] = self._hits(best(scores, k), scores)
             return ranked
-        embedded = self._embedder.embed(queries)
-        for place, (targets, scores) in enumerate(self._shortlisted(embedded, shortlist)):
+        for place, (targets, scores) in enumerate(self._shortlisted(self._embedded(queries), shortlist)):
             of_all = np.full(len(self.texts), -np.inf, np.float32)
             of_all[targets] = scores
             ranked[place] = self._hits(best(of_all, min(k, len(targets))), of_all)
         return ranked
+
+    def warm_up(self) -> Iterator[None]:
+        """Compiles all that exact ranking needs; yields after each program."""
+        score = self._embedder.stored_score
+        shortest = 3 if self._embedder.pair_score.special_tokens else 1  # <s>, a token, </s>
+        yield from self._scorer.warm_up((1,) if score.kind == 'mean' else LENGTHS[np.searchsorted(LENGTHS, shortest) :])
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes the index as a directory, which appears when it is complete.
@@ -162,7 +170,10 @@ class TargetIndex:
 
     def _scored(self, queries: Sequence[str] | Embedded) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields the indices of some queries, [n], and their scores, [n, targets] float32."""
-        return self._scorer.score(queries if isinstance(queries, Embedded) else self._embedder.embed(queries))
+        return self._scorer.score(self._embedded(queries))
+
+    def _embedded(self, queries: Sequence[str] | Embedded) -> Embedded:
+        return queries if isinstance(queries, Embedded) else self._embedder.embed(queries)
 
     def _shortlisted(self, queries: Embedded, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields for each query the targets with the nearest means, [count], ascending, and their scores."""
@@ -170,9 +181,12 @@ class TargetIndex:
         for query, mean in enumerate(queries.means()):
             targets = np.sort(best(self._means @ mean, count))
             y, y_len = self.embedded.padded(row[targets], tokens)
+            missing = (1 << (len(targets) - 1).bit_length()) - len(targets)  # so that few programs are compiled
+            y, y_len = np.pad(y, [(0, missing), (0, 0), (0, 0)]), np.pad(y_len, (0, missing))
             of_query = queries[[query]]
             q, q_len = of_query.padded(of_query.row, padded_length(len(of_query.tokens)))
-            yield targets, np.asarray(_score(q, q_len, y, y_len, self._embedder.stored_score))[0]
+            scores = np.asarray(_score(q, q_len, y, y_len, self._embedder.stored_score))[0]
+            yield targets, scores[: len(targets)]
 
     @functools.cached_property
     def _means(self) -> np.ndarray:

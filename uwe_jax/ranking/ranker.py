@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import itertools
 import json
 import logging
 import os
@@ -17,15 +18,19 @@ from flax import nnx
 from jaxtyping import Float32
 
 from uwe_jax.data.graph import MAX_TOKENS
-from uwe_jax.interaction import Score, Side, attention, check_says_who_attends
+from uwe_jax.interaction import Score, Side, attention, check_says_who_attends, late_interaction
 from uwe_jax.io import paths
 from uwe_jax.models import download, pretrained
 from uwe_jax.models.tokenizer import Tokenizer
+from uwe_jax.ranking.embedded import Embedded
 from uwe_jax.ranking.embedder import Embedder
 from uwe_jax.ranking.index import TargetIndex
+from uwe_jax.ranking.scoring import padded_length
 from uwe_jax.training.workdir import has_checkpoints, read_config
 
 logger = logging.getLogger(__name__)
+
+PAIRS_AT_A_TIME = 16
 
 
 class AttentionMap(NamedTuple):
@@ -140,9 +145,44 @@ class Ranker(Embedder):
         ids = range(len(texts)) if ids is None else ids
         return TargetIndex(self, texts, ids, self.embed(texts, 'target', dtype))
 
+    def kept_index(self, texts: Sequence[str], path: pathlib.Path, dtype: str = 'float32') -> TargetIndex:
+        """As `index`, but loads what an earlier call kept at `path`, whose texts the caller should compare.
+
+        Raises:
+          ValueError: as `index` and `TargetIndex.load`.
+          OSError: the path cannot be written.
+        """
+        if path.exists():
+            return TargetIndex.load(path, self)
+        index = self.index(texts, dtype=dtype)
+        try:
+            index.save(path)
+        except OSError:
+            if not path.exists():  # otherwise another process has saved the same index
+                raise
+        logger.info('kept the embedded targets in %s', path)
+        return index
+
     def score(self, queries: Sequence[str], targets: Sequence[str]) -> Float32[np.ndarray, 'queries targets']:
         """sim(q, y) of every query and target."""
         return self.index(targets).score(queries)
+
+    def score_pairs(self, queries: Sequence[str], targets: Sequence[str]) -> Float32[np.ndarray, ' pairs']:
+        """sim(q, y) of the first query and the first target, of the second ones, and so on.
+
+        Raises:
+          ValueError: there are more of one than of the other, nothing says which side attends, or a text is blank.
+        """
+        if len(queries) != len(targets):
+            raise ValueError(f'pairs: {len(queries)} queries and {len(targets)} targets, expected as many of both')
+        score = self.stored_score
+        q, y = self.embed(queries, 'query'), self.embed(targets, 'target')
+        scores = np.zeros(len(queries), np.float32)
+        for start in range(0, len(queries), PAIRS_AT_A_TIME):
+            pairs = np.arange(start, min(start + PAIRS_AT_A_TIME, len(queries)))
+            sides = (_padded_pairs(side, side.row[pairs]) for side in (q, y))
+            scores[pairs] = np.asarray(_pair_scores(*itertools.chain(*sides), score))[: len(pairs)]
+        return scores
 
     def attention(self, query: str, target: str) -> AttentionMap:
         """A, C and the score of one pair of texts, token by token.
@@ -177,6 +217,22 @@ def _score_of(settings: pathlib.Path) -> Score:
         raise ValueError(f'{settings}: {error}') from error
     except (KeyError, TypeError) as error:
         raise ValueError(f'{settings}: damaged ({error!r}), expected the settings of an export') from error
+
+
+def _padded_pairs(side: Embedded, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One side of `PAIRS_AT_A_TIME` pairs, so that few programs are compiled, with the lengths of its texts."""
+    x, length = side.padded(rows, padded_length(int(side.length[rows].max())))
+    missing = PAIRS_AT_A_TIME - len(rows)
+    return np.pad(x, [(0, missing), (0, 0), (0, 0)]), np.pad(length, (0, missing))
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _pair_scores(q, q_len, y, y_len, score):
+    def of_pair(q, q_len, y, y_len):
+        scores, _ = late_interaction(q[None], q_len[None], y[None], y_len[None], score, form='reference')
+        return scores[0, 0]
+
+    return jax.vmap(of_pair)(q, q_len, y, y_len)
 
 
 @functools.partial(jax.jit, static_argnums=4)

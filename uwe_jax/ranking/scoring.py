@@ -1,7 +1,7 @@
 """Exact scores of embedded queries against an embedded target space, computed in blocks that fit into memory."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -66,6 +66,16 @@ class BlockScorer:
                     [np.asarray(part)[: len(chosen)] for part in parts], axis=1
                 )
                 yield queries.place[chosen], scores
+
+    def warm_up(self, lengths: Sequence[int]) -> Iterator[None]:
+        """Compiles all that `score` needs for queries padded to these lengths; yields after each program."""
+        for tokens in lengths:
+            queries, most = 1, self.queries_at_a_time(tokens)
+            while queries <= most:
+                length = np.full(queries, tokens, np.int32)
+                for _ in self.score(Embedded.empty(length, self._targets.tokens.shape[1], 'float32')):
+                    yield
+                queries = queries * 2 if queries < most else most + 1
 
     def queries_at_a_time(self, tokens: int) -> int:
         """How many queries, padded to `tokens`, have products with the largest block that fit into memory."""

@@ -1,0 +1,100 @@
+"""Target spaces: embedded once for each model, then mapped from disk."""
+
+import dataclasses
+import hashlib
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from uwe_jax.interaction import Side
+from uwe_jax.io.files import sha256
+from uwe_jax.io.tables import read_texts
+from uwe_jax.ranking import Hit, Ranker, TargetIndex
+from uwe_jax.ranking.embedded import Embedded
+
+
+class Space(Protocol):
+    """What the service ranks; `TargetIndex` is one."""
+
+    def rank(self, queries: Sequence[str] | Embedded, k: int, shortlist: int | None) -> list[list[Hit]]:
+        """The k best targets of each query, best first."""
+        ...
+
+    def warm_up(self) -> Iterator[None]:
+        """Compiles what ranking without a shortlist needs; yields after each program."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class SpaceFile:
+    """A file with the targets of a space.
+
+    Attributes:
+      name: in requests.
+      path: a table, or one text per line.
+      column: of the table.
+      skills: where the skills are when this space is ranked; None if nothing says so.
+    """
+
+    name: str
+    path: pathlib.Path
+    column: str
+    skills: Side | None
+
+    def open(self, ranker: Ranker, cache: pathlib.Path, dtype: str) -> TargetIndex:
+        """The space as a model ranks it: from the cache, or embedded and kept there.
+
+        Raises:
+          ValueError: the file has no texts or cannot be read, or what the cache has is damaged.
+          OSError: the cache cannot be written.
+        """
+        if self.skills is not None:
+            ranker = ranker.facing(self.skills)
+        content = hashlib.sha256(f'{sha256(self.path)} {self.path.suffix} {self.column}'.encode()).hexdigest()[:16]
+        kept = cache / f'{ranker.fingerprint}-{content}-{dtype}'
+        if kept.exists():
+            return TargetIndex.load(kept, ranker)
+        return ranker.kept_index(self.texts(), kept, dtype)
+
+    def texts(self) -> list[str]:
+        """The targets.
+
+        Raises:
+          ValueError: there are none, or the file cannot be read.
+        """
+        texts = list(read_texts(self.path, self.column, '--space=NAME=FILE:COLUMN'))
+        if not texts:
+            raise ValueError(f'--space={self.name}={self.path}: contains no text')
+        return texts
+
+
+def read_spaces(words: Sequence[str], skills: Sequence[str]) -> list[SpaceFile]:
+    """The spaces that the options `--space` describe.
+
+    Args:
+      words: NAME=FILE or NAME=FILE:COLUMN of each.
+      skills: the names of those that hold skills. If there are some, the queries of the others are skills.
+
+    Raises:
+      ValueError: the words have another form, a name comes twice or is unknown, or a file does not exist.
+    """
+    spaces: dict[str, SpaceFile] = {}
+    for one in words:
+        name, _, place = one.partition('=')
+        path, column = pathlib.Path(place), 'text'
+        if not path.exists() and ':' in place:
+            place, _, column = place.rpartition(':')
+            path = pathlib.Path(place)
+        if not re.fullmatch(r'\w[\w-]*', name, re.ASCII) or not place:
+            raise ValueError(f'--space={one}: expected NAME=FILE or NAME=FILE:COLUMN, NAME of letters, digits, _ and -')
+        if not path.is_file():
+            raise ValueError(f'--space={one}: no file {path}')
+        if name in spaces:
+            raise ValueError(f'--space={one}: a second space of that name')
+        side: Side | None = None if not skills else 'target' if name in skills else 'query'
+        spaces[name] = SpaceFile(name, path, column, side)
+    for name in skills:
+        if name not in spaces:
+            raise ValueError(f'--skills={name}: no --space of that name; there is {", ".join(spaces)}')
+    return list(spaces.values())
