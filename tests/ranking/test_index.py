@@ -1,5 +1,6 @@
 """A target space: ranked exactly or by a shortlist, within the memory allowed, and kept on disk."""
 
+import itertools
 import json
 
 import jax
@@ -140,6 +141,28 @@ def test_a_shortlist_of_all_targets_ranks_exactly(index, skills):
 
 def test_a_shortlist_limits_the_hits(index):
     assert [len(hits) for hits in index.rank(TITLES, k=5, shortlist=2)] == [2, 2, 2]
+
+
+def test_queries_may_be_embedded_before(ranker, index):
+    embedded = ranker.embed(TITLES)
+    assert index.rank(embedded, k=5) == index.rank(TITLES, k=5)
+    assert index.rank(embedded, k=5, shortlist=20) == index.rank(TITLES, k=5, shortlist=20)
+
+
+@pytest.mark.slow
+def test_after_the_warm_up_no_ranking_compiles(ranker):
+    index = ranker.index(['SQL', 'bake bread', 'care for patients'])
+    for _ in itertools.chain(ranker.warm_up(), index.warm_up()):
+        pass
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: compiled.append(event))
+    try:
+        for words in (1, 3, 9, 60):
+            for texts in (1, 2, 5, 30, 64):
+                index.rank([f'{n} ' + 'baker ' * words for n in range(texts)])
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert [event for event in compiled if 'compile' in event] == []
 
 
 def test_scores_do_not_depend_on_the_number_of_devices(make_ranker, index, skills):

@@ -2,6 +2,7 @@
 
 import doctest
 import functools
+import itertools
 import logging
 
 import jax
@@ -57,6 +58,19 @@ def test_a_score_does_not_depend_on_what_else_is_scored(ranker):
     together = ranker.score(QUERIES, SKILLS)
     assert together.shape == (4, 7)
     np.testing.assert_allclose(together[1:2, :2], ranker.score(QUERIES[1:2], SKILLS[:2]), atol=1e-5)
+
+
+@pytest.mark.parametrize('score', SCORES, ids=str)
+def test_pairs_score_as_among_all(make_ranker, score):
+    ranker = make_ranker(score)
+    queries, targets = zip(*itertools.product(QUERIES, SKILLS), strict=True)  # more than are scored at a time
+    expected = ranker.score(QUERIES, SKILLS).ravel()
+    np.testing.assert_allclose(ranker.score_pairs(queries, targets), expected, rtol=1e-6, atol=2e-6)
+
+
+def test_pairs_have_two_sides(ranker):
+    with pytest.raises(ValueError, match='2 queries and 1 targets, expected as many of both'):
+        ranker.score_pairs(['a', 'b'], ['c'])
 
 
 def test_texts_that_are_too_long_are_cut_and_counted(make_ranker, caplog):

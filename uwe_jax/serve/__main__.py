@@ -11,7 +11,7 @@ from typing import Literal
 
 import uvicorn
 
-from uwe_jax.interaction import check_says_who_attends
+from uwe_jax.interaction import Score, check_says_who_attends
 from uwe_jax.io import console
 from uwe_jax.models import download
 from uwe_jax.ranking import Ranker
@@ -147,7 +147,15 @@ def open_model(source: str, spaces: list[SpaceFile], options: Options) -> Model:
       ValueError: the model is damaged or has to be told which spaces hold skills, or a space does not fit.
       OSError: no source has the model, or the cache cannot be written.
     """
-    check = None if options.skills else check_says_who_attends
+
+    def check(score: Score) -> None:
+        try:
+            check_says_who_attends(score if not options.skills else score.facing('target'))
+        except ValueError as error:
+            raise ValueError(
+                f'--model={source}: {error}; or name the spaces that hold skills: --skills=NAME'
+            ) from error
+
     ranker = Ranker.from_pretrained(source, options.pooling, attend=options.attend, check=check)
     cache = options.cache or download.cache_root() / 'spaces'
     return Model(ranker, {space.name: space.open(ranker, cache, options.dtype) for space in spaces})
