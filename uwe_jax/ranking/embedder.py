@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 # Shapes of what the encoder takes at a time, so that few programs are compiled: one short row if all texts fit into it,
 # otherwise a few rows, or many, of as many tokens as the longest text.
 SHORT_ROWS = (8, 16, 32, MAX_TOKENS)
-FEW_ROWS = (1, 2, 4, 8)
+FEW_ROWS = (1, 2, 3, 4, 6, 8)
 CPU_ROWS, ACCELERATOR_ROWS = 32, 256
 
 

@@ -88,7 +88,7 @@ class TargetIndex:
         for name, value in (('k', k), ('shortlist', shortlist)):
             if value is not None and value < 1:
                 raise ValueError(f'{name}: {value}, expected a whole number above 0')
-        ranked: list[list[Hit]] = [[] for _ in queries]
+        ranked: list[list[Hit]] = [[] for _ in range(len(queries))]
         if shortlist is None:
             for places, of_block in self._scored(queries):
                 for place, scores in zip(places, of_block, strict=True):

@@ -13,7 +13,7 @@ from uwe_jax.interaction import Score
 from uwe_jax.interaction.packed import Layout, Packed, packed, packed_scores
 from uwe_jax.ranking.embedded import Embedded
 
-LENGTHS = (1, 2, 4, 8, 16, 24, 32, 48, MAX_TOKENS)  # queries are padded to one of these
+LENGTHS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, MAX_TOKENS)  # queries are padded to one of these
 BYTES_PER_PAIR = 3 * 4  # of tokens: their product, and what becomes of it on the way to a score
 MOST_QUERIES = 64  # scored at a time on one device
 MEMORY_MIB = 512
@@ -51,10 +51,11 @@ class BlockScorer:
         """Yields the indices of some queries, and their scores with all targets."""
         for rows, tokens in _by_padded_length(queries.length):
             most = self.queries_at_a_time(tokens)
-            for start in range(0, len(rows), most):
-                chosen = rows[start : start + most]
+            while len(rows):
+                size = self._batch_size(len(rows), most)
+                chosen, rows = rows[:size], rows[size:]
                 q, q_len = queries.padded(chosen, tokens)
-                missing = self._rounded_up(len(chosen), most) - len(chosen)
+                missing = size - len(chosen)
                 q, q_len = np.pad(q, [(0, missing), (0, 0), (0, 0)]), np.pad(q_len, (0, missing))
                 everywhere = None
                 if self._mesh:
@@ -70,12 +71,10 @@ class BlockScorer:
     def warm_up(self, lengths: Sequence[int]) -> Iterator[None]:
         """Compiles all that `score` needs for queries padded to these lengths; yields after each program."""
         for tokens in lengths:
-            queries, most = 1, self.queries_at_a_time(tokens)
-            while queries <= most:
-                length = np.full(queries, tokens, np.int32)
+            for power in range((self.queries_at_a_time(tokens) // self._devices).bit_length()):
+                length = np.full(self._devices << power, tokens, np.int32)
                 for _ in self.score(Embedded.empty(length, self._targets.tokens.shape[1], 'float32')):
                     yield
-                queries = queries * 2 if queries < most else most + 1
 
     def queries_at_a_time(self, tokens: int) -> int:
         """How many queries, padded to `tokens`, have products with the largest block that fit into memory."""
@@ -84,9 +83,16 @@ class BlockScorer:
         queries = max(room // max(largest * tokens * BYTES_PER_PAIR, 1), 1)
         return min(1 << (queries.bit_length() - 1), MOST_QUERIES) * self._devices
 
-    def _rounded_up(self, queries: int, most: int) -> int:
-        """The next power of two per device, so that few programs are compiled."""
-        return min(self._devices << (-(-queries // self._devices) - 1).bit_length(), most)
+    def _batch_size(self, queries: int, most: int) -> int:
+        """How many queries to score next, with padding: a power of two per device, so that few programs are compiled.
+
+        It has room for all queries, unless a quarter of it would be padding; a second batch then takes less time.
+        """
+        per_device = -(-queries // self._devices)
+        size = 1 << (per_device - 1).bit_length()
+        if size > 4 and 4 * per_device <= 3 * size:
+            size //= 2
+        return min(self._devices * size, most)
 
     def _put(self, x: np.ndarray) -> jax.Array:
         if self._mesh is None:

@@ -17,8 +17,8 @@ class BusyError(Exception):
     """So many texts are waiting that one more would wait too long."""
 
 
-class _Waiting(NamedTuple):
-    job: object
+class _Waiting(NamedTuple, Generic[J]):
+    job: J
     texts: int
     answer: asyncio.Future
 
@@ -54,7 +54,7 @@ class Batcher(Generic[J, A]):
         self.ready = False
         self._work, self._warm_up, self._seen = work, warm_up, seen
         self._batch, self._most, self._wait_s = batch, most, wait_s
-        self._queue: collections.deque[_Waiting] = collections.deque()
+        self._queue: collections.deque[_Waiting[J]] = collections.deque()
         self._arrived = asyncio.Event()
 
     async def ask(self, job: J, texts: int) -> A:
@@ -104,7 +104,7 @@ class Batcher(Generic[J, A]):
             logger.exception('the warm-up failed')
             self.ready = True
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[_Waiting[J]]:
         """The jobs of the next batch, in the order in which they came."""
         batch, texts = [], 0
         while self._queue and (not batch or texts + self._queue[0].texts <= self._batch):
