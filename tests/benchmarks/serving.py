@@ -32,6 +32,7 @@ ESCO = flags.DEFINE_string('esco', 'data_prep/sample', "An ESCO release's folder
 CLIENTS = flags.DEFINE_list('clients', '1,8,32,128', 'How many clients ask at a time.')
 SECONDS = flags.DEFINE_float('seconds', 10, 'How long each number of clients asks each service, in a turn.')
 TURNS = flags.DEFINE_integer('turns', 2, 'For each number of clients.')
+CACHE = flags.DEFINE_string('cache', None, 'Where embedded skills are kept for the next run; by default nowhere.')
 SERVE = flags.DEFINE_multi_string('serve', [], 'More flags of our service.')
 GOAL = 2.0  # at 32 clients
 
@@ -108,12 +109,13 @@ def main(argv: list[str]) -> None:
     titles = list(read_texts(esco / 'occupations_en.csv', 'preferredLabel'))
     np.random.default_rng(0).shuffle(titles)
     with tempfile.TemporaryDirectory() as work:
+        cache = CACHE.value or work
         targets = pathlib.Path(work) / 'skills.txt'
         targets.write_text(''.join(f'{skill}\n' for skill in skills))
-        ours = f'--model={model}', f'--space=skills={targets}', f'--cache={work}/cache', *SERVE.value
+        ours = f'--model={model}', f'--space=skills={targets}', f'--cache={cache}', *SERVE.value
         services = {'ours': Service('uwe_jax.serve', *ours)}
         if importlib.util.find_spec('sentence_transformers'):
-            peer = f'--model={model}', f'--targets={targets}'
+            peer = f'--model={model}', f'--targets={targets}', f'--vectors={cache}/peer.npy'
             services['peer'] = Service('tests.benchmarks.serving_peer', *peer)
         try:
             measure({name: service.port for name, service in services.items()}, len(skills), titles)

@@ -1,6 +1,6 @@
 """What the benchmark of the service compares with: a plain FastAPI service around sentence-transformers.
 
-    python -m tests.benchmarks.serving_peer --model=DIR --targets=FILE --port=PORT
+    python -m tests.benchmarks.serving_peer --model=DIR --targets=FILE --vectors=FILE.npy --port=PORT
 
 One vector per text, one product per request, nothing batched: as such services are usually written.
 """
@@ -18,6 +18,7 @@ from uwe_jax.data.graph import MAX_TOKENS
 
 MODEL = flags.DEFINE_string('model', None, 'The directory of a model.', required=True)
 TARGETS = flags.DEFINE_string('targets', None, 'A file with one target per line.', required=True)
+VECTORS = flags.DEFINE_string('vectors', None, 'A file that keeps the vectors of the targets.', required=True)
 PORT = flags.DEFINE_integer('port', None, 'The port to listen on.', required=True)
 
 
@@ -33,7 +34,10 @@ def main(_: list[str]) -> None:
     model = sentence_transformers.SentenceTransformer(MODEL.value, device='cpu')
     model.max_seq_length = MAX_TOKENS
     texts = pathlib.Path(TARGETS.value).read_text().splitlines()
-    targets = model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+    vectors = pathlib.Path(VECTORS.value)
+    if not vectors.exists():
+        np.save(vectors, model.encode(texts, normalize_embeddings=True, show_progress_bar=False))
+    targets = np.load(vectors)
     service = fastapi.FastAPI()
 
     @service.post('/rank')

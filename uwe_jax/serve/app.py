@@ -50,7 +50,7 @@ def make_app(
     metrics = Metrics()
     batcher: Batcher[engine.Job, Any] = Batcher(
         engine.answer,
-        itertools.chain.from_iterable(map(Model.warm_up, models.values())),
+        itertools.chain.from_iterable(model.warm_up() for model in models.values()),
         batch=BATCH_TEXTS,
         most=queue,
         wait_s=wait_s,
