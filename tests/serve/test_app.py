@@ -149,7 +149,7 @@ def test_a_field_that_does_not_fit_is_named(client, path, body, pointer, detail)
         (b'{"queries": ["\xff\xfe"]}', 400, 'parsing the body'),
         (b'[' * 100_000, 400, 'parsing the body'),
         (b'{"queries": ["\\ud800"]}', 422, '#/queries/0'),
-        (b'{"queries": ["x"], "\\ud800": 1}', 422, 'Extra inputs'),
+        (b'{"queries": ["x"], "\\ud800": 1}', 422, 'unicode'),
         (b'{"queries": ["x"], "k": NaN}', 422, '#/k'),
         (b'{"queries": ["x"], "k": 1e999}', 422, '#/k'),
         (b'{"queries": ["x"], "k": ' + b'9' * 5000 + b'}', 400, 'parsing the body'),

@@ -85,12 +85,20 @@ def test_an_error_fails_the_jobs_of_its_batch_alone():
     assert fine == 10
 
 
-def test_an_error_in_the_warm_up_is_logged(caplog):
+def test_an_error_in_the_warm_up_is_logged_and_not_the_end(caplog):
     def warm_up():
         yield
         raise ValueError('no memory')
 
-    assert answers(Work(), 1, 2, together=False, warm_up=warm_up()) == [2, 4]
+    async def ask():
+        batcher = Batcher(Work(), warm_up(), batch=4, most=100, wait_s=0)
+        running = asyncio.create_task(batcher.run())
+        while not batcher.ready:
+            await asyncio.sleep(0.001)
+        assert await batcher.ask(1, 1) == 2
+        running.cancel()
+
+    asyncio.run(ask())
     assert 'the warm-up failed' in caplog.text
 
 

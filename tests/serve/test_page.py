@@ -96,7 +96,7 @@ def test_another_space_is_a_click_away(visit, alone, indexes):
 def test_an_opened_target_shows_the_words_of_both_texts(visit, alone):
     page = visit(f'{alone}#query=data engineer')
     page.get_by_role('button', name='data engineering').click()
-    query, target = page.locator('.tokens').all()
+    query, target = (page.locator('.tokens').nth(side) for side in (0, 1))
     expect(query.get_by_role('button')).to_have_text(['<s>', 'data', 'engineer', '</s>'])
     expect(target.get_by_role('button')).to_have_text(['<s>', 'data', 'engineering', '</s>'])
 
@@ -111,12 +111,12 @@ def shares(line):
 def test_a_chosen_word_colours_the_words_that_it_met(visit, alone, ranker):
     page = visit(f'{alone}#query=data engineer')
     page.get_by_role('button', name='data engineering').click()
-    query, target = page.locator('.tokens').all()
-    query.get_by_role('button', name='engineer').click()
+    query, target = (page.locator('.tokens').nth(side) for side in (0, 1))
+    query.get_by_role('button', name='engineer', exact=True).click()
     weights = ranker.attention('data engineer', 'data engineering').a[2]
     assert shares(target) == pytest.approx((weights / weights.max()).tolist(), abs=1e-3)
     assert shares(query) == [0, 0, 0, 0]
-    query.get_by_role('button', name='engineer').click()
+    query.get_by_role('button', name='engineer', exact=True).click()
     assert max(shares(query)) == 1
 
 
@@ -149,6 +149,7 @@ def test_it_works_by_keyboard_alone(visit, alone, indexes):
         page.keyboard.press(key)
     expect(page.locator('.target[aria-expanded=true]')).to_be_focused()
     expect(page.locator('.target[aria-expanded=true] .text')).to_have_text(second)
+    expect(page.locator('.tokens')).to_have_count(2)
     page.keyboard.press('Tab')
     page.keyboard.press('ArrowRight')
     page.keyboard.press('Enter')

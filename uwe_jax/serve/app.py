@@ -2,14 +2,15 @@
 
 import asyncio
 import contextlib
+import functools
 import importlib.metadata
 import itertools
 import pathlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Response
-from fastapi.staticfiles import StaticFiles
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import FileResponse
 from prometheus_client import Gauge
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -73,9 +74,8 @@ def make_app(
         lifespan=working,
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
-        max_body_size=schemas.BODY_BYTES,
     )
-    app.add_middleware(WithHeaders)
+    app.add_middleware(Guarded)
     app.add_middleware(Measured, metrics=metrics)
     handle_errors(app)
     names = [space.name for space in spaces]
@@ -141,8 +141,15 @@ def make_app(
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     describe_problems(app)
-    app.mount('/', StaticFiles(directory=PAGE, html=True), name='page')
+    for file in PAGE.iterdir():
+        path = '/' if file.name == 'index.html' else f'/{file.name}'
+        app.add_route(path, functools.partial(send_file, file))
     return app
+
+
+async def send_file(file: pathlib.Path, _: Request) -> Response:
+    """A file of the page."""
+    return FileResponse(file)
 
 
 def facing(ranker: Ranker, skills: Side | None) -> Ranker:
@@ -159,18 +166,27 @@ def facing(ranker: Ranker, skills: Side | None) -> Ranker:
     return ranker
 
 
-class WithHeaders:
-    """ASGI middleware: answers carry the content-security policy and what else browsers should heed."""
+class Guarded:
+    """ASGI middleware: bounds the body of a request, and adds what browsers should heed to the answer."""
 
     def __init__(self, app: ASGIApp):
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Adds the headers."""
+        """Answers a request."""
+        size = 0
+
+        async def bounded() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get('body', b''))
+            if size > schemas.BODY_BYTES:
+                raise HTTPException(413, f'the body is too large: at most {schemas.BODY_BYTES:,} bytes')
+            return message
 
         async def with_headers(message: Message) -> None:
             if message['type'] == 'http.response.start':
                 message = {**message, 'headers': [*message['headers'], *HEADERS]}
             await send(message)
 
-        await self._app(scope, receive, with_headers)
+        await self._app(scope, bounded, with_headers)
