@@ -100,6 +100,7 @@ def serve(options: Options) -> None:
         )
         signal.signal(signal.SIGTERM, server.handle_exit)
         console.hide_progress()  # of every request
+        bound.listen()  # from now on, connections wait for uvicorn
         host, port = bound.getsockname()[:2]
         logger.info('listening on http://%s:%d', f'[{host}]' if ':' in host else host, port)
         with contextlib.suppress(KeyboardInterrupt):
