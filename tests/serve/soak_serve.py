@@ -36,6 +36,7 @@ MODEL = flags.DEFINE_string('model', download.BASE_MODEL, 'A directory or a Hub 
 CLIENTS = flags.DEFINE_integer('clients', 48, 'Clients that behave.')
 RUDE = flags.DEFINE_integer('rude', 8, 'Clients that do not.')
 QUERIES = flags.DEFINE_integer('queries', 200, 'Different queries.')
+SKILLS = flags.DEFINE_integer('skills', 1000, 'Targets.')
 SEED = flags.DEFINE_integer('seed', 0, 'Draws what is asked.')
 QUEUE = 64  # texts: fewer than the clients ask for
 SETTLE_S = 0.5  # requests sent less than this before SIGTERM may find the connection closed
@@ -160,6 +161,7 @@ def main(_: list[str]) -> None:
         skills = [row['preferredLabel'] for row in csv.DictReader(file)]
     with open(SAMPLE / 'occupations_en.csv', encoding='utf-8') as file:
         titles = [row['preferredLabel'] for row in csv.DictReader(file)]
+    skills = skills[: SKILLS.value]
     titles = [f'{title}, {n}' for n in range(1, 99) for title in titles][: QUERIES.value]
     ranker = Ranker.from_pretrained(MODEL.value)
     soak = Soak(ranker, skills, titles)

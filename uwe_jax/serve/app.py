@@ -140,10 +140,10 @@ def make_app(
     async def exposed() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    describe_problems(app)
     for file in PAGE.iterdir():
         path = '/' if file.name == 'index.html' else f'/{file.name}'
         app.add_route(path, functools.partial(send_file, file))
+    describe_problems(app)
     return app
 
 
