@@ -15,7 +15,7 @@ import json
 import logging
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO, cast
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -184,7 +184,7 @@ def _checksums(directory: epath.Path, algorithm: str) -> dict[str, str]:
             checksums[name] = base64.b64decode(known[name]).hex()
         else:
             with (directory / name).open('rb') as file:
-                checksums[name] = hashlib.file_digest(cast(BinaryIO, file), algorithm).hexdigest()
+                checksums[name] = hashlib.file_digest(cast(Any, file), algorithm).hexdigest()
     return checksums
 
 
