@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 
 from configs.uwe import get_config
 from tests.conftest import ROOT, two_environments
+from uwe_jax.io import buckets, paths
 from uwe_jax.training.checkpoint import load_state
 from uwe_jax.training.metrics import read_lines
 
@@ -91,8 +91,12 @@ def flat(tree, prefix=''):
     return pairs
 
 
-def writing(workdir: pathlib.Path, since: float = 0) -> list[str]:
+def writing(workdir: paths.Path, since: float = 0) -> list[str]:
     """The checkpoints that are being written, or were when the run was killed; only those begun since then, in s."""
+    if paths.in_bucket(workdir):
+        objects = buckets.listing(workdir / 'checkpoints')
+        begun = {name.split('/')[0] for name, about in objects.items() if about['mtime'].timestamp() > since}
+        return [step for step in sorted(begun) if f'{step}/commit_success.txt' not in objects]
     begun = [path for path in (workdir / 'checkpoints').glob('*-tmp') if path.stat().st_mtime > since]
     return [path.name.partition('.')[0] for path in begun]
 

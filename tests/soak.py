@@ -1,13 +1,19 @@
 """Kills a run at random moments, and checks that it ends as one that was left alone: the same numbers, bit for bit.
 
-    python -m tests.soak [--kills=20] [--seed=0] [--ways=one,eight,two]      or: make soak
+    python -m tests.soak [--kills=20] [--seed=0] [--ways=one,eight,two] [--in_bucket]      or: make soak
 
 The data is the quickstart's, and the encoder is cut to two layers. Three ways are tried: one device, eight simulated
 devices, and two processes, which are killed in turn. The moment of each kill is random, from the start of the program
 to some steps later; every fifth kill waits until a checkpoint is being written. A run that ends before its kill is
 compared, and the next one begins in a new workdir. The last run of each way is left to end.
+
+With --in_bucket, the runs that are killed have their workdirs in a bucket, and the one left alone on the disk. The
+bucket is that of a server on this machine, which answers every twentieth write with 503.
 """
 
+import contextlib
+import math
+import os
 import pathlib
 import random
 import signal
@@ -16,13 +22,16 @@ import time
 
 from absl import app, flags
 
+from tests.bucket_server import BucketServer
 from tests.conftest import SAMPLE, build_dataset, small_config
 from tests.runs import Run, assert_same, steps_logged, writing
+from uwe_jax.io import paths
 from uwe_jax.models import download
 
 KILLS = flags.DEFINE_integer('kills', 20, 'Kills per way.', lower_bound=1)
 SEED = flags.DEFINE_integer('seed', 0, 'Of the random moments.')
 WAYS = flags.DEFINE_list('ways', 'one,eight,two', 'Which of one device, eight devices, two processes.')
+IN_BUCKET = flags.DEFINE_bool('in_bucket', False, 'Whether the runs that are killed write into a bucket.')
 WAY = {'one': {}, 'eight': {'devices': 8}, 'two': {'processes': 2}}
 PEER_TIMEOUT = 10  # s
 
@@ -31,18 +40,25 @@ def main(argv):
     """Tries each way, and stops at the first difference."""
     if argv[1:]:
         raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         folder = pathlib.Path(scratch)
         base = download.fetch(download.BASE_MODEL)
         build_dataset(SAMPLE, folder / 'data', base)
         changes = {'model.layers': 2, 'steps': 12, 'run.save_every': 3, 'run.keep': 2}
+        workdirs = folder
+        if IN_BUCKET.value:
+            server = stack.enter_context(contextlib.closing(BucketServer()))
+            os.environ.update(server.environment)
+            server.make_bucket('soak')
+            server.fault('POST /upload', 503, times=math.inf, every=20)
+            workdirs = paths.parse('gs://soak/runs')
         for way in WAYS.value:
             config = small_config(folder / 'data', base, **changes, **{'mesh.fsdp': WAY[way].get('devices', 1)})
-            soak(way, config, folder / way)
+            soak(way, config, folder / way, workdirs / way)
 
 
-def soak(way, config, folder):
-    """Compares runs that are killed with one that is not."""
+def soak(way, config, folder, workdirs):
+    """Compares runs that are killed, and have their workdirs in `workdirs`, with one that is not, in `folder`."""
     folder.mkdir()
     moments = random.Random(SEED.value)
     began = time.monotonic()
@@ -52,7 +68,7 @@ def soak(way, config, folder):
     print(f'{way}: left alone, the run takes {whole:.0f} s', flush=True)
     number, kills, in_writes, slowest = 0, 0, 0, 0.0
     while True:
-        workdir = folder / f'killed_{number}'
+        workdir = workdirs / f'killed_{number}'
         start = time.time()
         run = Run(config, workdir, **WAY[way], peer_timeout=PEER_TIMEOUT)
         delay = moments.uniform(1, 0.7 * whole)

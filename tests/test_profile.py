@@ -4,12 +4,16 @@ import doctest
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from tests.conftest import ROOT, small_config
 from uwe_jax import profile
+from uwe_jax.io import paths
 from uwe_jax.profile import COMPUTES, SENDS, Options, Span, parts_of, print_table, read, spent
 from uwe_jax.train import train
+from uwe_jax.training.profiling import StepProfiler
 
 
 @pytest.fixture(scope='module')
@@ -42,6 +46,16 @@ def test_nearly_all_operations_of_the_step_belong_to_a_scope(workdir):
     parts = [spent(spans) for spans in read(workdir).devices.values()]
     computed = sum(time for part in parts for name, time in part.items() if name in profile.PARTS[:6])
     assert sum(part['other operations'] for part in parts) < 0.1 * computed
+
+
+def test_a_profile_in_a_bucket_replaces_an_older_one_and_is_read_as_on_a_disk(bucket):
+    workdir = paths.parse(f'gs://{bucket}/run')
+    step = jax.jit(lambda x: jnp.sin(x @ x))
+    (workdir / 'profile' / 'plugins' / 'profile' / 'older' / 'host.xplane.pb').write_text('')
+    for _ in range(2):
+        with StepProfiler(workdir, 1, 1) as profiler:
+            profiler.call(1, step, jnp.ones((400, 400)))
+        assert read(workdir).steps == 1
 
 
 def test_a_run_without_a_profile_is_refused_in_one_line(tmp_path):

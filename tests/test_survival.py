@@ -3,6 +3,7 @@
 `soak.py` does the same with a real encoder, at random moments.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from tests.conftest import small_config
 from tests.runs import Run, assert_same, numbers, steps_logged, writing
 from uwe_jax import train as train_module
 from uwe_jax.distributed.processes import RESTART
+from uwe_jax.io import buckets, paths
 from uwe_jax.train import train
 from uwe_jax.training.checkpoint import load_params, load_state
 from uwe_jax.training.metrics import MetricsLog, read_lines
@@ -42,6 +44,15 @@ def unfinished(finished, tmp_path):
     with MetricsLog(workdir, 8, writes=True):
         pass  # it cuts its files back
     return workdir
+
+
+@pytest.fixture
+def run_in_bucket(bucket):
+    return paths.parse(f'gs://{bucket}/run')
+
+
+def begun(workdir):
+    return (workdir / 'lock').exists()
 
 
 def stepping(workdir):
@@ -81,8 +92,26 @@ def test_sigterm_saves_and_ends_with_a_status_that_asks_for_another_start(config
 @pytest.mark.slow
 @pytest.mark.parametrize('moment', [stepping, writing, evaluated])
 def test_a_run_that_is_killed_at_any_moment_ends_as_one_that_was_not(moment, config, unfinished, finished, tmp_path):
+    kill_and_continue(moment, lambda attempt: shutil.copytree(unfinished, tmp_path / attempt), config, finished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('moment', [begun, writing, evaluated])
+def test_a_run_in_a_bucket_that_is_killed_at_any_moment_ends_as_one_on_a_disk_that_was_not(
+    moment, config, unfinished, finished, bucket
+):
+    def copied(attempt):
+        workdir = paths.parse(f'gs://{bucket}/{attempt}')
+        buckets.upload(unfinished, workdir, last='')
+        return workdir
+
+    kill_and_continue(moment, copied, config, finished)
+
+
+def kill_and_continue(moment, copied, config, finished):
+    """Kills a run in its last four steps, continues it, and compares it with one that was not killed."""
     for attempt in range(5):  # the moments are short, and the machine may be busy
-        workdir = shutil.copytree(unfinished, tmp_path / f'{attempt}')
+        workdir = copied(f'{attempt}')
         run = Run(config(), workdir, devices=8)
         assert run.wait_until(moment)
         run.kill()
@@ -136,6 +165,66 @@ def test_a_process_whose_peer_was_killed_names_it_and_asks_for_another_start(con
     [status, _], [printed, _] = run.end(timeout=30)
     assert status not in (0, 1, 2)  # which would say that another start is of no use
     assert 'unhealthy (stopped sending heartbeats):\n1\n' in printed
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_workdir_in_a_bucket(config, unfinished, finished, run_in_bucket):
+    buckets.upload(unfinished, run_in_bucket, last='')
+    statuses, [first, second] = Run(config(), run_in_bucket, processes=2, devices=4).end()
+    assert statuses == [0, 0], first
+    assert_close(run_in_bucket, finished)
+    assert load_state(run_in_bucket)[1] == STEPS == steps_logged(run_in_bucket)
+    assert 'held-out tasks, before and after' in first
+    assert 'held-out tasks, before and after' not in second
+    assert not {'lock', 'joining'} & {path.name for path in run_in_bucket.iterdir()}
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_that_slept_while_another_took_over_ends_in_one_line_and_writes_nothing(
+    config, run_in_bucket, bucket, bucket_server
+):
+    run = Run(config(steps=2_000), run_in_bucket, devices=8)
+    assert run.wait_until(lambda workdir: steps_logged(workdir) >= 4)
+    run.kill(signal.SIGSTOP)
+    note = json.loads((run_in_bucket / 'lock').read_text())
+    (run_in_bucket / 'lock').write_text(json.dumps(note | {'holder': 'host, pid 7', 'claim': 'another'}))
+    before = bucket_server.objects(bucket)
+    run.kill(signal.SIGCONT)
+    [status], [printed] = run.end(timeout=60)
+    assert status == 1
+    [line] = [line for line in printed.splitlines() if line.startswith('error: ')]
+    assert line.startswith(f'error: {run_in_bucket}: taken over by host, pid 7')
+    after = bucket_server.objects(bucket)
+    committed = {name for name in after if name.endswith('commit_success.txt')}
+    assert committed <= before.keys()
+    assert {name: after[name] for name in before if '/step_' not in name} == {
+        name: before[name] for name in before if '/step_' not in name
+    }
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_a_workdir_in_a_bucket_to_the_next_start(config, run_in_bucket):
+    run = Run(config(), run_in_bucket, devices=8)
+    assert run.wait_until(lambda workdir: steps_logged(workdir) >= 4)
+    run.kill(signal.SIGTERM)
+    [status], [printed] = run.end(timeout=30)
+    assert status == RESTART, printed
+    assert load_state(run_in_bucket)[1] == steps_logged(run_in_bucket) < STEPS
+    assert not begun(run_in_bucket)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('answer', 'status'), [(403, 1), (503, RESTART)])
+def test_a_bucket_that_fails_for_good_ends_the_run_in_one_line_with_the_checkpoint_before(
+    answer, status, config, run_in_bucket, bucket_server
+):
+    bucket_server.fault('POST /upload.*step_8/.*metadata', answer, times=1_000)
+    statuses, [printed] = Run(config(), run_in_bucket, devices=8).end()
+    assert statuses == [status], printed
+    [line] = [line for line in printed.splitlines() if line.startswith('error: ')]
+    assert line.startswith(f'error: {run_in_bucket}/checkpoints: a checkpoint could not be written: ')
+    assert line.endswith('The newest whole one is the one after step 4')
+    assert steps_logged(run_in_bucket) >= 8
 
 
 @pytest.mark.slow

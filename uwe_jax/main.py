@@ -1,7 +1,6 @@
 """Trains: python -m uwe_jax.main --config=configs/uwe.py --workdir=DIR [--config.FIELD=VALUE ...]."""
 
 import logging
-import pathlib
 import sys
 
 import jax
@@ -19,7 +18,10 @@ logger = logging.getLogger(__name__)
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.', lock_config=True)
 WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Where checkpoints and metrics go. An existing run is resumed.', required=True
+    'workdir',
+    None,
+    'Where checkpoints and metrics go: a directory, or gs://BUCKET/NAME. An existing run is resumed.',
+    required=True,
 )
 JOIN_TIMEOUT = flags.DEFINE_integer(
     'join_timeout', 300, 'Seconds to wait for the other processes of the run.', lower_bound=1
@@ -33,8 +35,10 @@ def main(argv: list[str]) -> int:
     """Runs the command; returns the exit status, which `launch/README.md` explains."""
     del argv
     console.start_logging(logging.DEBUG if flags.FLAGS.verbosity > 0 else logging.INFO)
-    workdir = pathlib.Path(WORKDIR.value).absolute()
     try:
+        workdir = paths.parse(WORKDIR.value)
+        if not paths.in_bucket(workdir):
+            workdir = workdir.absolute()
         config = Config.of(CONFIG.value.to_dict())
         join_processes(workdir, JOIN_TIMEOUT.value, PEER_TIMEOUT.value)
         logger.info('process %d of %d, devices: %s', jax.process_index(), jax.process_count(), jax.local_devices())
@@ -56,11 +60,11 @@ def main(argv: list[str]) -> int:
         print(f'error: {message}', file=sys.stderr)
         if jax.distributed.is_initialized():  # asking how many there are would wait for them
             exit_after(error, PEER_TIMEOUT.value)
-        return 1
+        return getattr(error, 'exit_status', 1)
     return 0
 
 
-def keep_compiled_programs(workdir: pathlib.Path) -> None:
+def keep_compiled_programs(workdir: paths.Path) -> None:
     """Lets a restart on accelerators load the programs that an earlier start has compiled.
 
     JAX_COMPILATION_CACHE_DIR, where it is set, says where they are kept. Otherwise one process uses the user's cache,
@@ -78,6 +82,5 @@ def keep_compiled_programs(workdir: pathlib.Path) -> None:
 
 if __name__ == '__main__':
     flags.mark_flag_as_required('config')
-    flags.register_validator('workdir', lambda path: not paths.in_bucket(path or ''), 'expected a local path')
     jax.config.config_with_absl()
     app.run(main, flags_parser=console.parse_config_flags)

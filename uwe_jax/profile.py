@@ -6,20 +6,23 @@ A run writes the profile with --config.run.profile_first=STEP.
 import collections
 import dataclasses
 import heapq
-import pathlib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from etils import epath
+
 from uwe_jax.io import console
+from uwe_jax.io.buckets import local_copy
+from uwe_jax.io.paths import Path
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Prints where the time of the profiled steps of a training run went."""
 
-    workdir: pathlib.Path
+    workdir: epath.Path
     """The run, which wrote a profile (--config.run.profile_first=STEP)."""
 
 
@@ -133,7 +136,7 @@ def spent(spans: Iterable[Span]) -> dict[str, float]:
     return time
 
 
-def read(workdir: pathlib.Path) -> Profile:
+def read(workdir: Path) -> Profile:
     """Reads the profile of a run.
 
     On CPUs and GPUs, an event of an operation names its module and HLO instruction; on TPUs it is one in the device's
@@ -147,7 +150,7 @@ def read(workdir: pathlib.Path) -> Profile:
     from uwe_jax.training.metrics import WAITING
     from uwe_jax.training.profiling import FOLDER, HLO, STEP
 
-    folder = workdir / FOLDER
+    folder = local_copy(workdir / FOLDER)
     files = list(folder.glob('plugins/profile/*/*.xplane.pb'))
     if not files or not (folder / HLO).exists():
         raise ValueError(f'{folder}: no profile, expected a run with --config.run.profile_first=STEP')

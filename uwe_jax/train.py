@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import math
-import pathlib
 
 import jax
 from flax import nnx
@@ -18,6 +17,7 @@ from uwe_jax.distributed.processes import broadcast
 from uwe_jax.evaluation.evaluate import evaluate_all
 from uwe_jax.evaluation.tasks import held_out_tasks, sampled
 from uwe_jax.io.console import Progress
+from uwe_jax.io.paths import Path
 from uwe_jax.models import download, pretrained
 from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.ranking import Ranker
@@ -34,17 +34,18 @@ from uwe_jax.training.workdir import claimed
 logger = logging.getLogger(__name__)
 
 
-def train(config: Config, workdir: pathlib.Path) -> None:
+def train(config: Config, workdir: Path) -> None:
     """Trains to the last step, from the newest checkpoint in the workdir, or from the first step if there is none.
 
     Args:
       config: the experiment.
-      workdir: an absolute directory for checkpoints and metrics; made if it does not exist.
+      workdir: for checkpoints and metrics: an absolute directory, made if it does not exist, or one in a bucket.
 
     Raises:
       ValueError: the config, the dataset and the workdir do not fit together; nothing long has begun then.
       FloatingPointError: the loss or the gradient is non-finite; the message names the step.
       OSError: a checkpoint could not be written, for example because the disk is full.
+      BucketError: the bucket of the workdir cannot be used.
       Preempted: the run was asked to stop early (SIGTERM); every step that it took is saved.
     """
     if config.data.dir is None:
@@ -67,8 +68,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     with (
         Heartbeat(config.run.stall_timeout) as heartbeat,  # first, as all that follows waits for other processes
         Preemption() as preemption,
-        claimed(workdir, config, dataset.manifest),  # only now: a run that was refused above claims nothing
-        Checkpoints(workdir, config.run.keep) as checkpoints,
+        claimed(workdir, config, dataset.manifest) as check,  # only now: a run that was refused above claims nothing
+        Checkpoints(workdir, config.run.keep, check) as checkpoints,
         MetricsLog(workdir, checkpoints.start or 0, writes=jax.process_index() == 0) as log,
     ):
         if checkpoints.start is None:
@@ -89,6 +90,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
                         raise Preempted
 
         def save(step: int) -> None:
+            check()
+            log.publish()  # first: whoever continues from the checkpoint finds the lines of all steps before it
             with jax.transfer_guard('allow'):
                 checkpoints.save(step, state, {'config': dataclasses.asdict(config), 'data': dataset.fingerprint})
 

@@ -106,6 +106,10 @@ def test_a_relative_path_of_the_dataset_becomes_absolute(tmp_path, monkeypatch):
     assert experiment(**{'data.dir': 'data'}).data.dir == str(tmp_path / 'data')
 
 
+def test_a_path_of_the_dataset_in_a_bucket_stays_as_it_is():
+    assert experiment(**{'data.dir': 'gs://bucket/data'}).data.dir == 'gs://bucket/data'
+
+
 def test_a_missing_dataset_is_refused():
     with pytest.raises(ValueError, match=r'data\.dir: not given, expected what `python -m data_prep build --output`'):
         train(experiment(), pathlib.Path('nowhere'))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from uwe_jax.io import paths
 from uwe_jax.training import metrics
 from uwe_jax.training.metrics import Meter, MetricsLog, before_and_after, check_finite, read_lines, speed
 
@@ -28,6 +29,20 @@ def test_a_continued_run_reads_as_if_it_had_never_stopped(tmp_path):
         second.write_steps([(3, {'loss': 30.0})])
     assert [(line['step'], line['loss']) for line in lines_of(tmp_path / 'metrics.jsonl')] == [(1, 1), (2, 2), (3, 30)]
     assert [line['step'] for line in second.evaluations()] == [0]
+
+
+def test_in_a_bucket_too(bucket):
+    workdir = paths.parse(f'gs://{bucket}/run')
+    with MetricsLog(workdir, 0, writes=True) as first:
+        first.write_steps((step, {'loss': float(step)}) for step in (1, 2))
+        first.write_evaluation(0, 'job_to_skill', {'map': 1.0, 'rp@10': 2.0})  # publishes all lines so far
+        first.write_steps([(3, {'loss': 3.0})])
+        assert [line['step'] for line in read_lines(workdir / 'metrics.jsonl')] == [1, 2]
+    with MetricsLog(workdir, 2, writes=True) as second:
+        second.write_steps([(3, {'loss': 30.0})])
+    assert [(line['step'], line['loss']) for line in read_lines(workdir / 'metrics.jsonl')] == [(1, 1), (2, 2), (3, 30)]
+    assert [line['step'] for line in second.evaluations()] == [0]
+    assert len(list((workdir / 'tensorboard').iterdir())) == 2
 
 
 def test_what_was_evaluated_before_a_kill_is_not_evaluated_again(tmp_path):

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.conftest import experiment
+from uwe_jax.io import paths
 from uwe_jax.training.workdir import claimed, read_config
 
 DATA = {'fingerprint': 'data', 'sources': [{'name': 'ESCO'}], 'attribution': 'of ESCO'}
@@ -62,6 +63,16 @@ def test_other_data_is_refused(workdir):
 )
 def test_how_and_where_a_run_goes_on_may_change(workdir, field, value):
     with claimed(workdir, experiment(**{field: value}), DATA):
+        pass
+
+
+def test_in_a_bucket_as_on_a_disk_a_second_run_and_other_data_are_refused(bucket):
+    workdir = paths.parse(f'gs://{bucket}/run')
+    with claimed(workdir, experiment(), DATA):
+        with pytest.raises(ValueError, match='another process is at work'), claimed(workdir, experiment(), DATA):
+            pass
+        assert read_config(workdir) == experiment()
+    with pytest.raises(ValueError, match='made with seed=0'), claimed(workdir, experiment(seed=1), DATA):
         pass
 
 

@@ -7,7 +7,6 @@ joins them and ends them all when one is lost.
 import contextlib
 import logging
 import os
-import pathlib
 import re
 import socket
 import sys
@@ -18,10 +17,12 @@ from typing import NamedTuple, NoReturn
 
 import jax
 import numpy as np
+from etils import epath
 from jax._src.clusters import ClusterEnv  # there is no public way to ask for these settings without joining
 from jax.experimental import multihost_utils
 
 from uwe_jax.io.files import whole_file
+from uwe_jax.io.paths import in_bucket, reaching
 
 RESTART = 75  # exit status (EX_TEMPFAIL): nothing is wrong with the run; the same command continues it
 
@@ -50,7 +51,7 @@ class Cluster(NamedTuple):
     local_device_ids: list[int] | None
 
 
-def join_processes(folder: pathlib.Path, join_timeout: int = 300, peer_timeout: int = 100) -> None:
+def join_processes(folder: os.PathLike[str], join_timeout: int = 300, peer_timeout: int = 100) -> None:
     """Joins the other processes of the run, if there are any.
 
     Args:
@@ -70,7 +71,7 @@ def join_processes(folder: pathlib.Path, join_timeout: int = 300, peer_timeout: 
         return
     who = f'process {cluster.process_id} of {cluster.num_processes}'
     logger.info('%s, on %s: joining at %s', who, socket.gethostname(), cluster.coordinator_address)
-    with _roll_call(folder / 'joining', cluster, join_timeout):
+    with _roll_call(epath.Path(folder) / 'joining', cluster, join_timeout):
         try:
             jax.distributed.initialize(
                 **cluster._asdict(),
@@ -127,9 +128,10 @@ def _number(variable: str) -> int | None:
 
 
 @contextlib.contextmanager
-def _roll_call(folder: pathlib.Path, cluster: Cluster, timeout: int) -> Iterator[None]:
+def _roll_call(folder: epath.Path, cluster: Cluster, timeout: int) -> Iterator[None]:
     """Ends the process if the block takes too long; nothing else can interrupt it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    if not in_bucket(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     note = folder / str(cluster.process_id)
     oldest = time.time() - timeout  # older notes are left from an attempt that was killed
     with whole_file(note) as partial:
@@ -137,7 +139,7 @@ def _roll_call(folder: pathlib.Path, cluster: Cluster, timeout: int) -> Iterator
 
     def give_up() -> None:
         try:
-            notes = [path for path in folder.iterdir() if path.name.isdecimal() and path.stat().st_mtime > oldest]
+            notes = [path for path in folder.iterdir() if path.name.isdecimal() and path.stat().mtime >= int(oldest)]
             present = {int(path.name): path.read_text() for path in notes}
             missing = ', '.join(str(index) for index in range(cluster.num_processes) if index not in present)
             came = '; '.join(f'{index} on {where}' for index, where in sorted(present.items()))
@@ -158,7 +160,8 @@ def _roll_call(folder: pathlib.Path, cluster: Cluster, timeout: int) -> Iterator
         yield
     finally:
         timer.cancel()
-        note.unlink(missing_ok=True)
+        with reaching(note):
+            note.unlink(missing_ok=True)
 
 
 def broadcast(value: int) -> int:
@@ -171,11 +174,12 @@ def broadcast(value: int) -> int:
 def exit_after(error: Exception, peer_timeout: int) -> NoReturn:
     """Ends one of several processes after an error, so that the others notice.
 
-    The status is 1, unless the error may come from another process. If that one was lost, JAX knows it after
-    `peer_timeout` seconds, names it, and ends this process with SIGABRT; if it hangs, this one ends with `RESTART`.
+    The status is the error's `exit_status` or 1, unless the error may come from another process. If that one was lost,
+    JAX knows it after `peer_timeout` seconds, names it, and ends this process with SIGABRT; if it hangs, this one ends
+    with `RESTART`.
     """
     if not may_come_from_peer(error):
-        exit_now(1)
+        exit_now(getattr(error, 'exit_status', 1))
     logger.error('waiting up to %d s for word of a lost process', 2 * peer_timeout)
     time.sleep(2 * peer_timeout)
     exit_now(RESTART)

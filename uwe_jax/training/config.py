@@ -14,6 +14,7 @@ from uwe_jax.data.graph import GRAPHS, MAX_TOKENS, SIDES, Dataset
 from uwe_jax.data.packed_plan import PackedPlan, choose_lengths
 from uwe_jax.data.plan import Plan
 from uwe_jax.interaction import EXCHANGES, FORMS, Score
+from uwe_jax.io.paths import in_bucket
 from uwe_jax.loss import InfoNCE
 
 
@@ -139,7 +140,7 @@ class Config:
           ValueError: a field is missing, unknown, or not as expected; the message names it and its value.
         """
         config = _typed(cls, fields, '')
-        if config.data.dir is None:
+        if config.data.dir is None or in_bucket(config.data.dir):
             return config
         directory = str(pathlib.Path(config.data.dir).absolute())
         return dataclasses.replace(config, data=dataclasses.replace(config.data, dir=directory))

@@ -8,7 +8,6 @@ tensorboard/        the numbers of both
 import json
 import logging
 import math
-import pathlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -17,7 +16,10 @@ import jax
 from uwe_jax.data.graph import GRAPHS
 from uwe_jax.data.loader import Batch
 from uwe_jax.io.files import whole_file
+from uwe_jax.io.generations import WorkingCopy
+from uwe_jax.io.paths import Path, exists, reaching
 
+FILES = 'metrics.jsonl', 'evaluation.jsonl'
 WAITING = 'waiting for data'  # its name in a profile
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ class MetricsLog:
     """Writes the numbers of a run.
 
     A run that continues from a checkpoint first cuts the files back to that step, so that they read as if it had never
-    stopped.
+    stopped. In a bucket the files are replaced by `publish`, and after each evaluation.
 
     Args:
       workdir: where the files go.
@@ -35,17 +37,19 @@ class MetricsLog:
       writes: False in all processes but one.
     """
 
-    def __init__(self, workdir: pathlib.Path, restored: int, *, writes: bool):
+    def __init__(self, workdir: Path, restored: int, *, writes: bool):
         self._writes = writes
-        self._metrics = workdir / 'metrics.jsonl'
-        self._evaluation = workdir / 'evaluation.jsonl'
+        if writes:
+            self._files = WorkingCopy(workdir, FILES)
+            workdir = self._files.folder
+        self._metrics, self._evaluation = (workdir / name for name in FILES)
         if writes:
             for path in (self._metrics, self._evaluation):
                 _cut_back(path, restored)
             # Not before: its library imports PyTorch where that is installed, which takes seconds.
             from uwe_jax.training.tensorboard import TensorBoard
 
-            self._tensorboard = TensorBoard(workdir / 'tensorboard', restored + 1)
+            self._tensorboard = TensorBoard(self._files.folder / 'tensorboard', restored + 1)
 
     def write_steps(self, lines: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Writes the numbers of optimizer steps."""
@@ -56,8 +60,14 @@ class MetricsLog:
         """Writes the result of one task after `step` steps."""
         named = {f'evaluation/{task}/{name}': values[name] for name in ('map', 'rp@10')}
         self._write(self._evaluation, step, {'task': task, **values}, named)
+        self.publish()
 
-    def _write(self, path: pathlib.Path, step: int, line: Mapping, scalars: Mapping[str, float]) -> None:
+    def publish(self) -> None:
+        """Brings what was written into the bucket, if the workdir is in one."""
+        if self._writes:
+            self._files.publish()
+
+    def _write(self, path: Path, step: int, line: Mapping, scalars: Mapping[str, float]) -> None:
         if not self._writes:
             return
         # JSON has no NaN and no infinity: null stands for both.
@@ -80,18 +90,19 @@ class MetricsLog:
     def __exit__(self, *_: object) -> None:
         if self._writes:
             self._tensorboard.close()
+            self.publish()
 
 
-def read_lines(path: pathlib.Path) -> list[dict]:
+def read_lines(path: Path) -> list[dict]:
     """The lines of a JSONL file, without a last line that a crash cut short; none if there is no file.
 
     Raises:
       ValueError: another line is damaged; the message names it.
     """
-    if not path.exists():
-        return []
+    with reaching(path):
+        content = path.read_text() if exists(path) else ''
     lines = []
-    for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
+    for number, line in enumerate(content.splitlines(keepends=True), 1):
         if line.endswith('\n'):
             try:
                 lines.append(json.loads(line))
@@ -100,7 +111,7 @@ def read_lines(path: pathlib.Path) -> list[dict]:
     return lines
 
 
-def _cut_back(path: pathlib.Path, step: int) -> None:
+def _cut_back(path: Path, step: int) -> None:
     """Drops the lines of later steps."""
     if path.exists():
         kept = [line for line in read_lines(path) if line['step'] <= step]

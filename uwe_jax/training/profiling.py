@@ -6,11 +6,13 @@ profile/step.hlo.txt                            the compiled step, which says wh
 """
 
 import logging
-import pathlib
-import shutil
 from typing import Any
 
 import jax
+from etils import epath
+
+from uwe_jax.io.generations import WorkingCopy
+from uwe_jax.io.paths import Path, reaching
 
 FOLDER = 'profile'
 HLO = 'step.hlo.txt'
@@ -29,7 +31,7 @@ class StepProfiler:
       steps: how many steps are profiled.
     """
 
-    def __init__(self, workdir: pathlib.Path, first: int, steps: int):
+    def __init__(self, workdir: Path, first: int, steps: int):
         self._folder, self._first, self._last = workdir / FOLDER, first, first + steps - 1
         self._running = False
 
@@ -62,19 +64,22 @@ class StepProfiler:
         text = take_step.lower(*arguments).compile().as_text()  # in all processes, since they may compile together
         if jax.process_index() > 0:
             return
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir()
-        (self._folder / HLO).write_text(text)
+        with reaching(self._folder):
+            epath.Path(self._folder).rmtree(missing_ok=True)
+        self._files = WorkingCopy(self._folder)
+        self._files.folder.mkdir(exist_ok=True)
+        (self._files.folder / HLO).write_text(text)
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0  # calls of Python functions would fill the profile
         jax.block_until_ready(arguments)  # the step before is not part of it
-        jax.profiler.start_trace(self._folder, profiler_options=options)
+        jax.profiler.start_trace(self._files.folder, profiler_options=options)
         self._running = True
 
     def _stop(self) -> None:
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
+            self._files.publish()
             logger.info('profile: %s; `python -m uwe_jax.profile --workdir=%s`', self._folder, self._folder.parent)
 
     def __exit__(self, *_: object) -> None:

@@ -2,6 +2,7 @@
 
 import pathlib
 import time
+import uuid
 from collections.abc import Mapping
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -22,7 +23,8 @@ class TensorBoard:
 
     def __init__(self, folder: pathlib.Path, purge_step: int):
         folder.mkdir(exist_ok=True)
-        self._writer = EventsWriter(str(folder / 'events'))
+        # The library's names tell one second from another, but not two runs that start in the same one.
+        self._writer = EventsWriter(str(folder / 'events'), f'.{uuid.uuid4().hex[:8]}')
         self._writer.write_event(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:

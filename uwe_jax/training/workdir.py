@@ -7,14 +7,14 @@ data.json      of the dataset: fingerprint, sources and attribution, which an ex
 import contextlib
 import dataclasses
 import json
-import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 
 from uwe_jax.data.graph import read_manifest
 from uwe_jax.io.claims import claim
 from uwe_jax.io.files import whole_file
+from uwe_jax.io.paths import Path, exists, in_bucket, reaching
 from uwe_jax.training.config import Config
 
 # How and where a run computes, as opposed to what: these may change when it is continued.
@@ -27,30 +27,32 @@ PREFIX = 'step_'  # of a checkpoint's name
 
 
 @contextlib.contextmanager
-def claimed(workdir: pathlib.Path, config: Config, manifest: Mapping) -> Iterator[None]:
+def claimed(workdir: Path, config: Config, manifest: Mapping) -> Iterator[Callable[[], None]]:
     """Claims a workdir, which is made if it does not exist, and keeps other runs out as long as this one lasts.
 
     A new workdir receives the config and what the dataset's manifest says of its origin; those of an old one are
     compared with them.
+
+    Yields:
+      A function to call before a write, see `claim`.
 
     Raises:
       ValueError: the workdir was made with another config or other data, and the message names the first field; or
         another run is at work in it.
     """
     wanted = _wanted(config, manifest)
-    workdir.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        first = jax.process_index() == 0  # its lock stands for all processes, as none of them can run without it
-        if first:
-            stack.enter_context(claim(workdir, '--workdir'))
+    if not in_bucket(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    first = jax.process_index() == 0  # its claim stands for all processes, as none of them can run without it
+    with claim(workdir, '--workdir') if first else contextlib.nullcontext(lambda: None) as check:
         check_same(workdir, config, manifest)
         for name, content in wanted.items() if first else ():
             with whole_file(workdir / name) as partial:
                 partial.write_text(json.dumps(content, indent=2) + '\n')
-        yield
+        yield check
 
 
-def check_same(workdir: pathlib.Path, config: Config, manifest: Mapping) -> None:
+def check_same(workdir: Path, config: Config, manifest: Mapping) -> None:
     """Checks that a workdir, if it exists, was made with this config and these data.
 
     Raises:
@@ -58,44 +60,48 @@ def check_same(workdir: pathlib.Path, config: Config, manifest: Mapping) -> None
     """
     for name, content in _wanted(config, manifest).items():
         path = workdir / name
-        if path.exists():
-            _compare(path, json.loads(path.read_text()), content)
+        with reaching(path):
+            if exists(path):
+                _compare(path, json.loads(path.read_text()), content)
 
 
-def is_complete(workdir: pathlib.Path, steps: int) -> bool:
+def is_complete(workdir: Path, steps: int) -> bool:
     """Whether a run of this many steps has saved its last one."""
     return (workdir / FOLDER / f'{PREFIX}{steps}').is_dir()
 
 
-def has_checkpoints(directory: pathlib.Path) -> bool:
+def has_checkpoints(directory: Path) -> bool:
     """Whether a directory is the workdir of a run that has begun to save."""
     return (directory / FOLDER).is_dir()
 
 
-def read_config(workdir: pathlib.Path) -> Config:
+def read_config(workdir: Path) -> Config:
     """The experiment that a workdir belongs to.
 
     Raises:
       ValueError: the directory is not a workdir, or its config is not as expected.
     """
     path = workdir / CONFIG
-    if not path.exists():
+    if not exists(path):
         raise ValueError(f'{workdir}: not the workdir of a run, it has no {CONFIG}')
+    with reaching(path):
+        content = path.read_text()
     try:
-        return Config.of(json.loads(path.read_text()))
+        return Config.of(json.loads(content))
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
 
 
-def read_data(workdir: pathlib.Path, config: Config) -> dict:
+def read_data(workdir: Path, config: Config) -> dict:
     """What the model was trained on: `fingerprint`, `sources` and `attribution`, as in the dataset's manifest.
 
     Raises:
       DatasetError: the workdir is of an older version, which wrote the fingerprint only, and the dataset is gone.
     """
     path = workdir / DATA
-    data = json.loads(path.read_text()) if path.exists() else {}
-    return data if 'sources' in data else read_manifest(pathlib.Path(str(config.data.dir)))
+    with reaching(path):
+        data = json.loads(path.read_text()) if path.exists() else {}
+    return data if 'sources' in data else read_manifest(str(config.data.dir))
 
 
 def _wanted(config: Config, manifest: Mapping) -> dict[str, dict]:
@@ -104,7 +110,7 @@ def _wanted(config: Config, manifest: Mapping) -> dict[str, dict]:
     return {CONFIG: dataclasses.asdict(config), DATA: origin}
 
 
-def _compare(path: pathlib.Path, before: dict, now: dict) -> None:
+def _compare(path: Path, before: dict, now: dict) -> None:
     before, now = _flat(before), _flat(now)
     for field in sorted(before.keys() | now.keys()):
         if any(field == free or field.startswith(f'{free}.') for free in FREE):
