@@ -95,8 +95,9 @@ test: $(VENV)/installed.$(EXTRAS)
 	fi; \
 	XLA_FLAGS="$$flags" $(PYTEST) -m 'not slow' $(TESTS)
 
+# Much of their time is waiting, for processes that were killed and servers that do not answer.
 test-slow: $(VENV)/installed.$(EXTRAS)
-	$(PYTEST) -m slow $(TESTS)
+	$(PYTEST) --numprocesses=3 -m slow $(TESTS)
 
 soak: $(VENV)/installed.test
 	$(BIN)/python -m tests.soak

@@ -214,13 +214,12 @@ def test_sigterm_leaves_a_workdir_in_a_bucket_to_the_next_start(config, run_in_b
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('answer', 'status'), [(403, 1), (503, RESTART)])
-def test_a_bucket_that_fails_for_good_ends_the_run_in_one_line_with_the_checkpoint_before(
-    answer, status, config, run_in_bucket, bucket_server
+def test_a_bucket_that_may_no_longer_be_written_ends_the_run_in_one_line_with_the_checkpoint_before(
+    config, run_in_bucket, bucket_server
 ):
-    bucket_server.fault('POST /upload.*step_8/.*metadata', answer, times=1_000)
-    statuses, [printed] = Run(config(), run_in_bucket, devices=8).end()
-    assert statuses == [status], printed
+    bucket_server.fault('POST /upload.*step_8/.*metadata', 403, times=1_000)
+    [status], [printed] = Run(config(), run_in_bucket, devices=8).end()
+    assert status == 1, printed
     [line] = [line for line in printed.splitlines() if line.startswith('error: ')]
     assert line.startswith(f'error: {run_in_bucket}/checkpoints: a checkpoint could not be written: ')
     assert line.endswith('The newest whole one is the one after step 4')

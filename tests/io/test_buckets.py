@@ -225,7 +225,7 @@ def test_a_large_upload_that_is_cut_within_is_repeated(data, bucket, bucket_serv
 
 
 @pytest.mark.slow  # six attempts take half a minute
-@pytest.mark.parametrize('answer', [429, 503, CUT])
+@pytest.mark.parametrize('answer', [503, CUT])
 def test_a_bucket_that_does_not_answer_is_given_up_in_one_line(data, bucket_server, answer):
     bucket_server.fault('.', answer, times=100)
     with pytest.raises(NoAnswerError, match=r'data: no answer from Cloud Storage .*; try again later') as given_up:

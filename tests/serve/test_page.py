@@ -79,11 +79,23 @@ def ranked(indexes, space, query, k=10):
 
 def test_it_ranks_while_one_types(visit, alone, indexes):
     page = visit(alone)
+    expect(page.get_by_role('textbox')).to_be_focused()
     page.keyboard.type('bak')
     expect(targets(page)).to_have_text(ranked(indexes, 'skills', 'bak'))
     page.keyboard.type('er')
     expect(targets(page)).to_have_text(ranked(indexes, 'skills', 'baker'))
     expect(page.get_by_role('status')).to_have_text('The 7 best of 7 skills')
+
+
+def test_what_is_typed_while_the_page_is_loading_is_ranked(visit, alone, indexes):
+    page = visit(alone)
+    page.add_init_script(
+        'const ask = fetch; fetch = async (...how) => (await new Promise(go => setTimeout(go, 500)), ask(...how))'
+    )
+    page.reload()
+    expect(page.get_by_role('textbox')).to_be_focused()
+    page.keyboard.type('bake')
+    expect(targets(page)).to_have_text(ranked(indexes, 'skills', 'bake'))
 
 
 def test_another_space_is_a_click_away(visit, alone, indexes):
@@ -142,9 +154,10 @@ def test_the_direction_is_turned_round_and_back(visit, alone, indexes):
 
 def test_it_works_by_keyboard_alone(visit, alone, indexes):
     page = visit(alone)
+    expect(page.get_by_role('textbox')).to_be_focused()
     page.keyboard.type('baker')
     second = ranked(indexes, 'skills', 'baker')[1]
-    expect(targets(page)).to_have_count(7)
+    expect(targets(page)).to_have_text(ranked(indexes, 'skills', 'baker'))
     for key in ('ArrowDown', 'ArrowDown', 'Enter'):
         page.keyboard.press(key)
     expect(page.locator('.target[aria-expanded=true]')).to_be_focused()
@@ -195,5 +208,6 @@ def test_markup_in_a_text_is_shown_and_not_run(visit, alone):
 def test_an_error_is_said(visit, alone):
     page = visit(alone)
     page.route('**/rank', lambda route: route.fulfill(status=422, json={'detail': '#/queries/0: too long'}))
+    expect(page.get_by_role('textbox')).to_be_focused()
     page.keyboard.type('baker')
     expect(page.get_by_role('status')).to_have_text('#/queries/0: too long')

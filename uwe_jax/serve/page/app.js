@@ -263,8 +263,13 @@ function turnRound(target) {
 input.addEventListener('input', () => {
   fit()
   clearTimeout(typing)
-  typing = setTimeout(() => go({query: input.value.trim(), open: null, k: STEP}, {replace: true}), PAUSE_MS)
+  typing = setTimeout(takeTyped, PAUSE_MS)
 })
+
+function takeTyped() {
+  const query = input.value.trim()
+  if (query !== state.query && served.spaces.length) go({query, open: null, k: STEP}, {replace: true})
+}
 
 form.addEventListener('change', event => {
   if (event.target.name !== 'space') return
@@ -338,7 +343,8 @@ try {
     make('label', {className: 'space', title: `${counted(targets)} targets`},
       make('input', {type: 'radio', name: 'space', value: name}), make('span', {}, name))))
   state = readAddress()
-  show()
+  if (input.value && !state.query) takeTyped()  // while this page was loading
+  else show()
 } catch (error) {
   say(error.message, true)
   if (!(error instanceof Failure)) throw error
