@@ -23,7 +23,8 @@ FLAGS :=
 SIDES := target query both
 PUBLIC := runs/public
 TESTS := tests
-PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+PROCESSES := 2
+PYTEST = $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
 # Most of the time goes into compilation: this keeps XLA's optimisations and turns off LLVM's.
 COMPILE_FAST := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 # This flag saves more, but a jaxlib that no longer has it aborts.
@@ -96,8 +97,9 @@ test: $(VENV)/installed.$(EXTRAS)
 	XLA_FLAGS="$$flags" $(PYTEST) -m 'not slow' $(TESTS)
 
 # Much of their time is waiting, for processes that were killed and servers that do not answer.
+test-slow: PROCESSES := 3
 test-slow: $(VENV)/installed.$(EXTRAS)
-	$(PYTEST) --numprocesses=3 -m slow $(TESTS)
+	$(PYTEST) -m slow $(TESTS)
 
 soak: $(VENV)/installed.test
 	$(BIN)/python -m tests.soak

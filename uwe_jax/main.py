@@ -10,7 +10,6 @@ from ml_collections import config_flags
 from uwe_jax.distributed.preemption import Preempted
 from uwe_jax.distributed.processes import RESTART, NotJoinedError, exit_after, join_processes
 from uwe_jax.io import console, paths
-from uwe_jax.models import download
 from uwe_jax.train import train
 from uwe_jax.training.config import Config
 
@@ -76,7 +75,7 @@ def keep_compiled_programs(workdir: paths.Path) -> None:
     """
     chosen = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     if chosen is None and jax.default_backend() != 'cpu':
-        shared = download.cache_root() if jax.process_count() == 1 else workdir
+        shared = paths.cache_root() if jax.process_count() == 1 else workdir
         jax.config.update('jax_compilation_cache_dir', str(shared / 'compiled'))
 
 

@@ -83,12 +83,16 @@ def test_an_interrupted_upload_is_continued(data, bucket, bucket_server):
     assert len(seen(bucket_server, UPLOADS)) == 2  # one of them tries whether the bucket can be written
 
 
-def test_a_process_killed_while_it_uploads_has_completed_nothing(data, bucket, bucket_server):
-    held = bucket_server.fault(f'{UPLOADS}.*manifest', HELD)
-    [process] = in_processes('up', data)
+def kill_once(held, process):
+    """Kills a process when its request is held up."""
     assert held.happened.wait(60)
     process.kill()
     process.wait()
+
+
+def test_a_process_killed_while_it_uploads_has_completed_nothing(data, bucket, bucket_server):
+    held = bucket_server.fault(f'{UPLOADS}.*manifest', HELD)
+    kill_once(held, *in_processes('up', data))
     bucket_server.lift()
     check_absent(data, last='manifest.json')
     write(data)
@@ -150,10 +154,7 @@ def test_what_changes_while_it_is_copied_is_refused(written, bucket_server):
 
 def test_a_process_killed_while_it_copies_leaves_what_the_next_one_continues(written, bucket_server):
     held = bucket_server.fault(f'{DOWNLOADS}.*nodes', HELD)
-    [process] = in_processes('down', written)
-    assert held.happened.wait(60)
-    process.kill()
-    process.wait()
+    kill_once(held, *in_processes('down', written))
     bucket_server.lift()
     bucket_server.requests.clear()
     assert read(buckets.local_copy(written)) == CONTENT

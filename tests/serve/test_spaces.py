@@ -25,7 +25,7 @@ def test_a_space_is_a_name_a_file_and_a_column(skills, tmp_path):
         ('skills', 'skills.csv', 'label', 'target'),
         ('titles', 'a:b.txt', 'text', 'query'),
     ]
-    assert [space.texts() for space in spaces] == [['bake bread', 'SQL'], ['baker']]
+    assert [space.texts for space in spaces] == [['bake bread', 'SQL'], ['baker']]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_file_without_texts_is_refused(tmp_path):
     (tmp_path / 'empty.txt').write_text('\n')
     [space] = read_spaces([f'skills={tmp_path}/empty.txt'], [])
     with pytest.raises(ValueError, match=r'--space=skills=\S+empty.txt: contains no text'):
-        space.texts()
+        _ = space.texts
 
 
 # The command

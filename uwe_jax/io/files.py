@@ -134,10 +134,20 @@ def damage(directory: pathlib.Path, checksums: Mapping[str, str]) -> str | None:
       directory: contains the files.
       checksums: by the files' paths within the directory.
     """
-    for name, expected in sorted(checksums.items()):
-        try:
-            if sha256(directory / name) != expected:
-                return f'{name} was cut short or altered'
-        except FileNotFoundError:
+    return difference(checksums, {name: sha256(directory / name) for name in checksums if (directory / name).exists()})
+
+
+def difference(expected: Mapping[str, str], actual: Mapping[str, str]) -> str | None:
+    """Says which file is missing, has another checksum or was not expected; None if there is none.
+
+    Args:
+      expected, actual: checksums by the files' names.
+    """
+    for name in sorted(expected.keys() | actual.keys()):
+        if name not in expected:
+            return f'{name} does not belong to it'
+        if name not in actual:
             return f'{name} is missing'
+        if actual[name] != expected[name]:
+            return f'{name} was cut short or altered'
     return None

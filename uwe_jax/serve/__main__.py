@@ -13,7 +13,7 @@ import uvicorn
 
 from uwe_jax.interaction import Score, check_says_who_attends
 from uwe_jax.io import console
-from uwe_jax.models import download
+from uwe_jax.io.paths import cache_root
 from uwe_jax.ranking import Ranker
 from uwe_jax.serve.app import make_app
 from uwe_jax.serve.connections import ImpatientProtocol
@@ -77,7 +77,7 @@ def serve(options: Options) -> None:
     """
     options.check()
     spaces = read_spaces(options.space, options.skills)
-    counts = [len(space.texts()) for space in spaces]
+    counts = [len(space.texts) for space in spaces]
     sources = named(options.model)
     with bind(options.host, options.port) as bound:  # before the minutes that embedding takes
         models = {name: open_model(source, spaces, options) for name, source in sources.items()}
@@ -158,7 +158,7 @@ def open_model(source: str, spaces: list[SpaceFile], options: Options) -> Model:
             ) from error
 
     ranker = Ranker.from_pretrained(source, options.pooling, attend=options.attend, check=check)
-    cache = options.cache or download.cache_root() / 'spaces'
+    cache = options.cache or cache_root() / 'spaces'
     return Model(ranker, {space.name: space.open(ranker, cache, options.dtype) for space in spaces})
 
 

@@ -1,6 +1,7 @@
 """Target spaces: embedded once for each model, then mapped from disk."""
 
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import re
@@ -52,11 +53,9 @@ class SpaceFile:
         if self.skills is not None:
             ranker = ranker.facing(self.skills)
         content = hashlib.sha256(f'{sha256(self.path)} {self.path.suffix} {self.column}'.encode()).hexdigest()[:16]
-        kept = cache / f'{ranker.fingerprint}-{content}-{dtype}'
-        if kept.exists():
-            return TargetIndex.load(kept, ranker)
-        return ranker.kept_index(self.texts(), kept, dtype)
+        return ranker.kept_index(self.texts, cache / f'{ranker.fingerprint}-{content}-{dtype}', dtype)
 
+    @functools.cached_property
     def texts(self) -> list[str]:
         """The targets.
 

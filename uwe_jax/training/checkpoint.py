@@ -25,7 +25,7 @@ from flax import nnx
 
 from uwe_jax.distributed.processes import broadcast
 from uwe_jax.io.buckets import listing
-from uwe_jax.io.files import whole_file
+from uwe_jax.io.files import difference, whole_file
 from uwe_jax.io.paths import NoAnswerError, Path, in_bucket, is_passing, reaching
 from uwe_jax.training.state import State
 from uwe_jax.training.workdir import FOLDER, PREFIX
@@ -195,15 +195,7 @@ def _damage(directory: epath.Path) -> str | None:
     except (OSError, ValueError) as error:
         return f'{CHECKSUMS} cannot be read ({error})'
     algorithm = 'md5' if all(len(checksum) == 32 for checksum in expected.values()) else 'sha256'
-    actual = _checksums(directory, algorithm)
-    for name in sorted(expected.keys() | actual.keys()):
-        if name not in expected:
-            return f'{name} does not belong to it'
-        if name not in actual:
-            return f'{name} is missing'
-        if actual[name] != expected[name]:
-            return f'{name} was cut short or altered'
-    return None
+    return difference(expected, _checksums(directory, algorithm))
 
 
 def _newest_whole(workdir: epath.Path) -> int | None:
