@@ -51,6 +51,7 @@ MAX_QUERIES = flags.DEFINE_integer('max_queries', None, "The workbench's --max_q
 SCORE = flags.DEFINE_multi_string(
     'score', [], 'One more way to score each model, beside the one that it was trained with: mean, or attend=both.'
 )
+DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], "The workbench's --dtype.")
 METRIC = flags.DEFINE_enum('metric', 'map', ['map', 'rp@10'], 'What the table shows.')
 DISCARD = flags.DEFINE_bool(
     'discard_checkpoints',
@@ -186,7 +187,7 @@ def train_and_measure(variant: Variant, seed: int, workdir: pathlib.Path) -> Non
     measuring += [f'--data={words}' for words in DATA.value]
     if MAX_QUERIES.value is not None:
         measuring += [f'--max_queries={MAX_QUERIES.value}']
-    measuring += [f'--output={workdir / "workbench"}']
+    measuring += [f'--dtype={DTYPE.value}', f'--output={workdir / "workbench"}']
     if command_of(workdir / 'workbench') == shlex.join(['python', '-m', 'uwe_jax.workbench', *measuring]):
         logger.info('%s: measured before', workdir)
     else:
