@@ -1,4 +1,4 @@
-"""Packed scores are those of the reference, for every choice of a score, values and gradients."""
+"""Packed and ragged scores are those of the reference, for every choice of a score, values and gradients."""
 
 import functools
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.interaction.inputs import error, name_of
 from uwe_jax.interaction import Score, late_interaction
-from uwe_jax.interaction.packed import packed, packed_scores
+from uwe_jax.interaction.packed import packed, packed_scores, ragged_scores
 
 Q_LENGTH, Y_LENGTH = [3, 1, 7, 5], [0, 1, 1, 2, 4, 4, 4, 9]  # targets lie sorted by length
 LAYOUT = ((0, 1), (1, 2), (2, 1), (4, 3), (9, 1))
@@ -33,13 +33,24 @@ def embeddings(lengths, seed, dtype):
     return padded, padded[real], jnp.array(lengths), real
 
 
-@functools.partial(jax.jit, static_argnames=('score', 'packs'))
-def values_and_gradients(q, q_len, y, y_len, weights, score, packs):
-    """The scores, packed or of the reference, and the gradients of their weighted sum."""
+def by_layout(q, q_len, y, score):
+    return packed_scores(q, q_len, packed(y), LAYOUT, score)
+
+
+def by_segments(q, q_len, y, score):
+    """The targets by their lengths, and behind them tokens that belong to none."""
+    text = np.repeat(np.arange(len(Y_LENGTH) + 1), [*Y_LENGTH, 3])
+    y = jnp.concatenate([y, jnp.full((3, y.shape[1]), 7, y.dtype)])
+    return ragged_scores(q, q_len, packed(y), jnp.asarray(text), jnp.array(Y_LENGTH), score)
+
+
+@functools.partial(jax.jit, static_argnames=('score', 'form'))
+def values_and_gradients(q, q_len, y, y_len, weights, score, form=None):
+    """The scores by a form, or of the reference, and the gradients of their weighted sum."""
 
     def weighted(q, y):
-        if packs:
-            scores = packed_scores(q, q_len, packed(y), LAYOUT, score)
+        if form:
+            scores = form(q, q_len, y, score)
         else:
             scores, _ = late_interaction(q, q_len, y, y_len, score, form='reference')
         return jnp.sum(weights * scores), scores
@@ -48,25 +59,27 @@ def values_and_gradients(q, q_len, y, y_len, weights, score, packs):
     return scores, dq, dy
 
 
-def equals_the_reference(score, dtype):
+def equals_the_reference(form, score, dtype):
     q, _, q_len, q_real = embeddings(Q_LENGTH, 0, dtype)
     y, y_packed, y_len, y_real = embeddings(Y_LENGTH, 1, dtype)
     weights = jnp.asarray(np.random.default_rng(2).standard_normal((4, 8)), jnp.float32)
-    expected, of_q, of_y = values_and_gradients(q, q_len, y, y_len, weights, score, packs=False)
-    actual, our_q, our_y = values_and_gradients(q, q_len, y_packed, y_len, weights, score, packs=True)
+    expected, of_q, of_y = values_and_gradients(q, q_len, y, y_len, weights, score)
+    actual, our_q, our_y = values_and_gradients(q, q_len, y_packed, y_len, weights, score, form)
     assert error(actual, expected) <= TOLERANCE[dtype]['values']
     assert error(our_q[q_real], of_q[q_real]) <= TOLERANCE[dtype]['gradients']
     assert error(our_y, of_y[y_real]) <= TOLERANCE[dtype]['gradients']
 
 
+@pytest.mark.parametrize('form', [by_layout, by_segments])
 @pytest.mark.parametrize('score', SCORES, ids=name_of)
-def test_values_and_gradients_are_those_of_the_reference(score):
-    equals_the_reference(score, 'float32')
+def test_values_and_gradients_are_those_of_the_reference(score, form):
+    equals_the_reference(form, score, 'float32')
 
 
+@pytest.mark.parametrize('form', [by_layout, by_segments])
 @pytest.mark.parametrize('score', [Score(), Score(kind='maxsim', attend='query'), Score(attend='both')], ids=name_of)
-def test_so_they_are_in_half_precision(score):
-    equals_the_reference(score, 'bfloat16')
+def test_so_they_are_in_half_precision(score, form):
+    equals_the_reference(form, score, 'bfloat16')
 
 
 scores_of = jax.jit(lambda q, q_len, y, score: packed_scores(q, q_len, y, LAYOUT, score), static_argnums=3)

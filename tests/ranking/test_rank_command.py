@@ -1,6 +1,7 @@
 """The command line that ranks, and the file that it writes for many queries."""
 
 import json
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def test_queries_may_stand_before_the_flags_or_behind():
 
 
 def test_the_index_is_kept_for_the_next_time(options, tmp_path, capsys, caplog):
-    asked = Options(**options, index=tmp_path / 'index', queries=('baker', 'nurse'))
+    asked = Options(**options, index=str(tmp_path / 'index'), queries=('baker', 'nurse'))
     with caplog.at_level('INFO', 'uwe_jax'):
         rank(asked)
         assert f'kept the embedded targets in {tmp_path / "index"}' in caplog.messages
@@ -88,7 +89,7 @@ def test_an_index_of_other_targets_is_refused(options, tmp_path, index):
     index.save(tmp_path / 'index')
     options['targets'].write_text('label\nbake bread\n')
     with pytest.raises(ValueError, match=r'index: holds other targets than \S+skills\.csv; remove it to make it again'):
-        rank(Options(**options, index=tmp_path / 'index', queries=('baker',)))
+        rank(Options(**options, index=str(tmp_path / 'index'), queries=('baker',)))
 
 
 def test_many_queries_are_ranked_into_a_file(options, index, tmp_path):
@@ -106,12 +107,15 @@ def test_an_output_that_exists_is_refused(options, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'output', [{'index': '/dev/null/index', 'queries': ('x',)}, {'input': 'x', 'output': '/dev/null/o'}]
+    'output',
+    [
+        {'index': '/dev/null/index', 'queries': ('x',)},
+        {'input': pathlib.Path('x'), 'output': pathlib.Path('/dev/null/o')},
+    ],
 )
-def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(options, tmp_path, output):
-    paths = {name: tmp_path / value if name != 'queries' else value for name, value in output.items()}
+def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(options, output):
     with pytest.raises(NotADirectoryError):
-        rank(Options(**options | {'model': 'none'}, **paths))
+        rank(Options(**options | {'model': 'none'}, **output))
 
 
 @pytest.mark.parametrize('file', ['targets', 'input'])

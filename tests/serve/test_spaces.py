@@ -2,12 +2,17 @@
 
 import pathlib
 
+import httpx2
 import numpy as np
 import pytest
 
 from tests.conftest import without_weights
+from tests.serve.conftest import Cold, running
 from uwe_jax.interaction import Score
+from uwe_jax.ranking.lance import LanceIndex
 from uwe_jax.serve.__main__ import Options, named, open_model, serve
+from uwe_jax.serve.app import make_app
+from uwe_jax.serve.schemas import SpaceInfo
 from uwe_jax.serve.spaces import read_spaces
 
 
@@ -31,7 +36,7 @@ def test_a_space_is_a_name_a_file_and_a_column(skills, tmp_path):
 @pytest.mark.parametrize(
     ('words', 'holding_skills', 'message'),
     [
-        (['skills'], [], '--space=skills: expected NAME=FILE or NAME=FILE:COLUMN'),
+        (['skills'], [], '--space=skills: expected NAME=FILE, NAME=FILE:COLUMN or NAME=lance:PATH, NAME of'),
         (['my skills=FILE'], [], 'NAME of letters, digits, _ and -'),
         (['skills=none.csv:label'], [], 'no file none.csv'),
         (['a=FILE', 'a=FILE'], [], 'a second space of that name'),
@@ -80,6 +85,45 @@ def test_a_file_without_texts_is_refused(tmp_path):
     [space] = read_spaces([f'skills={tmp_path}/empty.txt'], [])
     with pytest.raises(ValueError, match=r'--space=skills=\S+empty.txt: contains no text'):
         _ = space.texts
+
+
+# Indexes in LanceDB
+
+
+@pytest.fixture
+def in_lance(ranker, tmp_path):
+    pytest.importorskip('lancedb')
+    LanceIndex.create(str(tmp_path / 'titles'), ranker).put(['baker', 'nurse', 'data engineer'])
+    return f'lance:{tmp_path}/titles'
+
+
+def test_a_space_in_lancedb_is_ranked_with_the_skills_where_the_service_was_told(
+    make_ranker, in_lance, skills, tmp_path
+):
+    model = make_ranker(Score(attend='from_skill'))
+    titles, _ = read_spaces([f'titles={in_lance}', f'skills={skills}:label'], ['skills'])
+    titles.check()
+    expected = make_ranker(Score(attend='target')).index(['baker', 'nurse', 'data engineer']).rank(['SQL'])[0]
+    hits = titles.open(model, tmp_path, 'float32').rank(['SQL'])[0]
+    assert {hit.id for hit in hits} == {'baker', 'nurse', 'data engineer'}
+    of_text = {hit.text: hit.score for hit in expected}
+    assert [hit.score for hit in hits] == pytest.approx([of_text[hit.text] for hit in hits], abs=4e-3)
+
+
+def test_a_service_answers_from_lancedb(ranker, in_lance, tmp_path):
+    [space] = read_spaces([f'titles={in_lance}'], [])
+    opened = {'titles': space.open(ranker, tmp_path, 'float32')}
+    infos = [SpaceInfo(name='titles', targets=len(opened['titles']), skills=None)]
+    with running(make_app({'uwe': Cold(ranker, opened)}, infos)) as address:
+        answer = httpx2.post(f'{address}/rank', json={'queries': ['bake bread', 'SQL'], 'k': 2}, timeout=60).json()
+    assert [len(result['targets']) for result in answer['results']] == [2, 2]
+    assert all(hit['id'] == hit['text'] for result in answer['results'] for hit in result['targets'])
+
+
+def test_an_index_that_is_not_there_is_refused(tmp_path):
+    [space] = read_spaces([f'titles=lance:{tmp_path}/none'], [])
+    with pytest.raises(ValueError, match='none: no index in LanceDB there'):
+        space.check()
 
 
 # The command

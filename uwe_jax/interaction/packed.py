@@ -1,7 +1,8 @@
 """One direction of late interaction against a target space without padding, as ranking needs it: equals `reference`.
 
-Targets of the same length lie side by side, so that the softmax over the tokens of each runs along an axis, and the
-products of all real tokens are one matrix product: nothing is computed for padding.
+The products of all real tokens are one matrix product: nothing is computed for padding. In `packed_scores`, targets of
+the same length lie side by side, so that the softmax over the tokens of each runs along an axis. `ragged_scores` takes
+targets of any lengths without being compiled anew, and sums by target, which is slower: it is for shortlists.
 """
 
 import dataclasses
@@ -66,10 +67,103 @@ def packed_scores(
     Raises:
       ValueError: the skills attend, and nothing says which side they are on.
     """
+    return _scores(q, q_len, y, _Runs(layout), score)
+
+
+def ragged_scores(
+    q: Float[Array, 'queries q_tokens d'],
+    q_len: Int[Array, ' queries'],
+    y: Packed,
+    text: Int[Array, ' y_tokens'],
+    length: Int[Array, ' targets'],
+    score: Score,
+) -> Float32[Array, 'queries targets']:
+    """As `packed_scores`, for targets whose lengths are known only when the program runs.
+
+    Args:
+      q: token embeddings of the queries.
+      q_len: tokens of each query.
+      y: tokens of the targets, and behind them any others.
+      text: the target to which each token belongs, ascending; the number of targets for the others.
+      length: tokens of each target.
+      score: as in `packed_scores`.
+
+    Raises:
+      ValueError: the skills attend, and nothing says which side they are on.
+    """
+    return _scores(q, q_len, y, _Segments(text, length), score)
+
+
+class _Runs(NamedTuple):
+    """Targets of equal lengths, side by side."""
+
+    layout: Layout
+
+    def weighted(self, r, inverse, score):
+        """`weighted` over the tokens of each target, with C = R / |y|: [T, n], [T] -> [targets, n]."""
+        sums = []
+        for run, texts, length in self._runs():
+            if length == 0:
+                sums.append(jnp.zeros((texts, r.shape[1]), jnp.float32))
+                continue
+            products = r[run].reshape(texts, length, r.shape[1])
+            sums.append(weighted(products, products * inverse[run].reshape(texts, length, 1), score, axis=1))
+        return jnp.concatenate(sums)
+
+    def total(self, x, mean):
+        """The sum, or the mean, over the tokens of each target: [T, n] -> [targets, n]."""
+        totals = []
+        for run, texts, length in self._runs():
+            total = x[run].reshape(texts, length, x.shape[1]).sum(axis=1)
+            totals.append(total / max(length, 1) if mean else total)
+        return jnp.concatenate(totals)
+
+    def _runs(self) -> Iterator[tuple[slice, int, int]]:
+        """Yields for each run of texts of equal length its tokens, its texts, and their length."""
+        start = 0
+        for length, texts in self.layout:
+            yield slice(start, start + texts * length), texts, length
+            start += texts * length
+
+
+class _Segments(NamedTuple):
+    """Targets of any lengths: the target of each token, and the tokens of each target."""
+
+    text: Int[Array, ' tokens']
+    length: Int[Array, ' targets']
+
+    def weighted(self, r, inverse, score):
+        """As `_Runs.weighted`."""
+        c = r * inverse[:, None]
+        if score.kind == 'maxsim':
+            largest = self._by_target(jax.ops.segment_max, c)
+            return jnp.where(jnp.isneginf(largest), 0.0, largest)
+        largest = self._by_target(jax.ops.segment_max, jax.lax.stop_gradient(r))
+        above = r - largest.at[self.text].get(mode='fill', fill_value=jnp.inf)  # -inf for tokens of no target
+        weight = jnp.exp(above * (1 / score.temperature))
+        total = self._by_target(jax.ops.segment_sum, weight)
+        return self._by_target(jax.ops.segment_sum, weight * c) / jnp.where(total == 0, 1, total)
+
+    def total(self, x, mean):
+        """As `_Runs.total`."""
+        total = self._by_target(jax.ops.segment_sum, x)
+        return total / jnp.maximum(self.length, 1)[:, None] if mean else total
+
+    def _by_target(self, combine, x):
+        return combine(x, self.text, len(self.length), indices_are_sorted=True)
+
+
+def _scores(
+    q: Float[Array, 'queries q_tokens d'],
+    q_len: Int[Array, ' queries'],
+    y: Packed,
+    targets: _Runs | _Segments,
+    score: Score,
+) -> Float32[Array, 'queries targets']:
     check_says_who_attends(score)
     if not has_attention(score):
         score = dataclasses.replace(score, attend='target')  # the only vector of a target can only be attended to
-    everything = q, participating(q_len, q.shape[1], special_tokens=True), token_products(q, y), y, layout, score
+    everything = q, participating(q_len, q.shape[1], special_tokens=True), token_products(q, y), y, targets, score
     # Under jit, XLA leaves out what the score does not ask for.
     return score.combine(_query_attending(*everything), _target_attending(*everything))
 
@@ -79,22 +173,15 @@ def _query_attending(
     q_mask: Bool[Array, 'queries q_tokens'],
     r: Float32[Array, 'y_tokens queries*q_tokens'],
     y: Packed,
-    layout: Layout,
+    targets: _Runs | _Segments,
     score: Score,
 ) -> Float32[Array, 'queries targets']:
     """The scores with the softmax over the tokens of each target."""
     queries, tokens, _ = q.shape
-    sums = []  # over the tokens of each target: [targets, B L]
-    for run, texts, length in _runs(layout):
-        if length == 0:
-            sums.append(jnp.zeros((texts, queries * tokens), jnp.float32))
-            continue
-        products = r[run].reshape(texts, length, queries * tokens)
-        of_unit_target = products * y.inverse[run].reshape(texts, length, 1)
-        sums.append(weighted(products, of_unit_target, score, axis=1))
+    sums = targets.weighted(r, y.inverse, score)  # [targets, B L]
     # The norms of the query's tokens factor out of these sums.
     inverse, _ = fold_mask(q, q_mask)
-    total = jnp.sum(jnp.concatenate(sums).reshape(-1, queries, tokens) * inverse, axis=2).T  # [B, targets]
+    total = jnp.sum(sums.reshape(-1, queries, tokens) * inverse, axis=2).T  # [B, targets]
     return total / attending_tokens(q_mask, score)[:, None]
 
 
@@ -103,7 +190,7 @@ def _target_attending(
     q_mask: Bool[Array, 'queries q_tokens'],
     r: Float32[Array, 'y_tokens queries*q_tokens'],
     y: Packed,
-    layout: Layout,
+    targets: _Runs | _Segments,
     score: Score,
 ) -> Float32[Array, 'queries targets']:
     """The scores with the softmax over the tokens of each query."""
@@ -111,19 +198,7 @@ def _target_attending(
     inverse, bias = fold_mask(q, q_mask)
     r = r.reshape(-1, queries, tokens) + bias
     sums = weighted(r, r * inverse, score, axis=2) * y.inverse[:, None]  # [T, B]
-    totals = []  # [targets, B]
-    for run, texts, length in _runs(layout):
-        total = sums[run].reshape(texts, length, queries).sum(axis=1)
-        totals.append(total / max(length, 1) if score.reduce == 'mean' else total)
-    return jnp.concatenate(totals).T
-
-
-def _runs(layout: Layout) -> Iterator[tuple[slice, int, int]]:
-    """Yields for each run of texts of equal length its tokens, its texts, and their length."""
-    start = 0
-    for length, texts in layout:
-        yield slice(start, start + texts * length), texts, length
-        start += texts * length
+    return targets.total(sums, score.reduce == 'mean').T
 
 
 def token_products(q: Float[Array, 'queries q_tokens d'], y: Packed) -> Float32[Array, 'y_tokens queries*q_tokens']:

@@ -11,6 +11,7 @@ from uwe_jax.io.claims import claim
 from uwe_jax.io.files import check_absent
 from uwe_jax.io.jsonl import ResumableJsonl, read_whole_lines
 from uwe_jax.ranking.index import TargetIndex
+from uwe_jax.ranking.lance import LanceIndex
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +19,12 @@ QUERIES_AT_A_TIME = 256
 
 
 def rank_into(
-    output: pathlib.Path, index: TargetIndex, queries: Iterable[str], k: int, settings: Sequence[str], total: int
+    output: pathlib.Path,
+    index: TargetIndex | LanceIndex,
+    queries: Iterable[str],
+    k: int,
+    settings: Sequence[str],
+    total: int,
 ) -> None:
     """Writes the best targets of each query as a JSON line: `query`, and `targets` with `id`, `text` and `score`.
 

@@ -83,6 +83,12 @@ class Embedded:
             vectors = np.rint(vectors / self.scale[where, None])
         self.tokens[where] = vectors.astype(self.tokens.dtype)
 
+    def rounded(self, dtype: str) -> 'Embedded':
+        """A copy in another dtype."""
+        other = Embedded.empty(self.length, self.tokens.shape[1], dtype)
+        other.fill(np.arange(len(self)), self.tokens)
+        return dataclasses.replace(other, place=self.place)
+
     def padded(
         self, rows: Integer[np.ndarray, ' m'], tokens: int
     ) -> tuple[Float32[np.ndarray, 'm tokens d'], Int32[np.ndarray, ' m']]:

@@ -42,6 +42,7 @@ class Embedder:
       device_mesh: if given, the encoder's parameters lie on it and batches are split over it.
 
     Attributes:
+      d: the size of a vector.
       pair_score: the score.
       mesh: the device mesh, or None.
       truncated: how many texts so far had more than `MAX_TOKENS` tokens and were cut.
@@ -53,7 +54,7 @@ class Embedder:
         self._graphdef, self._params = nnx.split(encoder)
         self._cast = cast_matrices(self._params, encoder.dtype)
         self._tokenizer = tokenizer
-        self._dtype, self._d = str(jnp.dtype(encoder.dtype)), encoder.word_embeddings.features
+        self._dtype, self.d = str(jnp.dtype(encoder.dtype)), encoder.word_embeddings.features
         self.mesh = device_mesh
         self.pair_score = score
         self.truncated = 0
@@ -76,7 +77,15 @@ class Embedder:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Identifies what scores depend on: parameters (which must lie on this host), tokenizer and settings."""
-        settings = [self._tokenizer.fingerprint, dataclasses.asdict(self.pair_score), self._dtype, MAX_TOKENS]
+        return self._identify(dataclasses.asdict(self.pair_score), self._dtype)
+
+    @functools.cached_property
+    def vectors_fingerprint(self) -> str:
+        """Identifies what the vectors of targets depend on, but for their rounding."""
+        return self._identify(self.pair_score.special_tokens, self.pools('target'))
+
+    def _identify(self, *choices: object) -> str:
+        settings = [self._tokenizer.fingerprint, *choices, MAX_TOKENS]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for path, value in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(self._params)):
             digest.update(jax.tree_util.keystr(path).encode())
@@ -108,7 +117,7 @@ class Embedder:
         special = 0 if self.pair_score.special_tokens else 1  # left out at each end
         ids = self._tokenise(texts)
         tokens = np.array([len(text) for text in ids], np.int32)
-        embedded = Embedded.empty(np.ones_like(tokens) if pooled else tokens - 2 * special, self._d, dtype)
+        embedded = Embedded.empty(np.ones_like(tokens) if pooled else tokens - 2 * special, self.d, dtype)
         with Progress('embedding', len(texts), 'texts') as progress:
             for places, start, embeddings in self._encoded(ids):
                 vectors = embeddings[token_places(start + special, tokens[places] - 2 * special)]

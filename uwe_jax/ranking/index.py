@@ -7,15 +7,13 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from uwe_jax.interaction import late_interaction
 from uwe_jax.io.files import whole_directory
 from uwe_jax.ranking.embedded import DTYPES, Embedded
 from uwe_jax.ranking.embedder import Embedder
-from uwe_jax.ranking.scoring import LENGTHS, MEMORY_MIB, BlockScorer, padded_length
+from uwe_jax.ranking.scoring import LENGTHS, MEMORY_MIB, BlockScorer, score_few
 
 SETTINGS = 'index.json'
 TARGETS = 'targets.jsonl'
@@ -177,16 +175,9 @@ class TargetIndex:
 
     def _shortlisted(self, queries: Embedded, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields for each query the targets with the nearest means, [count], ascending, and their scores."""
-        row, tokens = self.embedded.row, padded_length(int(self.embedded.length.max()))
         for query, mean in enumerate(queries.means()):
             targets = np.sort(best(self._means @ mean, count))
-            y, y_len = self.embedded.padded(row[targets], tokens)
-            missing = (1 << (len(targets) - 1).bit_length()) - len(targets)  # so that few programs are compiled
-            y, y_len = np.pad(y, [(0, missing), (0, 0), (0, 0)]), np.pad(y_len, (0, missing))
-            of_query = queries[[query]]
-            q, q_len = of_query.padded(of_query.row, padded_length(len(of_query.tokens)))
-            scores = np.asarray(_score(q, q_len, y, y_len, self._embedder.stored_score))[0]
-            yield targets, scores[: len(targets)]
+            yield targets, score_few(queries[[query]], self.embedded[targets], self._embedder.stored_score)
 
     @functools.cached_property
     def _means(self) -> np.ndarray:
@@ -209,8 +200,3 @@ def best(scores: Float32[np.ndarray, ' n'], k: int) -> Int64[np.ndarray, ' best'
 def _plain(tokens: np.ndarray) -> np.ndarray:
     """bfloat16, which numpy's file format lacks, as the same bits in uint16."""
     return tokens.view(np.uint16) if tokens.dtype == DTYPES['bfloat16'] else tokens
-
-
-@functools.partial(jax.jit, static_argnums=4)
-def _score(q, q_length, y, y_length, score):
-    return late_interaction(q, q_length, y, y_length, score)[0]

@@ -118,7 +118,8 @@ class Ranker(Embedder):
         if score == self.pair_score:
             return self
         other = copy.copy(self)
-        other.__dict__.pop('fingerprint', None)
+        for name in ('fingerprint', 'vectors_fingerprint'):
+            other.__dict__.pop(name, None)
         other.pair_score = score
         return other
 
@@ -192,7 +193,7 @@ class Ranker(Embedder):
         """
         check_says_who_attends(self.pair_score)
         ids = self._tokenise([query, target])
-        sides = np.zeros((2, MAX_TOKENS, self._d), np.float32)
+        sides = np.zeros((2, MAX_TOKENS, self.d), np.float32)
         for places, start, embeddings in self._encoded(ids):
             for text, first in zip(places, start, strict=True):
                 sides[text, : len(ids[text])] = embeddings[first : first + len(ids[text])]

@@ -10,13 +10,14 @@ from jaxtyping import Float, Float32, Int, Int64, Integer
 from uwe_jax.data.graph import MAX_TOKENS
 from uwe_jax.distributed import mesh
 from uwe_jax.interaction import Score
-from uwe_jax.interaction.packed import Layout, Packed, packed, packed_scores
+from uwe_jax.interaction.packed import Layout, Packed, packed, packed_scores, ragged_scores
 from uwe_jax.ranking.embedded import Embedded
 
 LENGTHS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, MAX_TOKENS)  # queries are padded to one of these
 BYTES_PER_PAIR = 3 * 4  # of tokens: their product, and what becomes of it on the way to a score
 MOST_QUERIES = 64  # scored at a time on one device
 MEMORY_MIB = 512
+TOKENS_PER_STEP = 1024  # what `score_few` pads to
 
 
 class BlockScorer:
@@ -112,6 +113,25 @@ def score_block(
     """`packed_scores` of some queries and one block, constrained to a sharding if there is one."""
     scores = packed_scores(q, q_len, y, layout, score)
     return scores if sharding is None else jax.lax.with_sharding_constraint(scores, sharding)
+
+
+def score_few(query: Embedded, targets: Embedded, score: Score) -> Float32[np.ndarray, ' targets']:
+    """Scores of one query and some targets, whose numbers and lengths are padded so that few programs are compiled."""
+    q, q_len = query.padded(query.row, padded_length(len(query.tokens)))
+    texts, tokens = 1 << max(len(targets) - 1, 0).bit_length(), len(targets.tokens)
+    missing = -tokens % TOKENS_PER_STEP
+    text = np.pad(np.repeat(np.arange(len(targets)), targets.length), (0, missing), constant_values=texts)
+    y = np.pad(targets.tokens, [(0, missing), (0, 0)])
+    scale = None if targets.scale is None else np.pad(targets.scale, (0, missing), constant_values=1)
+    length = np.pad(targets.length, (0, texts - len(targets)))
+    scores = np.empty(len(targets), np.float32)
+    scores[targets.place] = np.asarray(_score_few(q, q_len, y, scale, text, length, score))[0, : len(targets)]
+    return scores
+
+
+@functools.partial(jax.jit, static_argnums=6)
+def _score_few(q, q_len, y, scale, text, length, score):
+    return ragged_scores(q, q_len, packed(y, scale), text, length, score)
 
 
 def layouts(length: Integer[np.ndarray, ' texts'], most: int) -> Iterator[Layout]:

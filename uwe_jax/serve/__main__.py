@@ -19,7 +19,7 @@ from uwe_jax.serve.app import make_app
 from uwe_jax.serve.connections import ImpatientProtocol
 from uwe_jax.serve.engine import Model
 from uwe_jax.serve.schemas import SpaceInfo
-from uwe_jax.serve.spaces import SpaceFile, read_spaces
+from uwe_jax.serve.spaces import SpaceFile, SpaceInLance, read_spaces
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,8 @@ class Options:
     """NAME=SOURCE or SOURCE: an export, a training workdir, or a plain MPNet model: a directory or a Hub name.
     Several models are shown side by side."""
     space: tuple[str, ...]
-    """NAME=FILE for each target space: one text per line; or NAME=FILE:COLUMN for CSV, TSV, JSON or Parquet."""
+    """NAME=FILE for each target space: one text per line; or NAME=FILE:COLUMN for CSV, TSV, JSON or Parquet;
+    or NAME=lance:PATH for an index in LanceDB, which uwe_jax.update_index makes."""
     skills: tuple[str, ...] = ()
     """The name of a space that holds skills. Models of score.attend=from_skill need it: skills attend, and the queries
     of the other spaces are taken for skills."""
@@ -77,14 +78,13 @@ def serve(options: Options) -> None:
     """
     options.check()
     spaces = read_spaces(options.space, options.skills)
-    counts = [len(space.texts) for space in spaces]
     sources = named(options.model)
+    for space in spaces:
+        space.check()
     with bind(options.host, options.port) as bound:  # before the minutes that embedding takes
         models = {name: open_model(source, spaces, options) for name, source in sources.items()}
-        infos = [
-            SpaceInfo(name=space.name, targets=count, skills=space.skills)
-            for space, count in zip(spaces, counts, strict=True)
-        ]
+        opened = next(iter(models.values())).spaces
+        infos = [SpaceInfo(name=one.name, targets=len(opened[one.name]), skills=one.skills) for one in spaces]
         app = make_app(models, infos, queue=options.queue, wait_s=options.wait_ms / 1000)
         server = uvicorn.Server(
             uvicorn.Config(
@@ -141,7 +141,7 @@ def named(words: tuple[str, ...]) -> dict[str, str]:
     return sources
 
 
-def open_model(source: str, spaces: list[SpaceFile], options: Options) -> Model:
+def open_model(source: str, spaces: list[SpaceFile | SpaceInLance], options: Options) -> Model:
     """Loads a model, and embeds every space that it has not embedded before.
 
     Raises:

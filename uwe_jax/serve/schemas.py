@@ -43,7 +43,8 @@ class RankRequest(Request):
         None,
         ge=1,
         le=MOST_ON_SHORTLIST,
-        description='Score only so many targets, those with the nearest mean vectors: faster, and not exact.',
+        description='Score only so many targets, those with the nearest mean vectors: faster, and not exact. '
+        'Spaces in LanceDB always have a shortlist.',
     )
     model: Name | None = Field(None, description='The model; by default the first.')
 
@@ -51,7 +52,7 @@ class RankRequest(Request):
 class Hit(BaseModel):
     """A ranked target."""
 
-    id: int | str = Field(description='Its position in the space.')
+    id: int | str = Field(description='Its position in the space; in LanceDB, the id it was given.')
     text: str
     score: float
 

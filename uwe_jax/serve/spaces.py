@@ -1,4 +1,4 @@
-"""Target spaces: embedded once for each model, then mapped from disk."""
+"""Target spaces: files, embedded once for each model and then mapped from disk; or indexes in LanceDB."""
 
 import dataclasses
 import functools
@@ -13,10 +13,17 @@ from uwe_jax.io.files import sha256
 from uwe_jax.io.tables import read_texts
 from uwe_jax.ranking import Hit, Ranker, TargetIndex
 from uwe_jax.ranking.embedded import Embedded
+from uwe_jax.ranking.lance import PREFIX, LanceIndex, lance_path
+
+FORMS = f'NAME=FILE, NAME=FILE:COLUMN or NAME={PREFIX}PATH'
 
 
 class Space(Protocol):
-    """What the service ranks; `TargetIndex` is one."""
+    """What the service ranks: a `TargetIndex` or a `LanceIndex`."""
+
+    def __len__(self) -> int:
+        """The number of targets."""
+        ...
 
     def rank(self, queries: Sequence[str] | Embedded, k: int, shortlist: int | None) -> list[list[Hit]]:
         """The k best targets of each query, best first."""
@@ -43,6 +50,14 @@ class SpaceFile:
     column: str
     skills: Side | None
 
+    def check(self) -> None:
+        """Reads the file.
+
+        Raises:
+          ValueError: it has no texts, or cannot be read.
+        """
+        _ = self.texts
+
     def open(self, ranker: Ranker, cache: pathlib.Path, dtype: str) -> TargetIndex:
         """The space as a model ranks it: from the cache, or embedded and kept there.
 
@@ -68,30 +83,62 @@ class SpaceFile:
         return texts
 
 
-def read_spaces(words: Sequence[str], skills: Sequence[str]) -> list[SpaceFile]:
+@dataclasses.dataclass(frozen=True)
+class SpaceInLance:
+    """An index in LanceDB.
+
+    Attributes:
+      name: in requests.
+      path: of the index.
+      skills: where the skills are when this space is ranked; None if nothing says so.
+    """
+
+    name: str
+    path: str
+    skills: Side | None
+
+    def check(self) -> None:
+        """Raises ValueError if there is no index, or DataError if LanceDB is not installed."""
+        LanceIndex.check(self.path)
+
+    def open(self, ranker: Ranker, cache: pathlib.Path, dtype: str) -> LanceIndex:
+        """The space as a model ranks it; `cache` and `dtype` concern files only.
+
+        Raises:
+          ValueError: the index belongs to another model.
+        """
+        del cache, dtype
+        return LanceIndex.open(self.path, ranker if self.skills is None else ranker.facing(self.skills))
+
+
+def read_spaces(words: Sequence[str], skills: Sequence[str]) -> list[SpaceFile | SpaceInLance]:
     """The spaces that the options `--space` describe.
 
     Args:
-      words: NAME=FILE or NAME=FILE:COLUMN of each.
+      words: NAME=FILE, NAME=FILE:COLUMN or NAME=lance:PATH of each.
       skills: the names of those that hold skills. If there are some, the queries of the others are skills.
 
     Raises:
       ValueError: the words have another form, a name comes twice or is unknown, or a file does not exist.
     """
-    spaces: dict[str, SpaceFile] = {}
+    spaces: dict[str, SpaceFile | SpaceInLance] = {}
     for one in words:
         name, _, place = one.partition('=')
+        if not re.fullmatch(r'\w[\w-]*', name, re.ASCII) or not place:
+            raise ValueError(f'--space={one}: expected {FORMS}, NAME of letters, digits, _ and -')
+        if name in spaces:
+            raise ValueError(f'--space={one}: a second space of that name')
+        side: Side | None = None if not skills else 'target' if name in skills else 'query'
+        in_lance = lance_path(place)
+        if in_lance is not None:
+            spaces[name] = SpaceInLance(name, in_lance, side)
+            continue
         path, column = pathlib.Path(place), 'text'
         if not path.exists() and ':' in place:
             place, _, column = place.rpartition(':')
             path = pathlib.Path(place)
-        if not re.fullmatch(r'\w[\w-]*', name, re.ASCII) or not place:
-            raise ValueError(f'--space={one}: expected NAME=FILE or NAME=FILE:COLUMN, NAME of letters, digits, _ and -')
         if not path.is_file():
             raise ValueError(f'--space={one}: no file {path}')
-        if name in spaces:
-            raise ValueError(f'--space={one}: a second space of that name')
-        side: Side | None = None if not skills else 'target' if name in skills else 'query'
         spaces[name] = SpaceFile(name, path, column, side)
     for name in skills:
         if name not in spaces:

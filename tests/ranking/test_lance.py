@@ -1,0 +1,255 @@
+"""Target spaces in LanceDB: filled, changed, resumed after a kill, and ranked as `TargetIndex` ranks them."""
+
+import contextlib
+import dataclasses
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from uwe_jax.interaction import Score
+from uwe_jax.io.errors import DataError
+from uwe_jax.rank import Options as RankOptions
+from uwe_jax.rank import rank
+from uwe_jax.ranking import lance
+from uwe_jax.ranking.lance import LanceIndex
+from uwe_jax.update_index import Options, update
+
+pytest.importorskip('lancedb')
+
+SKILLS = ['SQL', 'bake bread', 'care for patients', 'develop data processing applications', "the baker's tools", 'C++']
+QUERIES = ['data engineer', 'pastry cook', 'night nurse on a surgical ward']
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / 'index')
+
+
+def filled(path, ranker, dtype='float32', texts=SKILLS):
+    index = LanceIndex.create(path, ranker, dtype)
+    index.put(texts)
+    index.optimize()
+    return index
+
+
+def texts_of(index, k=10):
+    return {hit.text for hit in index.rank(['data engineer'], k)[0]}
+
+
+# Ranking
+
+
+@pytest.mark.parametrize('attend', ['target', 'query', 'both'])
+@pytest.mark.parametrize(('dtype', 'tolerance'), [('float32', 1e-6), ('bfloat16', 4e-3), ('int8', 4e-3)])
+def test_it_ranks_as_an_index_in_memory_does(path, ranker, attend, dtype, tolerance):
+    ranker = ranker.with_score(Score(attend=attend))
+    exact = ranker.index(SKILLS)
+    for hits, expected in zip(filled(path, ranker, dtype).rank(QUERIES), exact.rank(QUERIES), strict=True):
+        of_text = {hit.text: hit.score for hit in expected}
+        assert len(hits) == len(SKILLS)
+        np.testing.assert_allclose([hit.score for hit in hits], [of_text[hit.text] for hit in hits], atol=tolerance)
+        assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+@pytest.mark.parametrize(
+    'score', [Score(kind='mean'), Score(target='mean'), Score(kind='maxsim'), Score(special_tokens=False)]
+)
+def test_every_score_can_be_stored(path, ranker, score):
+    ranker = ranker.with_score(score)
+    [hits], [expected] = filled(path, ranker).rank(QUERIES[:1]), ranker.index(SKILLS).rank(QUERIES[:1])
+    assert [hit.text for hit in hits] == [hit.text for hit in expected]
+
+
+def test_k_and_the_shortlist_bound_what_comes_back(path, ranker):
+    index = filled(path, ranker)
+    best = ranker.index(SKILLS).rank(QUERIES, k=2, shortlist=4)
+    assert [[hit.text for hit in hits] for hits in index.rank(QUERIES, k=2, shortlist=4)] == [
+        [hit.text for hit in hits] for hits in best
+    ]
+    assert len(index.rank(QUERIES, k=5, shortlist=3)[0]) == 3
+    for wrong in ({'k': 0}, {'shortlist': 0}):
+        with pytest.raises(ValueError, match='expected a whole number above 0'):
+            index.rank(QUERIES, **wrong)
+
+
+def test_an_index_without_targets_ranks_nothing(path, ranker):
+    assert LanceIndex.create(path, ranker).rank(QUERIES) == [[], [], []]
+
+
+def test_the_approximate_index_finds_nearly_all(path, ranker, monkeypatch):
+    monkeypatch.setattr(lance, 'INDEX_FROM', 500)
+    monkeypatch.setattr(lance, 'TARGETS_PER_PARTITION', 100)
+    texts = [
+        f'{verb} {thing} {number}' for verb in ('bake', 'sell') for thing in ('bread', 'data') for number in range(150)
+    ]
+    index = filled(path, ranker, texts=texts)
+    index.put(['a target that the index does not know yet'])
+    assert 'a target that the index does not know yet' in texts_of(index, k=601)
+    found = index.rank(QUERIES, shortlist=300)
+    expected = ranker.index(texts).rank(QUERIES)
+    shared = [
+        len({hit.text for hit in one} & {hit.text for hit in two}) for one, two in zip(found, expected, strict=True)
+    ]
+    assert min(shared) >= 9
+
+
+# Changing
+
+
+def test_targets_are_added_replaced_and_deleted_without_embedding_the_rest(path, ranker):
+    index = LanceIndex.create(path, ranker)
+    assert index.put(['bake bread', 'SQL'], ['1', "it's 2"]) == 2
+    assert index.put(['bake bread', 'SQL', 'C++'], ['1', "it's 2", '3']) == 1
+    assert index.put(['bake cakes'], ['1']) == 1
+    assert {(hit.id, hit.text) for hit in index.rank(QUERIES[:1])[0]} == {
+        ('1', 'bake cakes'),
+        ("it's 2", 'SQL'),
+        ('3', 'C++'),
+    }
+    assert index.delete(["it's 2", 'unknown']) == 1
+    assert texts_of(index) == {'bake cakes', 'C++'}
+    assert len(index) == 2
+
+
+def test_filling_goes_on_where_it_stopped(path, ranker, monkeypatch):
+    monkeypatch.setattr(lance, 'TARGETS_AT_A_TIME', 2)
+    embed, calls = ranker.embed, []
+
+    def failing(texts, *how):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(texts)
+        return embed(texts, *how)
+
+    monkeypatch.setattr(ranker, 'embed', failing)
+    with pytest.raises(KeyboardInterrupt):
+        LanceIndex.create(path, ranker).put(SKILLS)
+    monkeypatch.setattr(ranker, 'embed', embed)
+    index = LanceIndex.create(path, ranker)
+    assert len(index) == 4
+    assert index.put(SKILLS) == 2
+    assert texts_of(index) == set(SKILLS)
+
+
+def test_a_reader_sees_what_another_has_written(path, ranker, monkeypatch):
+    monkeypatch.setattr(lance, 'NEWS_EVERY', lance.datetime.timedelta(0))
+    writer = filled(path, ranker, texts=['SQL'])
+    reader = LanceIndex.open(path, ranker)
+    before = reader.fingerprint
+    writer.put(['C++'])
+    assert texts_of(reader) == {'SQL', 'C++'}
+    assert reader.fingerprint != before
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on_where_it_stopped(path, narrow_model, tmp_path):
+    texts = [f'{verb} {number}' for verb in ('bake', 'sell', 'weigh') for number in range(10_000)]
+    (tmp_path / 'texts.txt').write_text('\n'.join(texts))
+    command = [sys.executable, '-m', 'uwe_jax.update_index', f'--index=lance:{path}', f'--model={narrow_model}']
+    command += [f'--targets={tmp_path / "texts.txt"}']
+
+    def written():
+        with contextlib.suppress(ValueError):
+            return LanceIndex.check(path).count_rows()
+        return 0
+
+    killed = subprocess.Popen(command, cwd=ROOT)
+    while not written():
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    before = written()
+    assert 0 < before < len(texts)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f'embedded {len(texts) - before} targets, of 30000' in ended.stderr
+    assert written() == len(texts)
+
+
+# Refusals
+
+
+def test_what_does_not_fit_is_refused(path, ranker, tmp_path):
+    index = filled(path, ranker, 'int8', ['SQL'])
+    with pytest.raises(ValueError, match="the id '1' comes twice"):
+        index.put(['a', 'b'], ['1', '1'])
+    with pytest.raises(ValueError, match='2 texts and 1 ids'):
+        index.put(['a', 'b'], ['1'])
+    with pytest.raises(ValueError, match="dtype: 'int4', expected one of"):
+        LanceIndex.create(path, ranker, 'int4')
+    with pytest.raises(ValueError, match='stored in int8, expected bfloat16'):
+        LanceIndex.create(path, ranker, 'bfloat16')
+    with pytest.raises(ValueError, match='no index in LanceDB there; `python -m uwe_jax'):
+        LanceIndex.open(str(tmp_path / 'none'), ranker)
+    assert not (tmp_path / 'none').exists()
+
+
+def test_an_index_serves_every_score_of_its_vectors_and_no_others(path, ranker):
+    filled(path, ranker)
+    LanceIndex.open(path, ranker.with_score(Score(attend='both', temperature=0.2)))
+    with pytest.raises(ValueError, match=r'an index of the model [0-9a-f]{16}, expected [0-9a-f]{16}'):
+        LanceIndex.open(path, ranker.with_score(Score(kind='mean')))
+
+
+def test_a_table_that_is_something_else_is_refused(path, ranker):
+    import lancedb
+
+    lancedb.connect(path).create_table('targets', [{'text': 'SQL'}])
+    with pytest.raises(ValueError, match='a table of LanceDB that is no index of targets'):
+        LanceIndex.open(path, ranker)
+
+
+def test_without_lancedb_the_extra_is_named(path, ranker, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'lancedb', None)
+    with pytest.raises(DataError, match=r"needs lancedb: pip install .* '\.\[lance\]'"):
+        LanceIndex.create(path, ranker)
+
+
+# The commands
+
+
+def test_the_commands_fill_change_and_rank_an_index(path, narrow_model, tmp_path, capsys):
+    table = tmp_path / 'skills.csv'
+    table.write_text('id,label\n1,SQL\n2,bake bread\n')
+    options = Options(index=f'lance:{path}', model=str(narrow_model), column='label', id_column='id')
+    update(dataclasses.replace(options, targets=table))
+    table.write_text('id,label\n2,bake cakes\n3,C++\n')
+    (tmp_path / 'gone.txt').write_text('1\n')
+    update(dataclasses.replace(options, targets=table, delete=tmp_path / 'gone.txt'))
+    rank(RankOptions(model=str(narrow_model), index=f'lance:{path}', queries=('pastry cook',)))
+    lines = capsys.readouterr().out.split('\n')
+    assert {line.split('  ')[-1] for line in lines if line.startswith('  ')} == {'bake cakes', 'C++'}
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'index': 'titles'}, '--index=titles: expected lance:PATH'),
+        ({'index': 'lance:'}, 'lance:: expected lance:PATH'),
+        ({'targets': None}, 'expected --targets, --delete or both'),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(changes, message, path, tmp_path):
+    options = Options(index=f'lance:{path}', model='none', targets=tmp_path / 'skills.txt')
+    with pytest.raises(ValueError, match=message):
+        update(dataclasses.replace(options, **changes))
+
+
+def test_an_id_with_two_texts_is_refused_with_its_row(path, tmp_path):
+    table = tmp_path / 'skills.csv'
+    table.write_text('id,text\n1,SQL\n1,SQL\n1,C++\n')
+    with pytest.raises(ValueError, match=r"skills.csv, line 4: 'C\+\+' has the id '1', as 'SQL' before"):
+        update(Options(index=f'lance:{path}', model='none', targets=table, id_column='id'))
+
+
+def test_ranking_takes_targets_or_an_index_in_lancedb(tmp_path):
+    for options in (
+        RankOptions(model='none', queries=('baker',)),
+        RankOptions(model='none', queries=('baker',), targets=tmp_path / 'skills.txt', index='lance:titles'),
+    ):
+        with pytest.raises(ValueError, match='expected either --targets or --index=lance:PATH'):
+            rank(options)
