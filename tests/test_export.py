@@ -69,6 +69,16 @@ def test_an_export_in_a_bucket_is_ranked_with_as_one_on_this_machine(workdir, bu
         export(Options(workdir, path))
 
 
+def test_the_exported_score_may_attend_to_another_side_than_the_loss_did(workdir, tmp_path, exported):
+    export(Options(workdir, tmp_path / 'model', attend='both'))
+    score = Ranker.from_pretrained(workdir).pair_score
+    assert Ranker.from_pretrained(tmp_path / 'model').pair_score == dataclasses.replace(score, attend='both')
+    card = (tmp_path / 'model' / 'README.md').read_text()
+    assert 'The score is symmetric.' in card
+    assert f'The loss used score.attend={score.attend}.' in card
+    assert 'The loss used' not in (exported / 'README.md').read_text()
+
+
 def test_half_an_export_is_no_model(workdir, bucket, bucket_server):
     bucket_server.fault('POST .*model/config.json', 403)
     path = f'gs://{bucket}/model'

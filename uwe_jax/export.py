@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import pathlib
 import sys
+from typing import Literal
 
 from etils import epath
 
@@ -23,6 +24,8 @@ class Options:
     """The directory to make. It appears when it is complete."""
     results: pathlib.Path | None = None
     """results.json of python -m uwe_jax.workbench, with the workdir among its models: for the model card."""
+    attend: Literal['target', 'query', 'both'] | None = None
+    """Whose tokens are attended to in the export's score; by default as the model was trained."""
 
 
 def export(options: Options) -> None:
@@ -49,6 +52,9 @@ def export(options: Options) -> None:
     base = download.fetch(config.init)
     if paths.in_bucket(config.init) or pathlib.Path(config.init).is_dir():  # a path tells others nothing
         config = dataclasses.replace(config, init=base.name)
+    trained_with = config.score.attend
+    if options.attend is not None:
+        config = dataclasses.replace(config, score=dataclasses.replace(config.score, attend=options.attend))
     data = read_data(workdir, config)
     params, step = load_params(workdir)
     settings = {
@@ -60,7 +66,7 @@ def export(options: Options) -> None:
         'data': data['fingerprint'],
     }
     evaluations = read_lines(workdir / 'evaluation.jsonl')
-    card = model_card(dataclasses.asdict(config), data, step, evaluations, measured)
+    card = model_card(dataclasses.asdict(config), data, step, evaluations, measured, trained_with)
     pretrained.save_pretrained(output, base=base, params=params, settings=settings, card=card)
     logger.info('exported the model after step %d to %s', step, output)
 

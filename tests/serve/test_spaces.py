@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import without_weights
 from tests.serve.conftest import Cold, running
 from uwe_jax.interaction import Score
+from uwe_jax.io.files import whole_file
 from uwe_jax.ranking.lance import LanceIndex
 from uwe_jax.serve.__main__ import Options, named, open_model, serve
 from uwe_jax.serve.app import make_app
@@ -31,6 +32,17 @@ def test_a_space_is_a_name_a_file_and_a_column(skills, tmp_path):
         ('titles', 'a:b.txt', 'text', 'query'),
     ]
     assert [space.texts for space in spaces] == [['bake bread', 'SQL'], ['baker']]
+
+
+def test_a_space_may_be_in_a_bucket(skills, bucket):
+    for name in ('skills.csv', 'skills.txt'):
+        with whole_file(f'gs://{bucket}/{name}') as file:
+            file.write_text(skills.read_text())
+    table, lines = read_spaces([f'a=gs://{bucket}/skills.csv:label', f'b=gs://{bucket}/skills.txt'], [])
+    assert table.texts == ['bake bread', 'SQL']
+    assert lines.texts == ['id,label', '1,bake bread', '2,SQL']
+    with pytest.raises(ValueError, match=f'gs://{bucket}/none.csv: nothing there'):
+        read_spaces([f'a=gs://{bucket}/none.csv:label'], [])
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,14 @@ ORDER = {
 }
 
 
-def model_card(config: Mapping, data: Mapping, step: int, evaluations: Sequence[Mapping], measured: str = '') -> str:
+def model_card(
+    config: Mapping,
+    data: Mapping,
+    step: int,
+    evaluations: Sequence[Mapping],
+    measured: str = '',
+    trained_with: str | None = None,
+) -> str:
     """Returns the card as Markdown.
 
     Args:
@@ -34,6 +41,7 @@ def model_card(config: Mapping, data: Mapping, step: int, evaluations: Sequence[
       step: the number of optimizer steps.
       evaluations: lines of the workdir's evaluation.jsonl.
       measured: results on other tasks, in Markdown.
+      trained_with: `score.attend` in training, where the experiment now has another one.
     """
     score, loss, optimizer = config['score'], config['loss'], config['optimizer']
     formula, order = SCORE[score['kind']].format(attended=ATTENDED[score['attend']]), ORDER[score['attend']]
@@ -44,6 +52,7 @@ def model_card(config: Mapping, data: Mapping, step: int, evaluations: Sequence[
     attend = ", attend='query'" if order == ORDER['from_skill'] else ''
     reduced = 'divided by the number of attending tokens' if score['reduce'] == 'mean' else 'summed, not averaged'
     special = 'take part' if score['special_tokens'] else 'do not take part'
+    other = '' if trained_with in (None, score['attend']) else f' The loss used score.attend={trained_with}.'
     sources = '\n'.join(f'- {source["name"]}: {_described(source)}' for source in data['sources'])
     temperatures = ', '.join(f'{graph} {value}' for graph, value in loss['temperature'].items())
     weights = ', '.join(f'{graph} {value}' for graph, value in loss['weight'].items())
@@ -101,7 +110,7 @@ normalize_embeddings=False)`. A plain `encode` returns mean-pooled vectors; thei
 {step} steps of {config['data']['batch_size']} skills and as many job titles, vacancy sentences and alternative names;
 many-to-many InfoNCE in {'both directions' if loss['directions'] == 'both' else 'one direction'}, weights {weights},
 temperatures {temperatures}. AdamW, peak learning rate {optimizer['peak_lr']}, warm-up {optimizer['warmup']:.0%} of the
-steps, {optimizer['decay']} decay, weight decay {optimizer['weight_decay']}. Seed {config['seed']}.
+steps, {optimizer['decay']} decay, weight decay {optimizer['weight_decay']}. Seed {config['seed']}.{other}
 
 ## Data
 

@@ -32,11 +32,11 @@ class Options:
     """Serves models and target spaces over HTTP, with a page at / to look at them."""
 
     model: tuple[str, ...]
-    """NAME=SOURCE or SOURCE: an export, a training workdir, or a plain MPNet model: a directory or a Hub name.
-    Several models are shown side by side."""
+    """NAME=SOURCE or SOURCE: an export, a training workdir, or a plain MPNet model: a directory,
+    gs://BUCKET/NAME or a Hub name. Several models are shown side by side."""
     space: tuple[str, ...]
-    """NAME=FILE for each target space: one text per line; or NAME=FILE:COLUMN for CSV, TSV, JSON or Parquet;
-    or NAME=lance:PATH for an index in LanceDB, which uwe_jax.update_index makes."""
+    """NAME=FILE for each target space, here or gs://BUCKET/NAME: one text per line; or NAME=FILE:COLUMN for CSV, TSV,
+    JSON or Parquet; or NAME=lance:PATH for an index in LanceDB, which uwe_jax.update_index makes."""
     skills: tuple[str, ...] = ()
     """The name of a space that holds skills. Models of score.attend=from_skill need it: skills attend, and the queries
     of the other spaces are taken for skills."""

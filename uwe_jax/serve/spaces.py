@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from uwe_jax.interaction import Side
+from uwe_jax.io import paths
+from uwe_jax.io.buckets import local_copy
 from uwe_jax.io.files import sha256
 from uwe_jax.io.tables import read_texts
 from uwe_jax.ranking import Hit, Ranker, TargetIndex
@@ -120,6 +122,7 @@ def read_spaces(words: Sequence[str], skills: Sequence[str]) -> list[SpaceFile |
 
     Raises:
       ValueError: the words have another form, a name comes twice or is unknown, or a file does not exist.
+      BucketError: a bucket cannot be read.
     """
     spaces: dict[str, SpaceFile | SpaceInLance] = {}
     for one in words:
@@ -133,14 +136,25 @@ def read_spaces(words: Sequence[str], skills: Sequence[str]) -> list[SpaceFile |
         if in_lance is not None:
             spaces[name] = SpaceInLance(name, in_lance, side)
             continue
-        path, column = pathlib.Path(place), 'text'
-        if not path.exists() and ':' in place:
-            place, _, column = place.rpartition(':')
-            path = pathlib.Path(place)
-        if not path.is_file():
-            raise ValueError(f'--space={one}: no file {path}')
-        spaces[name] = SpaceFile(name, path, column, side)
+        spaces[name] = SpaceFile(name, *_file_and_column(one, place), side)
     for name in skills:
         if name not in spaces:
             raise ValueError(f'--skills={name}: no --space of that name; there is {", ".join(spaces)}')
     return list(spaces.values())
+
+
+def _file_and_column(option: str, place: str) -> tuple[pathlib.Path, str]:
+    """The file of a space, copied from its bucket if it is in one, and the column.
+
+    Raises:
+      ValueError: there is no file.
+    """
+    path, column = paths.parse(place), 'text'
+    scheme = paths.BUCKET if paths.in_bucket(path) else ''
+    if not paths.exists(path) and ':' in place.removeprefix(scheme):
+        place, _, column = place.rpartition(':')
+        path = paths.parse(place)
+    path = local_copy(path) if scheme else pathlib.Path(path).expanduser()
+    if not path.is_file():
+        raise ValueError(f'--space={option}: no file {path}')
+    return path, column
