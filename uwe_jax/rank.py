@@ -93,6 +93,8 @@ def rank(options: Options) -> None:
     for path in (options.output, options.kept):
         if path is not None and not path.exists():
             check_writable(path)
+    if options.in_lance is not None:
+        LanceIndex.check(options.in_lance)
     targets = read_targets(options)
     file, total = None, 0
     if options.input is not None:
@@ -133,7 +135,7 @@ def open_index(options: Options, ranker: Ranker, targets: list[str]) -> TargetIn
       DataError: LanceDB is not installed.
     """
     if options.in_lance is not None:
-        return LanceIndex.open(options.in_lance, ranker)
+        return LanceIndex.open(options.in_lance, ranker, follow=False)
     if options.kept is None:
         return ranker.index(targets)
     index = ranker.kept_index(targets, options.kept)

@@ -1,7 +1,9 @@
 """Adds, replaces and deletes targets of an index in LanceDB: python -m uwe_jax.update_index --index=lance:PATH ..."""
 
+import contextlib
 import dataclasses
 import logging
+import pathlib
 import sys
 from typing import Literal
 
@@ -9,7 +11,9 @@ from etils import epath
 
 from uwe_jax.io import console
 from uwe_jax.io.buckets import local_copy
-from uwe_jax.io.tables import Row, read_rows, read_texts
+from uwe_jax.io.claims import claim
+from uwe_jax.io.paths import BUCKET
+from uwe_jax.io.tables import SUFFIXES, Row, read_rows, read_texts, suffix_of
 from uwe_jax.ranking import Ranker
 from uwe_jax.ranking.lance import PREFIX, LanceIndex, lance_path
 
@@ -38,8 +42,8 @@ class Options:
     """A file with the ids of targets to delete, one per line, or a table that has them in --id_column."""
     pooling: Literal['tokens', 'mean'] = 'tokens'
     """Late interaction, or the cosine of mean-pooled vectors."""
-    dtype: Literal['float32', 'bfloat16', 'int8'] = 'int8'
-    """Of the stored token vectors."""
+    dtype: Literal['float32', 'bfloat16', 'int8'] | None = None
+    """Of the stored token vectors; by default int8, or that of the index that is there."""
     encoder_dtype: Literal['float32', 'bfloat16'] = 'float32'
     """Of the encoder's matrix products."""
 
@@ -55,19 +59,24 @@ def update(options: Options) -> None:
     """Deletes, then adds, then brings the approximate index up to date.
 
     Raises:
-      ValueError: the options do not fit, a file has no texts or another format, or the index is another model's.
-      OSError: a file cannot be read, or the index not written.
+      ValueError: the options do not fit, a file has no texts or another format, the index is another model's or cannot
+        be written, or another process is at work on it.
+      OSError: no source has the model.
     """
     options.check()
+    path = lance_path(options.index) or ''
     targets, ids = read_targets(options)
-    deleted = [] if options.delete is None else read_ids(options.delete, options)
+    gone = [] if options.delete is None else read_ids(options.delete, options)
+    if not targets:
+        LanceIndex.check(path)
     ranker = Ranker.from_pretrained(options.model, options.pooling, options.encoder_dtype)
-    index = LanceIndex.create(lance_path(options.index) or '', ranker, options.dtype)
-    if deleted:
-        logger.info('deleted %d targets', index.delete(deleted))
-    if targets:
-        logger.info('embedded %d targets, of %d in %s', index.put(targets, ids), len(targets), options.targets)
-    index.optimize()
+    index = LanceIndex.create(path, ranker, options.dtype)
+    with contextlib.nullcontext() if path.startswith(BUCKET) else claim(pathlib.Path(path).expanduser(), '--index'):
+        if gone:
+            logger.info('deleted %d targets', index.delete(gone))
+        if targets:
+            logger.info('embedded %d targets, of %d in %s', index.put(targets, ids), len(targets), options.targets)
+        index.optimize()
     logger.info('%s has %d targets', options.index, len(index))
 
 
@@ -99,7 +108,10 @@ def read_ids(path: epath.Path, options: Options) -> list[str]:
     Raises:
       ValueError: the file cannot be read, or lacks the column.
     """
-    return list(read_texts(local_copy(path), options.id_column or options.column, '--id_column'))
+    copy = local_copy(path)
+    if options.id_column is None or suffix_of(copy) not in SUFFIXES:
+        return list(read_texts(copy, options.column))
+    return [read_id(row, options.id_column) for row in read_rows(copy)]
 
 
 def read_id(row: Row, column: str) -> str:

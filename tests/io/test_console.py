@@ -7,6 +7,7 @@ import os
 import pathlib
 import pty
 import re
+import signal
 import subprocess
 import sys
 import termios
@@ -44,6 +45,26 @@ def test_with_infinite_time_between_lines_only_reports_are_lines(caplog):
         progress.report('loss 1.5')
         progress.advance(2)
     assert caplog.messages == ['training: 2 of 4 steps, 00:00 left, loss 1.5']
+
+
+def test_sigterm_ends_a_command_even_where_python_ignores_what_its_handler_raises():
+    work = """
+import gc, os, signal, sys, time
+from uwe_jax.io.console import run
+def collected(phase, info):
+    if phase == 'stop' and gc.callbacks:
+        gc.callbacks.clear()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+def work():
+    gc.callbacks[:] = [collected]
+    gc.collect()
+    time.sleep(20)
+sys.exit(run(work))
+"""
+    ended = subprocess.run([sys.executable, '-c', work], cwd=ROOT, timeout=15, capture_output=True, text=True)
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert ended.stderr == ''
 
 
 def test_hidden_progress_writes_nothing_while_other_lines_are_still_written():

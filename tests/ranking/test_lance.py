@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import pathlib
+import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -115,6 +118,50 @@ def test_targets_are_added_replaced_and_deleted_without_embedding_the_rest(path,
     assert len(index) == 2
 
 
+def test_two_writers_keep_every_id_once(path, ranker):
+    LanceIndex.create(path, ranker)
+    texts = [f'{skill} {number}' for skill in SKILLS for number in range(50)]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda _: LanceIndex.open(path, ranker).put(texts), range(2)))
+    assert sorted(LanceIndex.check(path).search().select(['id']).to_arrow()['id'].to_pylist()) == sorted(texts)
+
+
+def test_the_approximate_index_does_not_fall_apart(path, ranker, monkeypatch):
+    monkeypatch.setattr(lance, 'INDEX_FROM', 500)
+    monkeypatch.setattr(lance, 'MOST_PARTS', 3)
+    index = filled(path, ranker, texts=[f'target {number}' for number in range(500)])
+    for number in range(500, 506):
+        index.put([f'target {number}'])
+        index.optimize()
+        parts = LanceIndex.check(path).index_stats('mean_idx')
+        assert parts.num_unindexed_rows == 0
+        assert parts.num_indices <= 4
+
+
+def test_an_index_that_was_removed_and_made_anew_is_another(path, ranker):
+    reader = filled(path, ranker, texts=['SQL'])
+    before = reader.fingerprint
+    shutil.rmtree(path)
+    after = filled(path, ranker, texts=['C++'])
+    assert after.fingerprint != before
+    following = LanceIndex.open(path, ranker)
+    shutil.rmtree(path)
+    filled(path, ranker, texts=['SQL'])
+    following._table.checkout_latest()  # as it does by itself after some seconds
+    with pytest.raises(DataError, match='the index was removed and made anew; open it again'):
+        following.rank(QUERIES)
+
+
+def test_an_index_that_does_not_follow_stays_as_it_was(path, ranker, monkeypatch):
+    monkeypatch.setattr(lance, 'NEWS_EVERY', lance.datetime.timedelta(0))
+    writer = filled(path, ranker, texts=['SQL'])
+    reader = LanceIndex.open(path, ranker, follow=False)
+    writer.put(['C++'])
+    writer.delete(['SQL'])
+    writer.optimize()
+    assert texts_of(reader) == {'SQL'}
+
+
 def test_filling_goes_on_where_it_stopped(path, ranker, monkeypatch):
     monkeypatch.setattr(lance, 'TARGETS_AT_A_TIME', 2)
     embed, calls = ranker.embed, []
@@ -179,9 +226,14 @@ def test_what_does_not_fit_is_refused(path, ranker, tmp_path):
         index.put(['a', 'b'], ['1', '1'])
     with pytest.raises(ValueError, match='2 texts and 1 ids'):
         index.put(['a', 'b'], ['1'])
+    with pytest.raises(ValueError, match="the text of '2' is ' ', expected one that is not blank"):
+        index.put(['a', ' '], ['1', '2'])
+    with pytest.raises(ValueError, match="ids: 'SQL', expected a list of strings"):
+        index.delete('SQL')
+    assert len(index) == 1
     with pytest.raises(ValueError, match="dtype: 'int4', expected one of"):
         LanceIndex.create(path, ranker, 'int4')
-    with pytest.raises(ValueError, match='stored in int8, expected bfloat16'):
+    with pytest.raises(ValueError, match='stored in int8, not in bfloat16'):
         LanceIndex.create(path, ranker, 'bfloat16')
     with pytest.raises(ValueError, match='no index in LanceDB there; `python -m uwe_jax'):
         LanceIndex.open(str(tmp_path / 'none'), ranker)
@@ -200,6 +252,14 @@ def test_a_table_that_is_something_else_is_refused(path, ranker):
 
     lancedb.connect(path).create_table('targets', [{'text': 'SQL'}])
     with pytest.raises(ValueError, match='a table of LanceDB that is no index of targets'):
+        LanceIndex.open(path, ranker)
+
+
+def test_a_damaged_index_is_one_line(path, ranker):
+    filled(path, ranker)
+    for manifest in pathlib.Path(path).rglob('*.manifest'):
+        manifest.write_bytes(b'')
+    with pytest.raises(DataError, match=r'index: LanceDB cannot use it \('):
         LanceIndex.open(path, ranker)
 
 
@@ -225,11 +285,28 @@ def test_the_commands_fill_change_and_rank_an_index(path, narrow_model, tmp_path
     assert {line.split('  ')[-1] for line in lines if line.startswith('  ')} == {'bake cakes', 'C++'}
 
 
+def test_ids_that_are_numbers_can_be_added_and_deleted(path, narrow_model, tmp_path):
+    (tmp_path / 'skills.jsonl').write_text('{"id": 1, "text": "SQL"}\n{"id": 2, "text": "C++"}\n')
+    (tmp_path / 'gone.jsonl').write_text('{"id": 1}\n')
+    options = Options(index=f'lance:{path}', model=str(narrow_model), id_column='id')
+    update(dataclasses.replace(options, targets=tmp_path / 'skills.jsonl'))
+    update(dataclasses.replace(options, delete=tmp_path / 'gone.jsonl'))
+    assert LanceIndex.check(path).search().select(['id']).to_arrow()['id'].to_pylist() == ['2']
+
+
+def test_what_is_not_there_is_not_deleted_from(path, tmp_path):
+    (tmp_path / 'gone.txt').write_text('1\n')
+    with pytest.raises(ValueError, match='no index in LanceDB there'):
+        update(Options(index=f'lance:{path}', model='none', delete=tmp_path / 'gone.txt'))
+
+
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
         ({'index': 'titles'}, '--index=titles: expected lance:PATH'),
-        ({'index': 'lance:'}, 'lance:: expected lance:PATH'),
+        ({'index': 'lance:'}, 'lance:: expected a local path or gs://BUCKET/NAME, after lance:'),
+        ({'index': 'lance:gs://'}, 'lance:gs://: expected a local path or gs://BUCKET/NAME'),
+        ({'index': 'lance:s3://bucket/titles'}, 's3://bucket/titles: expected a local path or gs://BUCKET/NAME'),
         ({'targets': None}, 'expected --targets, --delete or both'),
     ],
 )

@@ -11,14 +11,10 @@ from uwe_jax.interaction import Score
 from uwe_jax.serve.app import make_app
 from uwe_jax.serve.connections import ImpatientProtocol
 from uwe_jax.serve.engine import Model
-from uwe_jax.serve.schemas import SpaceInfo
 
 SKILLS = ['SQL', 'bake bread', 'care for patients', 'data engineering', 'drive a bus', 'manage a kitchen', 'mix dough']
 TITLES = ['data engineer', 'baker', 'night nurse', 'bus driver']
-INFOS = [
-    SpaceInfo(name='skills', targets=len(SKILLS), skills='target'),
-    SpaceInfo(name='titles', targets=len(TITLES), skills='query'),
-]
+SPACES = {'skills': 'target', 'titles': 'query'}
 
 
 class Cold(Model):
@@ -61,7 +57,7 @@ def models(ranker, indexes, make_ranker):
 
 @pytest.fixture(scope='session')
 def app(models):
-    return make_app(models, INFOS)
+    return make_app(models, SPACES)
 
 
 @pytest.fixture(scope='session')

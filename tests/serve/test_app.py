@@ -8,10 +8,10 @@ import httpx2
 import numpy as np
 import pytest
 
-from tests.serve.conftest import INFOS, SKILLS, TITLES, Cold, running
+from tests.serve.conftest import SKILLS, SPACES, TITLES, Cold, running
 from uwe_jax.interaction import Score
 from uwe_jax.serve.app import make_app
-from uwe_jax.serve.schemas import BODY_BYTES, MOST_CHARACTERS, SpaceInfo
+from uwe_jax.serve.schemas import BODY_BYTES, MOST_CHARACTERS
 
 
 @pytest.fixture(scope='module')
@@ -98,7 +98,7 @@ def test_the_service_says_what_it_serves(client):
 def test_a_model_whose_skills_attend_is_told_which_text_is_the_skill(make_ranker):
     model = Cold(make_ranker(Score(attend='from_skill')), {})
     pair = {'query': 'baker', 'target': 'bake bread'}
-    with running(make_app({'skills attend': model}, INFOS)) as address:
+    with running(make_app({'skills attend': model}, SPACES)) as address:
         refused = httpx2.post(f'{address}/attention', json=pair)
         answer = httpx2.post(f'{address}/score', json={'pairs': [pair], 'skills': 'target'}, timeout=60).json()
     assert refused.json()['errors'][0]['pointer'] == '#/skills'
@@ -195,7 +195,7 @@ class Warm(Cold):
             yield from space.warm_up()
 
 
-SLOW = [SpaceInfo(name='slow', targets=0, skills=None)]
+SLOW = {'slow': None}
 
 
 def test_beyond_the_queue_requests_are_asked_to_come_again(ranker):
@@ -233,7 +233,7 @@ def test_an_error_in_the_service_is_a_problem_and_not_the_end(client, ranker, in
             raise RuntimeError('out of memory')
 
     spaces = {'skills': Broken(), 'titles': indexes['titles']}
-    with running(make_app({'model': Cold(ranker, spaces)}, INFOS)) as address:
+    with running(make_app({'model': Cold(ranker, spaces)}, SPACES)) as address:
         broken = httpx2.post(f'{address}/rank', json={'queries': ['a']}, timeout=60)
         fine = httpx2.post(f'{address}/rank', json={'queries': ['a'], 'space': 'titles'}, timeout=60)
     assert (broken.status_code, broken.json()['status'], fine.status_code) == (500, 500, 200)

@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.serve.conftest import INFOS, Cold, running
+from tests.serve.conftest import SPACES, Cold, running
 from uwe_jax.interaction import Score
 from uwe_jax.serve.app import make_app
 
@@ -22,7 +22,7 @@ PHONE = {'viewport': {'width': 320, 'height': 640}, 'is_mobile': True, 'has_touc
 @pytest.fixture(scope='module')
 def alone(ranker, indexes):
     """The address of a service with one model."""
-    with running(make_app({'uwe': Cold(ranker, indexes)}, INFOS)) as address:
+    with running(make_app({'uwe': Cold(ranker, indexes)}, SPACES)) as address:
         yield address
 
 
@@ -31,7 +31,7 @@ def side_by_side(ranker, indexes, make_ranker):
     """The address of a service with two models."""
     maxsim = make_ranker(Score(kind='maxsim', attend='query'))
     spaces = {name: maxsim.index(index.texts) for name, index in indexes.items()}
-    with running(make_app({'soft': Cold(ranker, indexes), 'maxsim': Cold(maxsim, spaces)}, INFOS)) as address:
+    with running(make_app({'soft': Cold(ranker, indexes), 'maxsim': Cold(maxsim, spaces)}, SPACES)) as address:
         yield address
 
 

@@ -13,7 +13,6 @@ from uwe_jax.io.files import whole_file
 from uwe_jax.ranking.lance import LanceIndex
 from uwe_jax.serve.__main__ import Options, named, open_model, serve
 from uwe_jax.serve.app import make_app
-from uwe_jax.serve.schemas import SpaceInfo
 from uwe_jax.serve.spaces import read_spaces
 
 
@@ -125,8 +124,7 @@ def test_a_space_in_lancedb_is_ranked_with_the_skills_where_the_service_was_told
 def test_a_service_answers_from_lancedb(ranker, in_lance, tmp_path):
     [space] = read_spaces([f'titles={in_lance}'], [])
     opened = {'titles': space.open(ranker, tmp_path, 'float32')}
-    infos = [SpaceInfo(name='titles', targets=len(opened['titles']), skills=None)]
-    with running(make_app({'uwe': Cold(ranker, opened)}, infos)) as address:
+    with running(make_app({'uwe': Cold(ranker, opened)}, {'titles': None})) as address:
         answer = httpx2.post(f'{address}/rank', json={'queries': ['bake bread', 'SQL'], 'k': 2}, timeout=60).json()
     assert [len(result['targets']) for result in answer['results']] == [2, 2]
     assert all(hit['id'] == hit['text'] for result in answer['results'] for hit in result['targets'])

@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Self, TypeVar
@@ -116,6 +117,7 @@ def run(work: Callable[[], None]) -> int:
     """
     start_logging(logging.DEBUG if os.environ.get('UWE_JAX_DEBUG') else logging.INFO)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    sys.unraisablehook = _signal_again
     try:
         work()
     except Exception as error:
@@ -126,6 +128,17 @@ def run(work: Callable[[], None]) -> int:
         print(f'error: {message}', file=sys.stderr)
         return getattr(error, 'exit_status', 1)
     return 0
+
+
+def _signal_again(unraisable: 'sys.UnraisableHookArgs') -> None:
+    """Sends a signal again whose exception was lost: Python ignores what is raised while JAX's garbage hook runs."""
+    lost = {SystemExit: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}.get(unraisable.exc_type)
+    if lost is None:
+        sys.__unraisablehook__(unraisable)
+        return
+    again = threading.Timer(0.05, os.kill, (os.getpid(), lost))
+    again.daemon = True
+    again.start()
 
 
 def explained(error: Exception, *expected: type[Exception]) -> str | None:

@@ -1,9 +1,12 @@
 """A target space in LanceDB: on disk or in a bucket, changed in place, ranked by an approximate shortlist."""
 
+import contextlib
 import datetime
 import hashlib
 import logging
+import os
 import pathlib
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +16,7 @@ from jaxtyping import Float32
 
 from uwe_jax.io.console import Progress
 from uwe_jax.io.errors import DataError
-from uwe_jax.io.paths import BUCKET
+from uwe_jax.io.paths import BUCKET, EXPECTED
 from uwe_jax.ranking.embedded import DTYPES, Embedded
 from uwe_jax.ranking.embedder import Embedder
 from uwe_jax.ranking.index import Hit, best
@@ -26,10 +29,11 @@ TABLE = 'targets'
 MISSING = 'no index in LanceDB there; `python -m uwe_jax.update_index` makes one'
 FORMAT = '1'
 SHORTLIST = 512  # targets that are scored exactly, unless a caller says otherwise
-TARGETS_AT_A_TIME = 4096  # embedded, then written together
+TARGETS_AT_A_TIME = 2048  # embedded, then written together
 INDEX_FROM = 20_000  # targets; fewer are compared one by one
 TARGETS_PER_PARTITION = 4096
 PARTITIONS_SEARCHED = 40
+MOST_PARTS = 8  # of the approximate index, to which each `optimize` adds one
 IDS_AT_A_TIME = 1000
 NEWS_EVERY = datetime.timedelta(seconds=5)  # a reader sees what others have written after so long
 KEEP_OLD = datetime.timedelta(hours=1)  # versions, for readers that have not seen the news yet
@@ -42,87 +46,93 @@ class LanceIndex:
     `rank` takes for each query a shortlist of the targets whose means have the largest cosine with the query's, found
     by an approximate index over the means (IVF, 8 bits), and scores these from their token vectors.
 
-    Made by `create` or `open`. A reader sees the changes of another process after some seconds.
+    Made by `create` or `open`. One process at a time should change an index; any number may read it meanwhile. All
+    methods raise DataError if LanceDB cannot read or write its files.
     """
 
-    def __init__(self, table: Any, embedder: Embedder):
-        self._table, self._embedder = table, embedder
-        self.dtype = table.schema.metadata[b'dtype'].decode()
+    def __init__(self, path: str, table: Any, embedder: Embedder):
+        self._path, self._table, self._embedder = path, table, embedder
+        about = table.schema.metadata
+        self.dtype, self._made = about[b'dtype'].decode(), about[b'made']
 
     @classmethod
-    def create(cls, path: str, embedder: Embedder, dtype: str = 'int8') -> 'LanceIndex':
+    def create(cls, path: str, embedder: Embedder, dtype: str | None = None) -> 'LanceIndex':
         """Makes an index without targets, or opens the one that is there.
 
         Args:
           path: a directory, here or `gs://BUCKET/NAME`.
           embedder: embeds the targets and the queries.
-          dtype: of the stored token vectors: float32, bfloat16, or int8 with a scale for each.
+          dtype: of the stored token vectors: float32, bfloat16, or int8 with a scale for each; by default int8, or that
+            of the index that is there.
 
         Raises:
           ValueError: the dtype is unknown, or the index has another one, or belongs to another model.
           DataError: LanceDB is not installed, or the path cannot be used.
         """
-        if dtype not in DTYPES:
+        if dtype not in (None, *DTYPES):
             raise ValueError(f'dtype: {dtype!r}, expected one of {", ".join(DTYPES)}')
-        database = _connect(path)
-        if not _has_table(database):
-            schema = pa.schema(
-                {
-                    'id': pa.string(),
-                    'text': pa.string(),
-                    'mean': pa.list_(pa.float16(), embedder.d),
-                    'tokens': pa.binary(),
-                    'scale': pa.binary(),
-                },
-                {'format': FORMAT, 'model': embedder.vectors_fingerprint, 'dtype': dtype},
-            )
-            database.create_table(TABLE, schema=schema, exist_ok=True)
+        with _using(path):
+            database = _connect(path, follow=True)
+            if TABLE not in database.list_tables().tables:
+                about = {'format': FORMAT, 'made': uuid.uuid4().hex, 'dtype': dtype or 'int8'}
+                about['model'] = embedder.vectors_fingerprint
+                database.create_table(TABLE, schema=_schema(embedder.d, about), exist_ok=True)
         index = cls.open(path, embedder)
-        if index.dtype != dtype:
-            raise ValueError(f'{path}: its vectors are stored in {index.dtype}, expected {dtype}')
+        if dtype not in (None, index.dtype):
+            raise ValueError(f'{path}: its vectors are stored in {index.dtype}, not in {dtype}; choose another --index')
         return index
 
     @classmethod
-    def open(cls, path: str, embedder: Embedder) -> 'LanceIndex':
+    def open(cls, path: str, embedder: Embedder, follow: bool = True) -> 'LanceIndex':
         """Opens an index.
+
+        Args:
+          path: a directory, here or `gs://BUCKET/NAME`.
+          embedder: embeds the targets and the queries.
+          follow: whether what others write is seen, after some seconds. Otherwise the index stays as it is now, for an
+            hour at least.
 
         Raises:
           ValueError: there is none, or it belongs to another model.
           DataError: LanceDB is not installed, or the path cannot be used.
         """
-        table = cls.check(path)
-        about = table.schema.metadata or {}
-        if about.get(b'format') != FORMAT.encode():
-            raise ValueError(f'{path}: a table of LanceDB that is no index of targets; expected what update_index made')
-        if (model := about[b'model'].decode()) != embedder.vectors_fingerprint:
+        table = cls.check(path, follow)
+        if (model := table.schema.metadata[b'model'].decode()) != embedder.vectors_fingerprint:
             raise ValueError(
                 f'{path}: an index of the model {model}, expected {embedder.vectors_fingerprint}; '
-                'use the model that made it, or make another index'
+                'use the model and the --pooling that made it, or make another index'
             )
-        return cls(table, embedder)
+        return cls(path, table, embedder)
 
     @staticmethod
-    def check(path: str) -> Any:
+    def check(path: str, follow: bool = False) -> Any:
         """The table of an index, whatever its model.
 
         Raises:
           ValueError: there is none.
           DataError: LanceDB is not installed, or the path cannot be used.
         """
-        if not path.startswith(BUCKET) and not pathlib.Path(path).exists():
+        if not path.startswith(BUCKET) and not pathlib.Path(path).expanduser().exists():
             raise ValueError(f'{path}: {MISSING}')  # before LanceDB makes the directory
-        database = _connect(path)
-        if not _has_table(database):
+        with _using(path):
+            database = _connect(path, follow)
+            table = database.open_table(TABLE) if TABLE in database.list_tables().tables else None
+        if table is None:
             raise ValueError(f'{path}: {MISSING}')
-        return database.open_table(TABLE)
+        about = table.schema.metadata or {}
+        if about.get(b'format') != FORMAT.encode() or not {b'made', b'model', b'dtype'} <= about.keys():
+            raise ValueError(f'{path}: a table of LanceDB that is no index of targets; expected what update_index made')
+        return table
 
     def __len__(self) -> int:
-        return self._table.count_rows()
+        with _using(self._path):
+            return self._table.count_rows()
 
     @property
     def fingerprint(self) -> str:
-        """Identifies what scores and hits depend on: the model, and the version of this table."""
-        content = f'{self._embedder.fingerprint} {self._table.uri} {self._table.version}'
+        """Identifies what scores and hits depend on: the model, and the version of this index."""
+        with _using(self._path):
+            content = f'{self._embedder.fingerprint} {self._made} {self._table.version}'
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def put(self, texts: Sequence[str], ids: Sequence[str] | None = None) -> int:
@@ -138,51 +148,65 @@ class LanceIndex:
           How many targets were embedded.
 
         Raises:
-          ValueError: an id comes twice, the numbers of texts and ids differ, or a text is blank or not a string.
+          ValueError: an id comes twice, the numbers of texts and ids differ, a text is blank, or one of them is not a
+            string.
         """
         ids = texts if ids is None else ids
         if len(ids) != len(texts):
             raise ValueError(f'put: {len(texts)} texts and {len(ids)} ids, expected as many of both')
-        if len(set(ids)) < len(ids):
-            seen: set[str] = set()
-            twice = next(name for name in ids if name in seen or seen.add(name))
-            raise ValueError(f'put: the id {twice!r} comes twice')
-        known = self._table.search().select(['id', 'text']).to_arrow()
-        text_of = dict(zip(known['id'].to_pylist(), known['text'].to_pylist(), strict=True))
+        _check_strings('id', ids)
+        _check_strings('text', texts)
+        seen: set[str] = set()
+        for name, text in zip(ids, texts, strict=True):
+            if not text.strip():
+                raise ValueError(f'put: the text of {name!r} is {text!r}, expected one that is not blank')
+            if name in seen:
+                raise ValueError(f'put: the id {name!r} comes twice')
+            seen.add(name)
+        text_of = self._texts_of(ids)
         missing = [place for place, name in enumerate(ids) if text_of.get(name) != texts[place]]
         with Progress('embedding', len(texts), 'targets', done=len(texts) - len(missing)) as progress:
             for start in range(0, len(missing), TARGETS_AT_A_TIME):
                 places = missing[start : start + TARGETS_AT_A_TIME]
                 rows = self._rows([ids[place] for place in places], [texts[place] for place in places])
-                by_id = self._table.merge_insert('id').when_matched_update_all().when_not_matched_insert_all()
-                by_id.execute(rows)
+                with _using(self._path):
+                    by_id = self._table.merge_insert('id').when_matched_update_all().when_not_matched_insert_all()
+                    by_id.execute(rows)
                 progress.advance(len(places))
         return len(missing)
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Deletes targets by their ids; those that are not there are passed over. Returns how many there were."""
-        before = len(self)
+        """Deletes targets by their ids; those that are not there are passed over. Returns how many there were.
+
+        Raises:
+          ValueError: an id is not a string.
+        """
+        _check_strings('id', ids)
+        deleted = 0
         for start in range(0, len(ids), IDS_AT_A_TIME):
-            quoted = ("'" + name.replace("'", "''") + "'" for name in ids[start : start + IDS_AT_A_TIME])
-            self._table.delete(f'id IN ({", ".join(quoted)})')
-        return before - len(self)
+            with _using(self._path):
+                deleted += self._table.delete(_one_of(ids[start : start + IDS_AT_A_TIME])).num_deleted_rows
+        return deleted
 
     def optimize(self) -> None:
         """Compacts the files, and brings the approximate index up to date.
 
-        Until then, targets that it does not know yet are compared one by one. It is made anew when it knows less than
-        half of the targets. Old versions are removed when no reader needs them any more.
+        Until then, targets that it does not know are compared one by one. Each call adds them to it as one more part;
+        it is made anew when it has too many parts or knows less than half of the targets. Versions older than an hour
+        are removed.
         """
-        name = 'mean_idx'
-        count = len(self)
-        stats = self._table.index_stats(name)
-        if count >= INDEX_FROM and (stats is None or stats.num_indexed_rows < stats.num_unindexed_rows):
-            logger.info('indexing the means of %d targets', count)
-            from lancedb.index import IvfSq
+        name, count = 'mean_idx', len(self)
+        with _using(self._path):
+            stats = self._table.index_stats(name)
+            if count >= INDEX_FROM and (
+                stats is None or stats.num_indices > MOST_PARTS or stats.num_indexed_rows < stats.num_unindexed_rows
+            ):
+                from lancedb.index import IvfSq
 
-            partitions = max(count // TARGETS_PER_PARTITION, 1)
-            self._table.create_index('mean', config=IvfSq(distance_type='cosine', num_partitions=partitions), name=name)
-        self._table.optimize(cleanup_older_than=KEEP_OLD)
+                logger.info('indexing the means of %d targets', count)
+                config = IvfSq(distance_type='cosine', num_partitions=max(count // TARGETS_PER_PARTITION, 1))
+                self._table.create_index('mean', config=config, name=name)
+            self._table.optimize(cleanup_older_than=KEEP_OLD)
 
     def rank(self, queries: Sequence[str] | Embedded, k: int = 10, shortlist: int | None = None) -> list[list[Hit]]:
         """The k best targets of each query, best first.
@@ -194,12 +218,16 @@ class LanceIndex:
 
         Raises:
           ValueError: k or the shortlist is not above 0, or a query is blank or not a string.
+          DataError: the index was made anew since it was opened.
         """
         for name, value in (('k', k), ('shortlist', shortlist)):
             if value is not None and value < 1:
                 raise ValueError(f'{name}: {value}, expected a whole number above 0')
         if not isinstance(queries, Embedded):
             queries = self._embedder.embed(queries)
+        with _using(self._path):
+            if self._table.schema.metadata[b'made'] != self._made:
+                raise DataError(f'{self._path}: the index was removed and made anew; open it again')
         ranked = []
         for query, mean in enumerate(queries.means()):
             found = self._nearest(mean, shortlist or max(SHORTLIST, k))
@@ -227,8 +255,19 @@ class LanceIndex:
     def _nearest(self, mean: Float32[np.ndarray, ' d'], count: int) -> pa.Table:
         """The rows whose means have the largest cosine with this one."""
         columns = ['id', 'text', 'tokens', 'scale', '_distance']
-        search = self._table.search(mean, vector_column_name='mean').distance_type('cosine')
-        return search.nprobes(PARTITIONS_SEARCHED).limit(count).select(columns).to_arrow()
+        with _using(self._path):
+            search = self._table.search(mean, vector_column_name='mean').distance_type('cosine')
+            search = search.nprobes(PARTITIONS_SEARCHED).limit(min(count, max(len(self), 1)))
+            return search.select(columns).to_arrow()
+
+    def _texts_of(self, ids: Sequence[str]) -> dict[str, str]:
+        """The texts of those of the targets that are there, by id; of few, no others are read."""
+        with _using(self._path):
+            rows = self._table.search().select(['id', 'text'])
+            if len(ids) <= IDS_AT_A_TIME:
+                rows = rows.where(_one_of(ids))
+            found = rows.to_arrow()
+        return dict(zip(found['id'].to_pylist(), found['text'].to_pylist(), strict=True))
 
     def _rows(self, ids: Sequence[str], texts: Sequence[str]) -> pa.Table:
         """Targets as rows of the table."""
@@ -267,32 +306,66 @@ def lance_path(words: str) -> str | None:
     """The path in words of the form lance:PATH; None for others.
 
     Raises:
-      ValueError: the path is empty.
+      ValueError: the path is empty, or neither local nor in a bucket of Google's.
     """
     if not words.startswith(PREFIX):
         return None
-    if words == PREFIX:
-        raise ValueError(f'{words}: expected {PREFIX}PATH')
-    return words.removeprefix(PREFIX)
+    path = words.removeprefix(PREFIX)
+    if not path.removeprefix(BUCKET).strip('/') or ('://' in path and not path.startswith(BUCKET)):
+        raise ValueError(f'{words}: {EXPECTED}, after {PREFIX}')
+    return path
 
 
-def _connect(path: str) -> Any:
+def _schema(d: int, about: dict[str, str]) -> pa.Schema:
+    # Two processes that add the same id at the same time are a conflict, which LanceDB solves by a second attempt.
+    key = {'lance-schema:unenforced-primary-key': 'true'}
+    return pa.schema(
+        [
+            pa.field('id', pa.string(), nullable=False, metadata=key),
+            pa.field('text', pa.string()),
+            pa.field('mean', pa.list_(pa.float16(), d)),
+            pa.field('tokens', pa.binary()),
+            pa.field('scale', pa.binary()),
+        ],
+        about,
+    )
+
+
+def _one_of(ids: Sequence[str]) -> str:
+    """The condition that a row has one of these ids."""
+    quoted = ("'" + name.replace("'", "''") + "'" for name in ids)
+    return f'id IN ({", ".join(quoted)})'
+
+
+def _check_strings(what: str, values: Sequence[str]) -> None:
+    if isinstance(values, str):
+        raise ValueError(f'{what}s: {values[:60]!r}, expected a list of strings')
+    for place, value in enumerate(values):
+        if not isinstance(value, str):
+            raise ValueError(f'{what} {place}: {value!r}, expected a string')
+
+
+def _connect(path: str, follow: bool) -> Any:
     """The database in a directory.
 
     Raises:
-      DataError: LanceDB is not installed, or the path cannot be used.
+      DataError: LanceDB is not installed.
     """
+    os.environ.setdefault('LANCEDB_LOG', 'error')  # it logs advice about small indexes
     try:
         import lancedb
     except ImportError as error:
         raise DataError(f"{PREFIX}{path}: needs {error.name}: pip install -c constraints.txt -e '.[lance]'") from error
     if not path.startswith(BUCKET):
         path = str(pathlib.Path(path).expanduser())
+    return lancedb.connect(path, read_consistency_interval=NEWS_EVERY if follow else None)
+
+
+@contextlib.contextmanager
+def _using(path: str) -> Iterator[None]:
+    """Turns what LanceDB raises within into a DataError: one line with the path."""
     try:
-        return lancedb.connect(path, read_consistency_interval=NEWS_EVERY)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f'{path}: LanceDB cannot use it: {" ".join(str(error).split())}') from error
-
-
-def _has_table(database: Any) -> bool:
-    return TABLE in database.list_tables().tables
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = ' '.join(str(error).split()).split(', /')[0]  # without the place in LanceDB's sources
+        raise DataError(f'{path}: LanceDB cannot use it ({reason})') from error

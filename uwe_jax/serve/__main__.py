@@ -11,14 +11,13 @@ from typing import Literal
 
 import uvicorn
 
-from uwe_jax.interaction import Score, check_says_who_attends
+from uwe_jax.interaction import Score, Side, check_says_who_attends
 from uwe_jax.io import console
 from uwe_jax.io.paths import cache_root
 from uwe_jax.ranking import Ranker
 from uwe_jax.serve.app import make_app
 from uwe_jax.serve.connections import ImpatientProtocol
 from uwe_jax.serve.engine import Model
-from uwe_jax.serve.schemas import SpaceInfo
 from uwe_jax.serve.spaces import SpaceFile, SpaceInLance, read_spaces
 
 logger = logging.getLogger(__name__)
@@ -83,9 +82,8 @@ def serve(options: Options) -> None:
         space.check()
     with bind(options.host, options.port) as bound:  # before the minutes that embedding takes
         models = {name: open_model(source, spaces, options) for name, source in sources.items()}
-        opened = next(iter(models.values())).spaces
-        infos = [SpaceInfo(name=one.name, targets=len(opened[one.name]), skills=one.skills) for one in spaces]
-        app = make_app(models, infos, queue=options.queue, wait_s=options.wait_ms / 1000)
+        skills: dict[str, Side | None] = {space.name: space.skills for space in spaces}
+        app = make_app(models, skills, queue=options.queue, wait_s=options.wait_ms / 1000)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,

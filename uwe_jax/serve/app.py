@@ -6,7 +6,7 @@ import functools
 import importlib.metadata
 import itertools
 import pathlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -38,13 +38,14 @@ HEADERS = [
 
 
 def make_app(
-    models: Mapping[str, Model], spaces: Sequence[schemas.SpaceInfo], *, queue: int = 256, wait_s: float = 0.005
+    models: Mapping[str, Model], spaces: Mapping[str, Side | None], *, queue: int = 256, wait_s: float = 0.005
 ) -> FastAPI:
     """The service as an ASGI application.
 
     Args:
       models: by name; the first is the default.
-      spaces: those that every model has, in order; the first is the default.
+      spaces: those that every model has, and where the skills are when each is ranked, None if nothing says so. The
+        first is the default.
       queue: texts that may wait; beyond, requests are answered with status 503.
       wait_s: how long a request waits for others to be encoded with, in seconds.
     """
@@ -78,7 +79,7 @@ def make_app(
     app.add_middleware(Guarded)
     app.add_middleware(Measured, metrics=metrics)
     handle_errors(app)
-    names = [space.name for space in spaces]
+    names = list(spaces)
     problems = documented(400, 413, 422, 503)
 
     def chosen(name: str | None) -> tuple[str, Model]:
@@ -124,7 +125,12 @@ def make_app(
             schemas.ModelInfo(name=name, attention=has_attention(model.ranker.pair_score))
             for name, model in models.items()
         ]
-        return schemas.Spaces(models=infos, spaces=list(spaces))
+        opened = next(iter(models.values())).spaces
+        counted = [
+            schemas.SpaceInfo(name=name, targets=await asyncio.to_thread(len, opened[name]), skills=skills)
+            for name, skills in spaces.items()
+        ]
+        return schemas.Spaces(models=infos, spaces=counted)
 
     @app.get('/healthz', summary='Whether the process answers')
     async def health() -> dict[str, bool]:
