@@ -32,7 +32,7 @@ SHORTLIST = 512  # targets that are scored exactly, unless a caller says otherwi
 TARGETS_AT_A_TIME = 2048  # embedded, then written together
 INDEX_FROM = 20_000  # targets; fewer are compared one by one
 TARGETS_PER_PARTITION = 4096
-PARTITIONS_SEARCHED = 40
+PARTITIONS_SEARCHED = 160
 MOST_PARTS = 8  # of the approximate index, to which each `optimize` adds one
 IDS_AT_A_TIME = 1000
 NEWS_EVERY = datetime.timedelta(seconds=5)  # a reader sees what others have written after so long
