@@ -228,9 +228,10 @@ class LanceIndex:
         with _using(self._path):
             if self._table.schema.metadata[b'made'] != self._made:
                 raise DataError(f'{self._path}: the index was removed and made anew; open it again')
+        count = min(shortlist or max(SHORTLIST, k), max(len(self), 1))
         ranked = []
         for query, mean in enumerate(queries.means()):
-            found = self._nearest(mean, shortlist or max(SHORTLIST, k))
+            found = self._nearest(mean, count)
             if not len(found):
                 ranked.append([])
                 continue
@@ -257,8 +258,7 @@ class LanceIndex:
         columns = ['id', 'text', 'tokens', 'scale', '_distance']
         with _using(self._path):
             search = self._table.search(mean, vector_column_name='mean').distance_type('cosine')
-            search = search.nprobes(PARTITIONS_SEARCHED).limit(min(count, max(len(self), 1)))
-            return search.select(columns).to_arrow()
+            return search.nprobes(PARTITIONS_SEARCHED).limit(count).select(columns).to_arrow()
 
     def _texts_of(self, ids: Sequence[str]) -> dict[str, str]:
         """The texts of those of the targets that are there, by id; of few, no others are read."""
