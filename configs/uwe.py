@@ -69,7 +69,7 @@ def get_config(variant: str = '') -> Any:
     config.mesh.data = -1  # devices with different rows and the same parameters; -1: all that are left
     config.mesh.fsdp = 1  # devices with different rows and different parts of the parameters
 
-    config.interaction.form = 'blockwise'  # kernel: Pallas, on TPUs and GPUs; reference: a few lines, to check against
+    config.interaction.form = 'blockwise'  # kernel: Pallas, on TPUs; reference: a few lines, to check against
     config.interaction.exchange = 'gather'  # of queries on a mesh; ring: less memory, more traffic
     config.interaction.block_entries = 0  # token pairs per block of the blockwise form, at most; 0: suits the devices
 

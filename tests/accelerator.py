@@ -2,8 +2,9 @@
 
     python -m tests.accelerator [--model=DIR] [--wheels=DIR] [--data=DIR] [--minutes=8] [--rehearse] | tee report.md
 
-On any GPU or TPU: the kernels' tests with the kernels compiled, not interpreted; 100 training steps of 512 x 4 and a
-few of 4,096 x 4; the benchmarks of speed (against sentence-transformers where it is installed) and of late interaction.
+On any GPU or TPU: late interaction against the reference in float64; on a TPU, the kernel's tests with the kernel
+compiled, not interpreted; 100 training steps of 512 x 4 and a few of 4,096 x 4; the benchmarks of speed (against
+sentence-transformers where it is installed) and of late interaction.
 Each part is a process with a time limit of its own. One that fails is reported with the end of its output, and the
 others go on; the exit status is then 1.
 
@@ -178,13 +179,18 @@ def parts(options: argparse.Namespace, work: pathlib.Path, platform: str) -> lis
         model = work / 'model'
     data = options.data.absolute() if options.data else work / 'full'
     steps = {512: 100, 4096: 12} if not small else {8: 5, 16: 3}
-    tests = 'tests/interaction/test_tpu.py' if platform == 'tpu' else 'tests/interaction/test_gpu.py'
     # tests/conftest.py would make JAX use the CPU.
-    pytest = ['-m', 'pytest', '-q', '-o', 'addopts=', '-p', 'no:cacheprovider', '--confcutdir=tests/interaction']
+    pytest = ['-m', 'pytest', '-q', '-o', 'addopts=', '-p', 'no:cacheprovider', '--import-mode=importlib']
+    tests = ['--confcutdir=tests/interaction', '-k', KERNEL_TESTS, 'tests/interaction/test_tpu.py']
     speed = ['-m', 'tests.benchmarks.speed', f'--model={model}', f'--work={work}']
     return [
         prepare,
-        Part('Tests of the kernels', [*pytest, '--import-mode=importlib', '-k', KERNEL_TESTS, tests], 120, last_line),
+        Part(
+            'Late interaction, errors',
+            ['-m', 'tests.interaction.on_accelerator', f'--texts={16 if small else 128}'],
+            120,
+        ),
+        *([Part('Tests of the kernel', [*pytest, *tests], 120, last_line)] if platform == 'tpu' else []),
         *(training(skills, count, model, data, work, small) for skills, count in steps.items()),
         Part(
             'Embedding and titles, against sentence-transformers',

@@ -1,7 +1,6 @@
 """Trains: python -m uwe_jax.main --config=configs/uwe.py --workdir=DIR [--config.FIELD=VALUE ...]."""
 
 import logging
-import sys
 
 import jax
 from absl import app, flags
@@ -46,7 +45,7 @@ def main(argv: list[str]) -> int:
         keep_compiled_programs(workdir)
         train(config, workdir)
     except NotJoinedError as error:
-        print(f'error: {error}', file=sys.stderr)
+        console.print_error(error)
         return RESTART
     except Preempted:
         logger.warning('stopped early, as asked; every step is saved, and the same command continues')
@@ -56,7 +55,7 @@ def main(argv: list[str]) -> int:
         if message is None:
             raise
         logger.debug('', exc_info=True)  # the traceback, with --verbosity=1
-        print(f'error: {message}', file=sys.stderr)
+        console.print_error(message)
         if jax.distributed.is_initialized():  # asking how many there are would wait for them
             exit_after(error, PEER_TIMEOUT.value)
         return getattr(error, 'exit_status', 1)

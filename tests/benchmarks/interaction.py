@@ -41,7 +41,7 @@ import numpy as np
 from uwe_jax.compile_for import compiled
 from uwe_jax.compile_for.topology import pod_mesh
 from uwe_jax.distributed import mesh
-from uwe_jax.interaction import EXCHANGES, Score, blockwise, exchanged, gpu, late_interaction, tpu
+from uwe_jax.interaction import EXCHANGES, Score, blockwise, exchanged, late_interaction, tpu
 from uwe_jax.io import console
 from uwe_jax.models import download
 from uwe_jax.models.tokenizer import Tokenizer
@@ -91,7 +91,6 @@ def pairs_of_tokens(options: Options, real: np.ndarray) -> None:
             'padded': ((1, 1), lambda tokens, _: (tokens,)),
             'blockwise on a CPU': (blocks(blockwise.CPU_ENTRIES), blockwise.lengths),
             'on an accelerator': (blocks(blockwise.ACCELERATOR_ENTRIES), blockwise.lengths),
-            'kernel on a GPU': (blocks(gpu.block_entries(shape, shape)), gpu.lengths),
             'kernel on a TPU': (tpu.tile_sizes(16), lambda tokens, _: tpu.lengths(tokens)),
         }
         if number == 0:

@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.peer_model --data=DATASET --minutes=180 --output=DIR
 
-Batches are those of `configs/uwe.py:public`, without distractors: sentences join their skills as they are. The loss is
-multiple negatives on mean-pooled vectors, for every graph; the optimizer AdamW, whose learning rate rises for a tenth
-of the time and falls to zero by its end. Only the time that steps take counts, so that the same command continues an
-interrupted training. Measure the model with `python -m uwe_jax.workbench --model=peer=DIR:mean`. Needs the extra
-`torch`.
+Batches are those of `configs/uwe.py:public`, or of another size, without distractors: sentences join their skills as
+they are. The loss is multiple negatives on mean-pooled vectors, for every graph; the optimizer AdamW, whose learning
+rate rises for a tenth of the time and falls to zero by its end. Only the time that steps take counts, so that the same
+command continues an interrupted training. Measure the model with `python -m uwe_jax.workbench --model=peer=DIR:mean`.
+Needs the extra `torch`.
 """
 
 import dataclasses
@@ -35,6 +35,10 @@ class Options:
     """The directory of the trained model; what is needed to continue lies beside it, in OUTPUT.state."""
     minutes: float = 180
     """How long to train."""
+    skills: int = 64
+    """How many a batch has, with a target of every kind for each."""
+    peak_lr: float = 5e-5
+    """The highest learning rate."""
     precision: str = 'float32'
     """float32, bfloat16 autocast, or bfloat16 weights."""
     model: str = download.BASE_MODEL
@@ -45,7 +49,7 @@ def main(options: Options) -> None:
     """Trains and saves the model."""
     check_absent(options.output)
     dataset = open_dataset(options.data)
-    config = experiment('public', **{'data.dir': str(options.data)})
+    config = experiment('public', **{'data.dir': str(options.data), 'data.batch_size': options.skills})
     texts_of = Texts(dataset)
     plan = config.packed_plan(dataset, devices=1)
     training = Training(download.fetch(options.model), options.precision)
@@ -55,9 +59,7 @@ def main(options: Options) -> None:
     with console.Progress('training', round(total), 's', done=round(seconds)) as progress:
         while seconds < total:
             texts, start = texts_of(plan(step).plan), time.monotonic()
-            training.set_rate(
-                config.optimizer.peak_lr * min(seconds / total / WARMUP, (1 - seconds / total) / (1 - WARMUP))
-            )
+            training.set_rate(options.peak_lr * min(seconds / total / WARMUP, (1 - seconds / total) / (1 - WARMUP)))
             loss = training(*texts)
             took = time.monotonic() - start
             step, seconds = step + 1, seconds + took

@@ -1,7 +1,7 @@
 """Soft late interaction: from token embeddings of queries and targets to their scores, in both directions.
 
-`late_interaction` is what training computes on each device. Its *form* (`reference`, `blockwise`, or a kernel in `tpu`
-or `gpu`) changes neither values nor gradients. `exchanged` calls it on a mesh, where a device needs the queries of the
+`late_interaction` is what training computes on each device. Its *form* (`reference`, `blockwise`, or the kernel in
+`tpu`) changes neither values nor gradients. `exchanged` calls it on a mesh, where a device needs the queries of the
 others. `packed` is what ranking uses: one direction, and targets without padding. `attention` looks at single pairs.
 """
 

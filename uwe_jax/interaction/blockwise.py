@@ -118,16 +118,12 @@ def scores(
     score: Score,
     *,
     entries: int,
-    block_scores: Callable = block_scores,
-    lengths: Callable = lengths,
 ) -> tuple[Float32[Array, 'q_texts y_texts'], Float32[Array, 'q_texts y_texts']]:
     """Equals `reference.scores`, with memory for one block of R at a time.
 
     Args:
       q, q_mask, y, y_mask, score: as `reference.scores` takes them. Products are summed in float32.
       entries: pairs of tokens per block, see `block_sizes`.
-      block_scores: scores one block; a kernel may stand in.
-      lengths: at which blocks are computed; those that suit the kernel.
     """
     b_q, b_y = block_sizes(q.shape, y.shape, entries)
     queries, targets = sorted_blocks(q, q_mask, b_q), sorted_blocks(y, y_mask, b_y)
@@ -137,7 +133,7 @@ def scores(
         return jax.tree.map(lambda x, part: jax.lax.dynamic_update_slice(x, part, (i * b_q, j * b_y)), sums, parts)
 
     zeros = jnp.zeros((len(queries.order), len(targets.order)), jnp.float32)
-    over_y, over_q = _over_pairs(queries, targets, lengths, score_pair, (zeros, zeros))
+    over_y, over_q = _over_pairs(queries, targets, score_pair, (zeros, zeros))
     return queries.restore(targets.restore(over_y, axis=1)), queries.restore(targets.restore(over_q, axis=1))
 
 
@@ -151,16 +147,12 @@ def gradients(
     score: Score,
     *,
     entries: int,
-    block_gradients: Callable = block_gradients,
-    lengths: Callable = lengths,
 ) -> tuple[Float32[Array, 'q_texts q_tokens d'], Float32[Array, 'y_texts y_tokens d']]:
     """The gradients dq and dy of `scores`; stores one block of dR at a time.
 
     Args:
       q, q_mask, y, y_mask, score, entries: as `scores` takes them.
       g_over_y, g_over_q: the cotangents of its results.
-      block_gradients: computes those of one block; a kernel may stand in.
-      lengths: as `scores` takes them.
     """
     b_q, b_y = block_sizes(q.shape, y.shape, entries)
     queries, targets = sorted_blocks(q, q_mask, b_q), sorted_blocks(y, y_mask, b_y)
@@ -175,7 +167,7 @@ def gradients(
     zeros = tuple(
         tuple(jnp.zeros(x.shape, jnp.float32) for x in (side.embeddings, side.mask)) for side in (queries, targets)
     )
-    (dq, norm_q), (dy, norm_y) = _over_pairs(queries, targets, lengths, add_pair, zeros)
+    (dq, norm_q), (dy, norm_y) = _over_pairs(queries, targets, add_pair, zeros)
     return (
         through_norms(q, queries.join(dq), queries.join(norm_q)),
         through_norms(y, targets.join(dy), targets.join(norm_y)),
@@ -220,7 +212,7 @@ def sorted_blocks(x: Float[Array, 'texts tokens d'], mask: Bool[Array, 'texts to
     return Side(cut(x), cut(mask), order, jnp.argsort(order)[:texts], length[order][size - 1 :: size])
 
 
-def _over_pairs(queries: Side, targets: Side, lengths: Callable, body: Callable, sums: Any) -> Any:
+def _over_pairs(queries: Side, targets: Side, body: Callable, sums: Any) -> Any:
     """Calls `body(i, q_block, j, y_block, sums)` for each pair of blocks in turn; it returns the new sums.
 
     Blocks without a participating token are not computed at all.

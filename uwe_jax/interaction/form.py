@@ -3,11 +3,10 @@
 import dataclasses
 import functools
 import logging
-from types import ModuleType
 
 from jaxtyping import Array, Bool, Float, Float32
 
-from uwe_jax.interaction import blockwise, gpu, tpu
+from uwe_jax.interaction import blockwise, tpu
 from uwe_jax.interaction.blockwise import ACCELERATOR_ENTRIES, CPU_ENTRIES
 from uwe_jax.interaction.score import Score, attending_tokens
 
@@ -21,14 +20,14 @@ FORMS = ('reference', 'blockwise', 'kernel')
 class Form:
     """A form other than the reference, as two functions. Hashable, so it may be a static argument.
 
-    The kernel form is a Pallas kernel on TPUs and on GPUs. Where no kernel supports the shape, dtype or platform, it
-    logs a warning and the blockwise form runs.
+    The kernel form is a Pallas kernel on TPUs. Where it does not support the shape, dtype or platform, a warning is
+    logged and the blockwise form runs.
 
     Attributes:
       name: `blockwise` or `kernel`.
       score: the kind of score and its settings.
       entries: pairs of tokens per block; 0 takes the default of the platform.
-      platform: of the devices, as JAX names it: cpu, gpu, cuda or tpu.
+      platform: of the devices, as JAX names it: cpu, gpu or tpu.
     """
 
     name: str
@@ -47,13 +46,10 @@ class Form:
 
         The division is here so that a device that gets its targets block by block needs no copy of its score rows.
         """
-        kernel = self._kernel(q, y)
-        if kernel is tpu:
+        if self._has_kernel(q, y):
             over_y, over_q = tpu.scores(q, q_mask, y, y_mask, self.score)
         else:
-            block = {'block_scores': kernel.block_scores, 'lengths': kernel.lengths} if kernel else {}
-            entries = self._entries(kernel, q, y)
-            over_y, over_q = blockwise.scores(q, q_mask, y, y_mask, self.score, entries=entries, **block)
+            over_y, over_q = blockwise.scores(q, q_mask, y, y_mask, self.score, entries=self._entries())
         return over_y / attending_tokens(q_mask, self.score)[:, None], over_q / attending_tokens(y_mask, self.score)
 
     def gradients(
@@ -69,29 +65,21 @@ class Form:
         g_over_y = g_over_y / attending_tokens(q_mask, self.score)[:, None]
         g_over_q = g_over_q / attending_tokens(y_mask, self.score)
         inputs = q, q_mask, y, y_mask, g_over_y, g_over_q, self.score
-        kernel = self._kernel(q, y)
-        if kernel is tpu:
+        if self._has_kernel(q, y):
             return tpu.gradients(*inputs)
-        block = {'block_gradients': kernel.block_gradients, 'lengths': kernel.lengths} if kernel else {}
-        return blockwise.gradients(*inputs, entries=self._entries(kernel, q, y), **block)
+        return blockwise.gradients(*inputs, entries=self._entries())
 
-    def _entries(self, kernel: ModuleType | None, q: Array, y: Array) -> int:
-        if self.entries:
-            return self.entries
-        if kernel is gpu:
-            return gpu.block_entries(q.shape, y.shape)
-        return CPU_ENTRIES if self.platform == 'cpu' else ACCELERATOR_ENTRIES
+    def _entries(self) -> int:
+        return self.entries or (CPU_ENTRIES if self.platform == 'cpu' else ACCELERATOR_ENTRIES)
 
-    def _kernel(self, q: Array, y: Array) -> ModuleType | None:
-        """The module of the kernel; None if the blockwise form runs."""
+    def _has_kernel(self, q: Array, y: Array) -> bool:
         if self.name != 'kernel':
-            return None
-        module = {'tpu': tpu, 'gpu': gpu, 'cuda': gpu}.get(self.platform)
-        reason = module.supports(q.shape, y.shape, q.dtype, self.score) if module else f'none for {self.platform}'
+            return False
+        on_tpus = self.platform == 'tpu'
+        reason = tpu.supports(q.shape, y.shape, q.dtype, self.score) if on_tpus else f'none for {self.platform}'
         if reason:
             _warn_once(f'interaction.form kernel: {reason}; the blockwise form runs')
-            return None
-        return module
+        return reason is None
 
 
 @functools.cache

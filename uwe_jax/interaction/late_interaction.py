@@ -56,7 +56,7 @@ def late_interaction(
       q_len, y_len: tokens of each text, <s> and </s> included. A text without a participating token scores 0.
       score: what a score is.
       form: `reference`, literally the formula; `blockwise`, XLA on one block of R after another; or `kernel`, a Pallas
-        kernel if there is one for the devices and shapes.
+        kernel on TPUs, for the shapes that it supports.
       block_entries: pairs of tokens per block of the blockwise form; 0 takes a number that suits the platform.
       platform: of the device, as JAX names it; by default that of JAX's default backend.
 

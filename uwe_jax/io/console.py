@@ -7,7 +7,9 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Self, TypeVar
 
 from absl import app
@@ -30,13 +32,14 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            tqdm.write(self.format(record), file=sys.stderr)
+            tqdm.write(f'{self.format(record)}\n', file=sys.stderr, end='')
         except Exception:
             self.handleError(record)
 
 
 def start_logging(level: int = logging.INFO) -> None:
     """Shows this project's log lines from `level` up, and warnings of the libraries."""
+    sys.excepthook = _show_in_one_piece
     handler = _Handler()
     handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and JAX log through absl
@@ -125,7 +128,7 @@ def run(work: Callable[[], None]) -> int:
         if message is None:
             raise
         logger.debug('', exc_info=True)
-        print(f'error: {message}', file=sys.stderr)
+        print_error(message)
         return getattr(error, 'exit_status', 1)
     return 0
 
@@ -139,6 +142,16 @@ def _signal_again(unraisable: 'sys.UnraisableHookArgs') -> None:
     again = threading.Timer(0.05, os.kill, (os.getpid(), lost))
     again.daemon = True
     again.start()
+
+
+def print_error(message: object) -> None:
+    """Prints what ends a command, by one write: `print` makes two, and Orbax's threads write in between."""
+    sys.stderr.write(f'error: {message}\n')
+
+
+def _show_in_one_piece(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Shows a traceback by one write; Python makes one for each of its lines."""
+    sys.stderr.write(''.join(traceback.format_exception(kind, error, trace)))
 
 
 def explained(error: Exception, *expected: type[Exception]) -> str | None:
