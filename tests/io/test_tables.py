@@ -234,6 +234,7 @@ def test_texts_are_read_without_spaces_and_blank_ones(tmp_path, name, content, c
         ('a.json', b'[\n"x\0"]', r'a.json, line 2: a NUL byte; expected text in UTF-8'),
         ('a.json', b'[' * 100_000, r'a.json, line 1: not JSON \(maximum recursion depth'),
         ('a.txt', b'bar\ncaf\xe9\n', r'a.txt, line 2: byte 0xe9 is not UTF-8'),
+        ('a.jsonl', b'{"text": "x"}\n{"text": "\\ud800"}\n', r'a.jsonl, line 2: text is .*half of a surrogate pair'),
     ],
 )
 def test_a_file_whose_texts_cannot_be_read_is_refused_with_its_line(tmp_path, name, content, message):

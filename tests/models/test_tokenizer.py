@@ -51,6 +51,11 @@ def test_a_limit_without_room_for_both_end_tokens_is_refused(tokenizer):
         tokenizer.encode(['a'], 1)
 
 
+def test_half_of_a_surrogate_pair_is_refused_with_its_text(tokenizer):
+    with pytest.raises(ValueError, match=r"'SQL \\ud800': half of a surrogate pair, expected text"):
+        tokenizer.encode(['SQL', 'SQL \ud800'])
+
+
 def test_a_file_that_is_not_a_tokenizer_is_refused_by_its_name(tmp_path):
     (tmp_path / 'tokenizer.json').write_text('{}')
     with pytest.raises(ValueError, match=r'tokenizer\.json: not a readable tokenizer'):

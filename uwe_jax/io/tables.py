@@ -29,6 +29,7 @@ SUFFIXES = (*DELIMITERS, *JSON, '.parquet')  # of tables
 # Text files may be compressed: the suffixes, how such a file begins, and what opens it.
 COMPRESSED = {'.gz': (b'\x1f\x8b', gzip.open), '.bz2': (b'BZh', bz2.open), '.xz': (b'\xfd7zXZ', lzma.open)}
 
+SURROGATE = re.compile(r'[\ud800-\udfff]')  # half of a pair, which only JSON's escapes can make
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)  # NaN and the infinities, which are not JSON, become null
 # Items of a list as Python, NumPy and pandas print them, and the white space before the next one if no comma is there.
 _STRING = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
@@ -209,7 +210,7 @@ def read_texts(path: pathlib.Path, column: str, flag: str = '--column') -> Itera
       flag: by which the user names the column.
 
     Raises:
-      DataError: as `read_rows`; or a cell is not a text.
+      DataError: as `read_rows`; or a cell is not a text, or no Unicode text.
     """
     suffix = suffix_of(path)
     if suffix not in SUFFIXES:
@@ -224,6 +225,8 @@ def read_texts(path: pathlib.Path, column: str, flag: str = '--column') -> Itera
             hint = '; or, if the file is one text per line without a header, rename it to .txt' if no_header else ''
             raise DataError(f'{error}; {flag} names it{hint}') from error
         if text := row.text(column).strip():
+            if not text.isascii() and SURROGATE.search(text):
+                raise DataError(f'{row.place}: {column} is {_short(text)}, half of a surrogate pair, expected text')
             yield text
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import tokenizers
 
 from uwe_jax.data.text import truncated
+from uwe_jax.io.tables import SURROGATE
 
 
 class Tokenizer:
@@ -52,11 +53,17 @@ class Tokenizer:
           max_tokens: longer texts lose their last tokens before </s>; None keeps them whole.
 
         Raises:
-          ValueError: `max_tokens` leaves no room for <s> and </s>.
+          ValueError: `max_tokens` leaves no room for <s> and </s>, or a text holds half of a surrogate pair.
         """
         if max_tokens is not None and max_tokens < 2:
             raise ValueError(f'max_tokens: {max_tokens}, expected at least 2, for <s> and </s>')
-        encoded = [np.asarray(e.ids, dtype=np.int32) for e in self._tokenizer.encode_batch_fast(list(texts))]
+        try:
+            encodings = self._tokenizer.encode_batch_fast(list(texts))
+        except TypeError as error:
+            for text in filter(SURROGATE.search, texts):
+                raise ValueError(f'{text[:60]!r}: half of a surrogate pair, expected text') from error
+            raise
+        encoded = [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
         if max_tokens is None:
             return encoded
         return [truncated(ids, max_tokens) for ids in encoded]
