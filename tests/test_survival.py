@@ -242,10 +242,11 @@ def test_a_disk_that_fills_ends_the_run_in_one_line_with_the_checkpoint_before(c
         pytest.skip('a small disk may not be mounted here: that takes root, and in a container CAP_SYS_ADMIN')
     try:
         [status], [printed] = Run(config(), tmp_path, devices=8).end()
-        assert status == 1
-        [last] = [line for line in printed.splitlines() if line.startswith('error: ')]  # Orbax's threads end later
-        assert last.startswith(f'error: {tmp_path}/checkpoints: a checkpoint could not be written: ')
-        assert last.endswith(f'The newest whole one is the one after step {load_state(tmp_path)[1]}')
+        assert status == 1, printed
+        errors = [line for line in printed.splitlines() if line.startswith('error: ')]  # Orbax's threads end later
+        assert len(errors) == 1, printed
+        assert errors[0].startswith(f'error: {tmp_path}/checkpoints: a checkpoint could not be written: ')
+        assert errors[0].endswith(f'The newest whole one is the one after step {load_state(tmp_path)[1]}')
     finally:
         subprocess.run(['umount', tmp_path], check=True)
 
