@@ -5,8 +5,8 @@
 The titles are the occupations' names of ESCO and O*NET, and titles recombined from them, drawn by a seed. The queries
 are skills of ESCO, and recombined titles that are not in the space. The index is filled as by
 `python -m uwe_jax.update_index` and kept in FOLDER; after an interruption, the same command continues. The exact ten
-best are found by scoring every target. Latencies and memory are those of a fresh process, which asks one query at a
-time.
+best are found by scoring every target, with queries encoded in float32. Latencies and memory are those of a fresh
+process, which asks one query at a time.
 """
 
 import hashlib
@@ -42,7 +42,10 @@ ATTEND = flags.DEFINE_enum('attend', 'target', ['target', 'query', 'both'], 'Who
 TARGETS = flags.DEFINE_integer('targets', 1_000_000, 'How many titles.')
 QUERIES = flags.DEFINE_integer('queries', 100, 'Queries of each kind.')
 DTYPE = flags.DEFINE_string('dtype', 'int8', 'Of the stored token vectors.')
-SHORTLISTS = flags.DEFINE_list('shortlists', '128,256,512,1024,2048', 'Targets that are scored.')
+ENCODER_DTYPE = flags.DEFINE_enum(
+    'encoder_dtype', 'bfloat16', ['float32', 'bfloat16'], "Of the encoder's matrix products for the queries."
+)
+SHORTLISTS = flags.DEFINE_list('shortlists', '128,256,384,512,1024', 'Targets that are scored.')
 K = 10
 SEED = 0
 LEVELS = ('senior', 'junior', 'lead', 'assistant', 'trainee', 'chief', 'deputy', 'part-time', 'freelance', 'head')
@@ -76,7 +79,13 @@ def main(argv: list[str]) -> None:
     expected = {kind: exact(ranker, index, texts, folder) for kind, texts in queries.items()}
     disk = sum(file.stat().st_size for file in (folder / 'index').rglob('*') if file.is_file())
     with multiprocessing.get_context('spawn').Pool(1) as pool:
-        settings = (MODEL.value, ATTEND.value, str(folder / 'index'), [int(size) for size in SHORTLISTS.value])
+        settings = (
+            MODEL.value,
+            ATTEND.value,
+            ENCODER_DTYPE.value,
+            str(folder / 'index'),
+            [int(size) for size in SHORTLISTS.value],
+        )
         measured, gigabytes = pool.apply(measure, (*settings, queries))
     print(f'\n{len(index)} targets, {DTYPE.value}: {disk / 1e9:.1f} GB on disk, {gigabytes:.1f} GB of memory')
     print(
@@ -152,9 +161,11 @@ def exact(ranker: Ranker, index: LanceIndex, queries: Sequence[str], folder: pat
     return found
 
 
-def measure(model: str, attend: str, path: str, shortlists: Sequence[int], queries: dict[str, list[str]]) -> tuple:
+def measure(
+    model: str, attend: str, dtype: str, path: str, shortlists: Sequence[int], queries: dict[str, list[str]]
+) -> tuple:
     """For each shortlist and kind of queries: the ids found, and the seconds; and the memory in GB."""
-    ranker = Ranker.from_pretrained(model, attend=attend)
+    ranker = Ranker.from_pretrained(model, attend=attend, dtype=dtype)
     index = LanceIndex.open(path, ranker)
     measured = {}
     for shortlist in shortlists:

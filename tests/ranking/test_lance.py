@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import datetime
 import pathlib
 import shutil
 import subprocess
@@ -85,7 +86,7 @@ def test_an_index_without_targets_ranks_nothing(path, ranker):
 
 def test_the_approximate_index_finds_nearly_all(path, ranker, monkeypatch):
     monkeypatch.setattr(lance, 'INDEX_FROM', 500)
-    monkeypatch.setattr(lance, 'TARGETS_PER_PARTITION', 100)
+    monkeypatch.setattr(lance, 'TARGETS_PER_GRAPH', 400)
     texts = [
         f'{verb} {thing} {number}' for verb in ('bake', 'sell') for thing in ('bread', 'data') for number in range(150)
     ]
@@ -193,6 +194,26 @@ def test_a_reader_sees_what_another_has_written(path, ranker, monkeypatch):
 
 
 @pytest.mark.slow
+def test_targets_are_named_rightly_if_the_index_changes_between_finding_and_naming_them(path, ranker, monkeypatch):
+    monkeypatch.setattr(lance, 'NEWS_EVERY', datetime.timedelta(0))
+    filled(path, ranker)
+    reader, writer = LanceIndex.open(path, ranker), LanceIndex.open(path, ranker)
+    changes = iter(SKILLS[:2])
+
+    def score_after_a_change(*arguments):
+        if gone := next(changes, None):
+            writer.delete([gone])
+            writer.put([f'{gone} anew'])
+            writer.optimize()
+        return score_few(*arguments)
+
+    score_few = lance.score_few
+    monkeypatch.setattr(lance, 'score_few', score_after_a_change)
+    left = [*SKILLS[2:], *(f'{gone} anew' for gone in SKILLS[:2])]
+    [hits], [expected] = reader.rank(QUERIES[:1], k=10), ranker.index(left).rank(QUERIES[:1], k=10)
+    assert [(hit.id, hit.text) for hit in hits] == [(hit.text, hit.text) for hit in expected]
+
+
 def test_a_killed_command_goes_on_where_it_stopped(path, narrow_model, tmp_path):
     texts = [f'{verb} {number}' for verb in ('bake', 'sell', 'weigh') for number in range(10_000)]
     (tmp_path / 'texts.txt').write_text('\n'.join(texts))

@@ -129,7 +129,7 @@ def scores(
     queries, targets = sorted_blocks(q, q_mask, b_q), sorted_blocks(y, y_mask, b_y)
 
     def score_pair(i, q_block, j, y_block, sums):
-        parts = block_scores(*q_block, *y_block, score)
+        parts = block_scores(*q_block, *y_block, score=score)
         return jax.tree.map(lambda x, part: jax.lax.dynamic_update_slice(x, part, (i * b_q, j * b_y)), sums, parts)
 
     zeros = jnp.zeros((len(queries.order), len(targets.order)), jnp.float32)
@@ -161,7 +161,7 @@ def gradients(
 
     def add_pair(i, q_block, j, y_block, sums):
         g_block = (jax.lax.dynamic_slice(x, (i * b_q, j * b_y), (b_q, b_y)) for x in g)
-        of_q, of_y = block_gradients(*q_block, *y_block, *g_block, score)
+        of_q, of_y = block_gradients(*q_block, *y_block, *g_block, score=score)
         return _add_at(sums[0], i, of_q), _add_at(sums[1], j, of_y)
 
     zeros = tuple(

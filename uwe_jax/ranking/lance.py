@@ -28,11 +28,12 @@ PREFIX = 'lance:'
 TABLE = 'targets'
 MISSING = 'no index in LanceDB there; `python -m uwe_jax.update_index` makes one'
 FORMAT = '1'
-SHORTLIST = 512  # targets that are scored exactly, unless a caller says otherwise
+SHORTLIST = 384  # targets that are scored exactly, unless a caller says otherwise
 TARGETS_AT_A_TIME = 2048  # embedded, then written together
 INDEX_FROM = 20_000  # targets; fewer are compared one by one
-TARGETS_PER_PARTITION = 4096
-PARTITIONS_SEARCHED = 160
+TARGETS_PER_GRAPH = 2_000_000
+GRAPHS_SEARCHED = 64  # of each part of the approximate index, at most
+CANDIDATES = 1024  # that a search in a graph keeps, at least
 MOST_PARTS = 8  # of the approximate index, to which each `optimize` adds one
 IDS_AT_A_TIME = 1000
 NEWS_EVERY = datetime.timedelta(seconds=5)  # a reader sees what others have written after so long
@@ -44,7 +45,7 @@ class LanceIndex:
 
     Each target is a row: its id, its text, its mean vector in float16, and its token vectors as the index's dtype says.
     `rank` takes for each query a shortlist of the targets whose means have the largest cosine with the query's, found
-    by an approximate index over the means (IVF, 8 bits), and scores these from their token vectors.
+    by an approximate index over the means (HNSW, 8 bits), and scores these from their token vectors.
 
     Made by `create` or `open`. One process at a time should change an index; any number may read it meanwhile. All
     methods raise DataError if LanceDB cannot read or write its files.
@@ -201,10 +202,10 @@ class LanceIndex:
             if count >= INDEX_FROM and (
                 stats is None or stats.num_indices > MOST_PARTS or stats.num_indexed_rows < stats.num_unindexed_rows
             ):
-                from lancedb.index import IvfSq
+                from lancedb.index import HnswSq
 
                 logger.info('indexing the means of %d targets', count)
-                config = IvfSq(distance_type='cosine', num_partitions=max(count // TARGETS_PER_PARTITION, 1))
+                config = HnswSq(distance_type='cosine', num_partitions=-(-count // TARGETS_PER_GRAPH))
                 self._table.create_index('mean', config=config, name=name)
             self._table.optimize(cleanup_older_than=KEEP_OLD)
 
@@ -229,18 +230,7 @@ class LanceIndex:
             if self._table.schema.metadata[b'made'] != self._made:
                 raise DataError(f'{self._path}: the index was removed and made anew; open it again')
         count = min(shortlist or max(SHORTLIST, k), max(len(self), 1))
-        ranked = []
-        for query, mean in enumerate(queries.means()):
-            found = self._nearest(mean, count)
-            if not len(found):
-                ranked.append([])
-                continue
-            targets = vectors_of(found, self._embedder.d, self.dtype)
-            scores = score_few(queries[[query]], targets, self._embedder.stored_score)
-            chosen = best(scores, k)
-            names, texts = found['id'].take(chosen).to_pylist(), found['text'].take(chosen).to_pylist()
-            ranked.append([Hit(*hit) for hit in zip(names, texts, scores[chosen].tolist(), strict=True)])
-        return ranked
+        return [self._rank_one(queries[[query]], mean, count, k) for query, mean in enumerate(queries.means())]
 
     def warm_up(self) -> Iterator[None]:
         """Compiles what ranking short texts needs; yields after each program."""
@@ -253,12 +243,39 @@ class LanceIndex:
                 score_few(query, targets, self._embedder.stored_score)
                 yield
 
-    def _nearest(self, mean: Float32[np.ndarray, ' d'], count: int) -> pa.Table:
-        """The rows whose means have the largest cosine with this one."""
-        columns = ['id', 'text', 'tokens', 'scale', '_distance']
+    def _rank_one(self, query: Embedded, mean: Float32[np.ndarray, ' d'], count: int, k: int) -> list[Hit]:
+        """The k best of the `count` targets whose means have the largest cosine with this one."""
         with _using(self._path):
-            search = self._table.search(mean, vector_column_name='mean').distance_type('cosine')
-            return search.nprobes(PARTITIONS_SEARCHED).limit(count).select(columns).to_arrow()
+            version = self._table.version
+            search = self._table.search(mean, vector_column_name='mean').distance_type('cosine').limit(count)
+            search = search.nprobes(GRAPHS_SEARCHED).ef(max(CANDIDATES, 2 * count))
+            rows = search.select(['_rowid', 'tokens', 'scale', '_distance']).to_arrow()
+        if not len(rows):
+            return []
+        scores = score_few(query, vectors_of(rows, self._embedder.d, self.dtype), self._embedder.stored_score)
+        chosen = best(scores, k)
+        named = self._named(rows['_rowid'].take(chosen).to_pylist(), version)
+        if named is None:
+            return self._rank_one(query, mean, count, k)
+        return [Hit(*hit) for hit in zip(*named, scores[chosen].tolist(), strict=True)]
+
+    def _named(self, rows: Sequence[int], version: int) -> tuple[list[str], list[str]] | None:
+        """Ids and texts of rows; None if the table has another version by now, in which rows have other numbers.
+
+        They are read of the best targets alone: of a whole shortlist they take as long as the token vectors.
+        """
+        with _using(self._path):
+            try:
+                found = self._table.take_row_ids(list(rows)).with_row_id().select(['id', 'text']).to_arrow()
+            except (OSError, RuntimeError):
+                if self._table.version == version:
+                    raise
+                return None
+            if self._table.version != version:
+                return None
+        place = {row: place for place, row in enumerate(found['_rowid'].to_pylist())}
+        found = found.take([place[row] for row in rows])
+        return found['id'].to_pylist(), found['text'].to_pylist()
 
     def _texts_of(self, ids: Sequence[str]) -> dict[str, str]:
         """The texts of those of the targets that are there, by id; of few, no others are read."""
