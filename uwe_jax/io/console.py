@@ -39,7 +39,7 @@ class _Handler(logging.Handler):
 
 def start_logging(level: int = logging.INFO) -> None:
     """Shows this project's log lines from `level` up, and warnings of the libraries."""
-    sys.excepthook = _show_in_one_piece
+    sys.excepthook, sys.unraisablehook = _show_in_one_piece, _signal_again
     handler = _Handler()
     handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and JAX log through absl
@@ -120,7 +120,6 @@ def run(work: Callable[[], None]) -> int:
     """
     start_logging(logging.DEBUG if os.environ.get('UWE_JAX_DEBUG') else logging.INFO)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    sys.unraisablehook = _signal_again
     try:
         work()
     except Exception as error:
@@ -134,10 +133,14 @@ def run(work: Callable[[], None]) -> int:
 
 
 def _signal_again(unraisable: 'sys.UnraisableHookArgs') -> None:
-    """Sends a signal again whose exception was lost: Python ignores what is raised while JAX's garbage hook runs."""
+    """Sends a signal again whose exception was lost: Python ignores what is raised while JAX's garbage hook runs.
+
+    Other exceptions that Python ignores are shown.
+    """
     lost = {SystemExit: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}.get(unraisable.exc_type)
     if lost is None:
-        sys.__unraisablehook__(unraisable)
+        where = f'Exception ignored in: {unraisable.object!r}\n'
+        _show_in_one_piece(unraisable.exc_type, unraisable.exc_value, unraisable.exc_traceback, where)
         return
     again = threading.Timer(0.05, os.kill, (os.getpid(), lost))
     again.daemon = True
@@ -149,9 +152,11 @@ def print_error(message: object) -> None:
     sys.stderr.write(f'error: {message}\n')
 
 
-def _show_in_one_piece(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _show_in_one_piece(
+    kind: type[BaseException], error: BaseException | None, trace: TracebackType | None, where: str = ''
+) -> None:
     """Shows a traceback by one write; Python makes one for each of its lines."""
-    sys.stderr.write(''.join(traceback.format_exception(kind, error, trace)))
+    sys.stderr.write(where + ''.join(traceback.format_exception(kind, error, trace)))
 
 
 def explained(error: Exception, *expected: type[Exception]) -> str | None:
