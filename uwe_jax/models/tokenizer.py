@@ -60,9 +60,9 @@ class Tokenizer:
         try:
             encodings = self._tokenizer.encode_batch_fast(list(texts))
         except TypeError as error:
-            for text in filter(SURROGATE.search, texts):
-                raise ValueError(f'{text[:60]!r}: half of a surrogate pair, expected text') from error
-            raise
+            if (wrong := next(filter(SURROGATE.search, texts), None)) is None:
+                raise
+            raise ValueError(f'{wrong[:60]!r}: half of a surrogate pair, expected text') from error
         encoded = [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
         if max_tokens is None:
             return encoded
