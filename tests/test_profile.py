@@ -13,7 +13,14 @@ from uwe_jax import profile
 from uwe_jax.io import paths
 from uwe_jax.profile import COMPUTES, SENDS, Options, Span, parts_of, print_table, read, spent
 from uwe_jax.train import train
-from uwe_jax.training.profiling import StepProfiler
+from uwe_jax.training.profiling import STEP, StepProfiler
+
+
+GRAPH = 'stats { metadata_id: 1 str_value: "command_buffer_7" }'
+
+
+def named_in_profile(kind, number, name):
+    return f'{kind}_metadata {{ key: {number} value {{ id: {number} name: "{name}" }} }}'
 
 
 @pytest.fixture(scope='module')
@@ -56,6 +63,26 @@ def test_a_profile_in_a_bucket_replaces_an_older_one_and_is_read_as_on_a_disk(bu
         with StepProfiler(workdir, 1, 1) as profiler:
             profiler.call(1, step, jnp.ones((400, 400)))
         assert read(workdir).steps == 1
+
+
+def test_kernels_of_a_cuda_graph_belong_to_their_instructions_and_those_of_libraries_to_the_one_before(tmp_path):
+    folder = tmp_path / 'profile'
+    (folder / 'plugins' / 'profile' / 'now').mkdir(parents=True)
+    (folder / 'step.hlo.txt').write_text("""HloModule jit_step, is_scheduled=true
+  %loop_add_fusion.3 = f32[8]{0} fusion(%a), metadata={op_name="jit(step)/jvp(encoder)/add"}
+  %wrapped-mul = f32[8]{0} fusion(%b), metadata={op_name="jit(step)/jvp(loss)/mul"}
+""")
+    kernels = 'loop_add_fusion_3', 'nvjet_sm90_tss_128x160', 'wrapped_mul'
+    events = [f'events {{ metadata_id: {i} offset_ps: {i}000 duration_ps: 1000 {GRAPH} }}' for i in (1, 2, 3)]
+    named = [named_in_profile('event', i, name) for i, name in enumerate([*kernels, STEP], 1)]
+    (folder / 'plugins' / 'profile' / 'now' / 'host.xplane.pb').write_bytes(
+        jax.profiler.ProfileData.text_proto_to_serialized_xspace(f"""
+planes {{ name: "/device:GPU:0" lines {{ {" ".join(events)} }} {" ".join(named)} {named_in_profile("stat", 1, "hlo_op")} }}
+planes {{ name: "/host:CPU" lines {{ events {{ metadata_id: 4 duration_ps: 5000 }} }} {" ".join(named)} }}
+""")
+    )
+    [spans] = read(tmp_path).devices.values()
+    assert spent(spans) == {'encoder forward': 2, 'loss': 1}
 
 
 def test_a_run_without_a_profile_is_refused_in_one_line(tmp_path):

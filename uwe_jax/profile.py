@@ -140,7 +140,8 @@ def read(workdir: Path) -> Profile:
     """Reads the profile of a run.
 
     On CPUs and GPUs, an event of an operation names its module and HLO instruction; on TPUs it is one in the device's
-    line `XLA Ops`, under the instruction's name or its whole text.
+    line `XLA Ops`, under the instruction's name or its whole text. In a CUDA graph, which XLA calls a command buffer, a
+    kernel has its instruction's name with `_` for `.`; a kernel of a library has its own, and counts with the one before.
 
     Raises:
       ValueError: there is none, or it shows no operation of the step.
@@ -156,15 +157,19 @@ def read(workdir: Path) -> Profile:
         raise ValueError(f'{folder}: no profile, expected a run with --config.run.profile_first=STEP')
     text = (folder / HLO).read_text()
     module, instructions = text.split(maxsplit=2)[1].rstrip(','), parts_of(text)
+    kernels = {re.sub(r'\W', '_', name): name for name in instructions}
 
     steps, waits, ends = 0, [], {}
     operations = []  # device, start, end, number of the operation's end, instruction
     for plane in ProfileData.from_file(str(files[0])).planes:
         on_device = plane.name.startswith('/device:')
         for line in plane.lines:
+            name = None
             for event in line.events:
                 start, end, stats = event.start_ns, event.start_ns + event.duration_ns, dict(event.stats)
-                name = stats.get('hlo_op')
+                before, name = name, stats.get('hlo_op')
+                if name and name.startswith('command_buffer'):
+                    name = kernels.get(event.name, before)
                 if name is None and on_device and line.name == 'XLA Ops':
                     name = event.name.split(' = ')[0].removeprefix('%')
                 if event.name == STEP and not on_device:
