@@ -24,4 +24,12 @@ STUDIES = {
     'sentences': [{'loss.weight.sentence': weight} for weight in (0.5, 0.0)],
     # With and without an unrelated sentence beside the sentence.
     'distractors': [{'data.distractor_probability': probability} for probability in (0.8, 0.0)],
+    # Not in the paper.
+    'dropout': [{'model.dropout': rate} for rate in (0.1, 0.0)],
+    'learning_rate': [{'optimizer.peak_lr': rate} for rate in (3e-5, 8e-5, 2e-4)],
+    # τ of the loss.
+    'loss_temperature': [
+        *({'loss.temperature.job': temperature} for temperature in (0.02, 0.05, 0.1)),
+        *({'loss.temperature.sentence': temperature} for temperature in (0.01, 0.02, 0.05)),
+    ],
 }

@@ -1,7 +1,7 @@
 """The experiment of the paper "Unified Work Embeddings" (arXiv 2511.07969), and smaller versions of it.
 
     --config=configs/uwe.py               the paper's recipe, for GPUs or a TPU pod
-    --config=configs/uwe.py:paper         the same with the score as published, whatever the default is
+    --config=configs/uwe.py:paper         the same with the score as published
     --config=configs/uwe.py:quickstart    the small version, for a laptop's CPU, in minutes
     --config=configs/uwe.py:public        what `make public` trains on public data: two CPU cores, some three hours
 
@@ -39,8 +39,8 @@ def get_config(variant: str = '') -> Any:
     config.score.temperature = 0.1  # τ_a, of the softmax over tokens (paper)
     config.score.reduce = 'mean'  # over the attending tokens; sum: the formula taken literally (ours)
     # Over whose tokens the softmax runs: target, the query's tokens attend to the target's (paper); query, the reverse;
-    # both, the mean of the two; from_skill, the skill's tokens attend to the other text's in both directions.
-    config.score.attend = 'target'
+    # both, the mean of the two (ours); from_skill, the skill's tokens attend to the other text's in both directions.
+    config.score.attend = 'both'
     config.score.target = 'tokens'  # mean: one vector per target, ablation (paper)
     config.score.special_tokens = True  # whether <s> and </s> take part (ours)
 
@@ -100,7 +100,7 @@ def get_config(variant: str = '') -> Any:
 
 
 def _score_as_published(config: Any) -> None:
-    """The score of the paper's section 3.2; only `reduce` stays ours, as the mean and the sum rank a query alike."""
+    """The score of the paper's section 3.2; `reduce` stays ours, as the mean and the sum rank a query alike."""
     config.score.kind = 'soft'
     config.score.temperature = 0.1
     config.score.attend = 'target'
@@ -129,7 +129,6 @@ def _fit_two_cores(config: Any) -> None:
     config.data.length.sentence = 48
     config.model.dtype = 'float32'
     config.model.dropout = 0.0  # it sees most pairs once at most
-    config.score.attend = 'both'
     config.optimizer.peak_lr = 5e-5
     config.interaction.dtype = 'float32'
     config.run.log_every = 10

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from configs.uwe import get_config
 from tests.conftest import ROOT, small_config
 from uwe_jax.data.graph import read_manifest
 from uwe_jax.evaluation.tasks import RankingTask
@@ -70,11 +71,11 @@ def test_an_export_in_a_bucket_is_ranked_with_as_one_on_this_machine(workdir, bu
 
 
 def test_the_exported_score_may_attend_to_another_side_than_the_loss_did(workdir, tmp_path, exported):
-    export(Options(workdir, tmp_path / 'model', attend='both'))
+    export(Options(workdir, tmp_path / 'model', attend='query'))
     score = Ranker.from_pretrained(workdir).pair_score
-    assert Ranker.from_pretrained(tmp_path / 'model').pair_score == dataclasses.replace(score, attend='both')
+    assert Ranker.from_pretrained(tmp_path / 'model').pair_score == dataclasses.replace(score, attend='query')
     card = (tmp_path / 'model' / 'README.md').read_text()
-    assert 'The score is symmetric.' in card
+    assert 'The score is not symmetric' in card
     assert f'The loss used score.attend={score.attend}.' in card
     assert 'The loss used' not in (exported / 'README.md').read_text()
 
@@ -184,7 +185,7 @@ def test_the_torch_scorer_of_a_model_whose_skills_attend_has_to_be_told_where_th
 
 def test_the_settings_define_the_score_and_say_what_the_model_was_trained_on(exported, small_dataset):
     settings = json.loads((exported / 'uwe.json').read_text())
-    assert settings['score'] == dataclasses.asdict(Score())
+    assert settings['score'] == get_config().score.to_dict()
     assert (settings['max_tokens'], settings['steps'], settings['data']) == (64, 4, small_dataset.fingerprint)
 
 

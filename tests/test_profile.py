@@ -15,7 +15,6 @@ from uwe_jax.profile import COMPUTES, SENDS, Options, Span, parts_of, print_tabl
 from uwe_jax.train import train
 from uwe_jax.training.profiling import STEP, StepProfiler
 
-
 GRAPH = 'stats { metadata_id: 1 str_value: "command_buffer_7" }'
 
 
@@ -73,14 +72,15 @@ def test_kernels_of_a_cuda_graph_belong_to_their_instructions_and_those_of_libra
   %wrapped-mul = f32[8]{0} fusion(%b), metadata={op_name="jit(step)/jvp(loss)/mul"}
 """)
     kernels = 'loop_add_fusion_3', 'nvjet_sm90_tss_128x160', 'wrapped_mul'
-    events = [f'events {{ metadata_id: {i} offset_ps: {i}000 duration_ps: 1000 {GRAPH} }}' for i in (1, 2, 3)]
-    named = [named_in_profile('event', i, name) for i, name in enumerate([*kernels, STEP], 1)]
-    (folder / 'plugins' / 'profile' / 'now' / 'host.xplane.pb').write_bytes(
-        jax.profiler.ProfileData.text_proto_to_serialized_xspace(f"""
-planes {{ name: "/device:GPU:0" lines {{ {" ".join(events)} }} {" ".join(named)} {named_in_profile("stat", 1, "hlo_op")} }}
-planes {{ name: "/host:CPU" lines {{ events {{ metadata_id: 4 duration_ps: 5000 }} }} {" ".join(named)} }}
-""")
-    )
+    events = ' '.join(f'events {{ metadata_id: {i} offset_ps: {i}000 duration_ps: 1000 {GRAPH} }}' for i in (1, 2, 3))
+    names = ' '.join(named_in_profile('event', i, name) for i, name in enumerate([*kernels, STEP], 1))
+    names += named_in_profile('stat', 1, 'hlo_op')
+    xspace = f"""
+planes {{ name: "/device:GPU:0" lines {{ {events} }} {names} }}
+planes {{ name: "/host:CPU" lines {{ events {{ metadata_id: 4 duration_ps: 5000 }} }} {names} }}
+"""
+    file = folder / 'plugins' / 'profile' / 'now' / 'host.xplane.pb'
+    file.write_bytes(jax.profiler.ProfileData.text_proto_to_serialized_xspace(xspace))
     [spans] = read(tmp_path).devices.values()
     assert spent(spans) == {'encoder forward': 2, 'loss': 1}
 

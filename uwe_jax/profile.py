@@ -141,7 +141,7 @@ def read(workdir: Path) -> Profile:
 
     On CPUs and GPUs, an event of an operation names its module and HLO instruction; on TPUs it is one in the device's
     line `XLA Ops`, under the instruction's name or its whole text. In a CUDA graph, which XLA calls a command buffer, a
-    kernel has its instruction's name with `_` for `.`; a kernel of a library has its own, and counts with the one before.
+    kernel has its instruction's name with `_` for `.`; a library's kernel has its own, and counts with the one before.
 
     Raises:
       ValueError: there is none, or it shows no operation of the step.

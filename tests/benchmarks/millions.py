@@ -37,7 +37,7 @@ ESCO = flags.DEFINE_string('esco', None, "An ESCO release's folder.", required=T
 ONET = flags.DEFINE_string('onet', None, 'A folder with alternate_titles.csv of O*NET.', required=True)
 OUTPUT = flags.DEFINE_string('output', None, 'Where the index is kept.', required=True)
 MODEL = flags.DEFINE_string('model', download.BASE_MODEL, 'A directory or a Hub name.')
-ATTEND = flags.DEFINE_enum('attend', 'target', ['target', 'query', 'both'], 'Whose tokens are attended to.')
+ATTEND = flags.DEFINE_enum('attend', 'both', ['target', 'query', 'both'], 'Whose tokens are attended to.')
 TARGETS = flags.DEFINE_integer('targets', 1_000_000, 'How many titles.')
 QUERIES = flags.DEFINE_integer('queries', 100, 'Queries of each kind.')
 DTYPE = flags.DEFINE_string('dtype', 'int8', 'Of the stored token vectors.')

@@ -54,6 +54,7 @@ SENTENCE = (
     'customers on time every single week.'
 )
 MANY = 1000
+SOFT = Score(attend='both')  # the score of a model that names none
 
 
 def main(argv: list[str]) -> None:
@@ -90,7 +91,7 @@ def stored(embedded: Embedded, dtype: str) -> Embedded:
         return embedded
     rounded = Embedded.empty(embedded.length[embedded.row], embedded.tokens.shape[1], dtype)
     for rows, tokens in embedded.runs():
-        rounded.fill(rows, embedded.padded(rows, tokens)[0])
+        rounded.fill(rows, embedded.padded(rows, tokens)[0].reshape(-1, rounded.tokens.shape[1]))
     return rounded
 
 
@@ -123,7 +124,7 @@ def latency() -> None:
 def one_query(space: TargetIndex, text: str) -> dict[str, Callable]:
     """The calls to time for one query."""
     query = ranker().embed([text])
-    ((y, _),) = BlockScorer(space.embedded, Score(), None, MEMORY_MIB).blocks
+    ((y, _),) = BlockScorer(space.embedded, SOFT, None, MEMORY_MIB).blocks
     tokens = y.tokens if y.scale is None else jax.block_until_ready(y.tokens.astype(jnp.bfloat16))
     q = jnp.asarray(query.tokens, tokens.dtype)
     padded = jnp.asarray(query.padded(query.row, padded_length(len(q)))[0][0], tokens.dtype)
@@ -253,24 +254,24 @@ class Cosines:
 def scorers(task: RankingTask) -> Iterator[tuple[str, object]]:
     """Ways to score a task's targets."""
     targets = tuple(task.targets)
-    model, tokens, means = ranker(), space_of(targets, Score()), space_of(targets, Score(kind='mean'))
+    model, tokens, means = ranker(), space_of(targets, SOFT), space_of(targets, Score(kind='mean'))
     for name, score, embedded in (
-        ('soft, float32', Score(), tokens),
-        ('soft, bfloat16 index', Score(), stored(tokens, 'bfloat16')),
-        ('soft, int8 index', Score(), stored(tokens, 'int8')),
+        ('soft, float32', SOFT, tokens),
+        ('soft, bfloat16 index', SOFT, stored(tokens, 'bfloat16')),
+        ('soft, int8 index', SOFT, stored(tokens, 'int8')),
         ('maxsim', Score(kind='maxsim'), tokens),
         ('mean', Score(kind='mean'), means),
     ):
         model.pair_score = score
         yield name, TargetIndex(model, targets, range(len(targets)), embedded)
-    model.pair_score = Score()
+    model.pair_score = SOFT
     if importlib.util.find_spec('sentence_transformers'):
         yield 'mean, sentence-transformers', Cosines(library_space_of(targets), library())
 
 
 def recalls(task: RankingTask) -> Iterator[tuple[int, float]]:
     """How many of the ten best a shortlist of each size holds."""
-    space = TargetIndex(ranker(), task.targets, range(len(task.targets)), space_of(tuple(task.targets), Score()))
+    space = TargetIndex(ranker(), task.targets, range(len(task.targets)), space_of(tuple(task.targets), SOFT))
     queries = sampled(task, 200, 0).queries
     exact = space.rank(queries, 10)
     for size in map(int, SHORTLISTS.value):

@@ -149,8 +149,16 @@ def test_queries_may_be_embedded_before(ranker, index):
     assert index.rank(embedded, k=5, shortlist=20) == index.rank(TITLES, k=5, shortlist=20)
 
 
+def test_queries_padded_as_on_an_accelerator_get_the_same_scores(index, monkeypatch):
+    scores = index.score(TITLES)
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    np.testing.assert_allclose(index.score(TITLES), scores, atol=2e-6)
+
+
 @pytest.mark.slow
-def test_after_the_warm_up_no_ranking_compiles(ranker):
+@pytest.mark.parametrize('backend', ['cpu', 'gpu'])
+def test_after_the_warm_up_no_ranking_compiles(ranker, backend, monkeypatch):
+    monkeypatch.setattr(jax, 'default_backend', lambda: backend)  # which chooses what is padded to what
     index = ranker.index(['SQL', 'bake bread', 'care for patients'])
     for _ in itertools.chain(ranker.warm_up(), index.warm_up()):
         pass

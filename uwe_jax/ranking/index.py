@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int64
 from uwe_jax.io.files import whole_directory
 from uwe_jax.ranking.embedded import DTYPES, Embedded
 from uwe_jax.ranking.embedder import Embedder
-from uwe_jax.ranking.scoring import LENGTHS, MEMORY_MIB, BlockScorer, score_few
+from uwe_jax.ranking.scoring import MEMORY_MIB, BlockScorer, score_few, shapes
 
 SETTINGS = 'index.json'
 TARGETS = 'targets.jsonl'
@@ -102,7 +102,8 @@ class TargetIndex:
         """Compiles all that exact ranking needs; yields after each program."""
         score = self._embedder.stored_score
         shortest = 3 if self._embedder.pair_score.special_tokens else 1  # <s>, a token, </s>
-        yield from self._scorer.warm_up((1,) if score.kind == 'mean' else LENGTHS[np.searchsorted(LENGTHS, shortest) :])
+        lengths = (1,) if score.kind == 'mean' else [tokens for tokens in shapes().lengths if tokens >= shortest]
+        yield from self._scorer.warm_up(lengths)
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes the index as a directory, which appears when it is complete.

@@ -20,7 +20,7 @@ from uwe_jax.io.paths import BUCKET, EXPECTED
 from uwe_jax.ranking.embedded import DTYPES, Embedded
 from uwe_jax.ranking.embedder import Embedder
 from uwe_jax.ranking.index import Hit, best
-from uwe_jax.ranking.scoring import LENGTHS, score_few
+from uwe_jax.ranking.scoring import score_few, shapes
 
 logger = logging.getLogger(__name__)
 
@@ -234,7 +234,7 @@ class LanceIndex:
 
     def warm_up(self) -> Iterator[None]:
         """Compiles what ranking short texts needs; yields after each program."""
-        of_queries = (1,) if self._embedder.pools('query') else LENGTHS[2:7]
+        of_queries = (1,) if self._embedder.pools('query') else [n for n in shapes().lengths if 4 <= n <= 16]
         of_targets = (1,) if self._embedder.pools('target') else range(4, 13, 2)
         for q_tokens in of_queries:
             query = Embedded.empty(np.array([q_tokens]), self._embedder.d, 'float32')

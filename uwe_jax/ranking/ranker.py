@@ -57,7 +57,7 @@ class Ranker(Embedder):
     >>> index = ranker.index(['SQL', 'bake bread', 'care for patients'])
     >>> [[best, second]] = index.rank(['pastry cook'], k=2)
     >>> best.text, round(best.score, 2), second.text
-    ('bake bread', 0.37, 'care for patients')
+    ('bake bread', 0.36, 'care for patients')
     """
 
     @classmethod
@@ -205,13 +205,13 @@ class Ranker(Embedder):
 
 
 def _score_of(settings: pathlib.Path) -> Score:
-    """The score that an export's settings describe; soft late interaction where there are none.
+    """The score that an export's settings describe; soft late interaction by both sides where there are none.
 
     Raises:
       ValueError: the settings are damaged.
     """
     if not settings.exists():
-        return Score()
+        return Score(attend='both')
     try:
         return Score(**json.loads(settings.read_text())['score'])
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,11 +14,22 @@ from uwe_jax.interaction import Score
 from uwe_jax.interaction.packed import Layout, Packed, packed, packed_scores, ragged_scores
 from uwe_jax.ranking.embedded import Embedded
 
-LENGTHS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, MAX_TOKENS)  # queries are padded to one of these
 BYTES_PER_PAIR = 3 * 4  # of tokens: their product, and what becomes of it on the way to a score
 MOST_QUERIES = 64  # scored at a time on one device
 MEMORY_MIB = 512
 TOKENS_PER_STEP = 1024  # what `score_few` pads to
+
+
+class Shapes(NamedTuple):
+    """What batches of queries are padded to: one of some numbers of tokens, and one of some numbers of queries."""
+
+    lengths: tuple[int, ...]
+    queries: tuple[int, ...]
+
+
+CPU = Shapes((1, 2, 4, 6, 8, 12, 16, 24, 32, 48, MAX_TOKENS), (1, 2, 4, 8, 16, 32, MOST_QUERIES))
+# Padding costs less here than compiling a program for each of so many shapes, which takes seconds.
+ACCELERATOR = Shapes((1, 16, MAX_TOKENS), (8, MOST_QUERIES))
 
 
 class BlockScorer:
@@ -72,8 +84,9 @@ class BlockScorer:
     def warm_up(self, lengths: Sequence[int]) -> Iterator[None]:
         """Compiles all that `score` needs for queries padded to these lengths; yields after each program."""
         for tokens in lengths:
-            for power in range((self.queries_at_a_time(tokens) // self._devices).bit_length()):
-                length = np.full(self._devices << power, tokens, np.int32)
+            most = self.queries_at_a_time(tokens)
+            for size in sorted({self._batch_size(queries, most) for queries in range(1, most + 1)}):
+                length = np.full(size, tokens, np.int32)
                 for _ in self.score(Embedded.empty(length, self._targets.tokens.shape[1], 'float32')):
                     yield
 
@@ -85,13 +98,13 @@ class BlockScorer:
         return min(1 << (queries.bit_length() - 1), MOST_QUERIES) * self._devices
 
     def _batch_size(self, queries: int, most: int) -> int:
-        """How many queries to score next, with padding: a power of two per device, so that few programs are compiled.
+        """How many queries to score next, with padding.
 
-        It has room for all queries, unless a quarter of it would be padding; a second batch then takes less time.
+        It has room for all queries, unless a quarter of it would be padding on a CPU; two batches take less time there.
         """
-        per_device = -(-queries // self._devices)
-        size = 1 << (per_device - 1).bit_length()
-        if size > 4 and 4 * per_device <= 3 * size:
+        per_device = -(-min(queries, most) // self._devices)
+        size = next(size for size in shapes().queries if size >= per_device)
+        if shapes() is CPU and size > 4 and 4 * per_device <= 3 * size:
             size //= 2
         return min(self._devices * size, most)
 
@@ -154,15 +167,21 @@ def layouts(length: Integer[np.ndarray, ' texts'], most: int) -> Iterator[Layout
     yield tuple(layout)
 
 
+def shapes() -> Shapes:
+    """What queries are padded to on JAX's default backend."""
+    return CPU if jax.default_backend() == 'cpu' else ACCELERATOR
+
+
 def padded_length(length: int) -> int:
-    """What a text with `length` vectors is padded to: one of `LENGTHS`."""
-    return LENGTHS[np.searchsorted(LENGTHS, length)]
+    """What a text with `length` vectors is padded to."""
+    return next(tokens for tokens in shapes().lengths if tokens >= length)
 
 
 def _by_padded_length(length: Int[np.ndarray, ' texts']) -> Iterator[tuple[Int64[np.ndarray, ' n'], int]]:
     """Yields the rows of the texts that are padded to the same length, and that length."""
-    padded = np.searchsorted(LENGTHS, length)
-    for size, tokens in enumerate(LENGTHS):
+    lengths = shapes().lengths
+    padded = np.searchsorted(lengths, length)
+    for size, tokens in enumerate(lengths):
         rows = np.flatnonzero(padded == size)
         if len(rows):
             yield rows, tokens
