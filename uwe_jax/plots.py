@@ -169,6 +169,6 @@ def _label_sums(axes: 'Axes', attention: AttentionMap, by_row: bool, rotation: f
 def _description(score: Score) -> str:
     """The settings of a score, in a few words."""
     kind = f'soft, τₐ = {score.temperature:g}' if score.kind == 'soft' else score.kind
-    side = {'target': "query's", 'query': "target's", 'both': "query's and of the target's"}[score.attend]
+    side = {'target': "query's", 'query': "target's", 'both': "query's and the target's"}[score.attend]
     special = '' if score.special_tokens else ', without <s> and </s>'
     return f'{kind}; {score.reduce} of Σ A·C over the {side} tokens{special}'

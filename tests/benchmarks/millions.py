@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from absl import app, flags
 
@@ -150,6 +151,7 @@ def exact(ranker: Ranker, index: LanceIndex, queries: Sequence[str], folder: pat
                     chosen = best(of_query, K)
                     scores[place].append(of_query[chosen])
                     names[place] += rows['id'].take(chosen).to_pylist()
+            jax.clear_caches()  # no two parts have the same layout; a process may map only so many programs
             progress.advance(len(rows))
     found = [
         [of_query[place] for place in best(np.concatenate(parts), K)]
