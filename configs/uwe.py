@@ -1,12 +1,12 @@
 """The experiment of the paper "Unified Work Embeddings" (arXiv 2511.07969), and smaller versions of it.
 
-    --config=configs/uwe.py               the paper's recipe, for GPUs or a TPU pod
-    --config=configs/uwe.py:paper         the same with the score as published
+    --config=configs/uwe.py               the paper's recipe, scored from both sides, for GPUs or a TPU pod
+    --config=configs/uwe.py:paper         the same with the published score
     --config=configs/uwe.py:quickstart    the small version, for a laptop's CPU, in minutes
     --config=configs/uwe.py:public        what `make public` trains on public data: two CPU cores, some three hours
 
 Every field can be overridden: --config.optimizer.peak_lr=1e-4. "Paper" marks a published value, "ours" one that the
-paper leaves open. `uwe_jax/training/config.py` checks what value each field has.
+paper leaves open or that we chose otherwise. `uwe_jax/training/config.py` checks what value each field has.
 """
 
 from typing import Any
@@ -100,7 +100,7 @@ def get_config(variant: str = '') -> Any:
 
 
 def _score_as_published(config: Any) -> None:
-    """The score of the paper's section 3.2; `reduce` stays ours, as the mean and the sum rank a query alike."""
+    """The score of the paper's section 3.2; `reduce` stays the mean, which ranks a query's targets as the sum does."""
     config.score.kind = 'soft'
     config.score.temperature = 0.1
     config.score.attend = 'target'

@@ -76,7 +76,7 @@ def attention_map(attention: AttentionMap, query: str, target: str, score: Score
 
 
 def temperature_sweep(rows: Sequence[dict], score: Score) -> 'Figure':
-    """Draws MAP, its change from the model's own τ_a, and the mean entropy of A's rows: one line per task.
+    """Draws MAP, its change from the model's own τ_a, and the mean entropy of A: one line per task.
 
     Args:
       rows: what `sweep.sweep` yielded.
@@ -93,7 +93,7 @@ def temperature_sweep(rows: Sequence[dict], score: Score) -> 'Figure':
             axes.plot([row['temperature'] for row in of_task], values, marker='o', markersize=4, label=label)
     axes_of['map'].set_ylabel('MAP, %')
     axes_of['change'].set_ylabel(f'MAP, points from τₐ = {score.temperature:g}')
-    axes_of['entropy'].set_ylabel("mean entropy of A's rows")
+    axes_of['entropy'].set_ylabel('mean entropy of A')
     axes_of['entropy'].set_ylim(-0.03, 1.03)
     axes_of['entropy'].set_xlabel("τₐ; dashed: the model's own")
     for axes in axes_of.values():

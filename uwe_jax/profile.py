@@ -141,7 +141,8 @@ def read(workdir: Path) -> Profile:
 
     On CPUs and GPUs, an event of an operation names its module and HLO instruction; on TPUs it is one in the device's
     line `XLA Ops`, under the instruction's name or its whole text. In a CUDA graph, which XLA calls a command buffer, a
-    kernel has its instruction's name with `_` for `.`; a library's kernel has its own, and counts with the one before.
+    kernel has its instruction's name with `_` for `.` and `-`; a library's kernel has its own, and counts with the
+    operation before it.
 
     Raises:
       ValueError: there is none, or it shows no operation of the step.
@@ -164,10 +165,10 @@ def read(workdir: Path) -> Profile:
     for plane in ProfileData.from_file(str(files[0])).planes:
         on_device = plane.name.startswith('/device:')
         for line in plane.lines:
-            name = None
-            for event in line.events:
+            before = None
+            for event in sorted(line.events, key=lambda event: event.start_ns):
                 start, end, stats = event.start_ns, event.start_ns + event.duration_ns, dict(event.stats)
-                before, name = name, stats.get('hlo_op')
+                name = stats.get('hlo_op')
                 if name and name.startswith('command_buffer'):
                     name = kernels.get(event.name, before)
                 if name is None and on_device and line.name == 'XLA Ops':
@@ -181,6 +182,7 @@ def read(workdir: Path) -> Profile:
                 elif name in instructions and stats.get('hlo_module', module) == module:
                     device = plane.name if on_device else f'{stats.get("device_ordinal")}'
                     operations.append((device, start, end, stats.get('_p'), name))
+                    before = name
     devices = collections.defaultdict(lambda: list(waits))
     for device, start, end, number, name in operations:
         devices[device].append(Span(start, max(end, ends.get(number, end)), *instructions[name]))

@@ -57,7 +57,7 @@ class Options:
 
 
 def measure_and_draw(options: Options) -> None:
-    """Prints MAP and the mean entropy of A's rows at every temperature, writes them as JSON, and draws them."""
+    """Prints MAP and the mean entropy of A at every temperature, writes them as JSON, and draws them."""
     options.check()
     plots.check_output(options.output)
     temperatures = read_temperatures(options.temperatures)
@@ -122,7 +122,7 @@ def sweep(ranker: Ranker, tasks: Sequence[RankingTask], temperatures: Sequence[f
 
     Yields:
       For each task and each temperature, ascending: `task`, `temperature`, what `evaluate` returns, and `entropy`, the
-      mean entropy of A's rows (see `mean_entropy`) over the task's queries, each with its first right target.
+      mean entropy of A (see `mean_entropy`) over the task's queries, each with its first right target.
 
     Raises:
       ValueError: as `check_depends_on_temperature`.
@@ -158,7 +158,7 @@ def table(rows: Sequence[dict]) -> str:
     """A text table of what `sweep` yields: MAP, then the entropy; one line per task, one column per temperature."""
     temperatures = list(dict.fromkeys(row['temperature'] for row in rows))
     lines = [f'{"τ_a":24}' + ''.join(f'{temperature:>9g}' for temperature in temperatures)]
-    for title, key in (('MAP, %', 'map'), ("mean entropy of A's rows: 1 is uniform, 0 picks one token", 'entropy')):
+    for title, key in (('MAP, %', 'map'), ('mean entropy of A: 1 is uniform, 0 picks one token', 'entropy')):
         lines.append(title)
         for task in dict.fromkeys(row['task'] for row in rows):
             values = {row['temperature']: row[key] for row in rows if row['task'] == task}

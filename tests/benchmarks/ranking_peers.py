@@ -14,7 +14,7 @@ QUERIES_AT_A_TIME = 32
 
 
 def torch_scorer(queries: Embedded, targets: Embedded) -> Callable[[], torch.Tensor]:
-    """Soft late interaction as it is usually written: all targets padded to the longest, queries in chunks.
+    """Soft late interaction by both sides, as usually written: all targets padded to the longest, queries in chunks.
 
     Args:
       queries, targets: token embeddings.
@@ -36,9 +36,11 @@ def torch_scorer(queries: Embedded, targets: Embedded) -> Callable[[], torch.Ten
             chunk = slice(start, start + QUERIES_AT_A_TIME)
             products = torch.einsum('qid,yjd->qyij', q[chunk], y)
             cosines = torch.einsum('qid,yjd->qyij', torch.nn.functional.normalize(q[chunk], dim=2), unit_y)
-            weights = products.div(0.1).masked_fill(~y_real[None, :, None], -torch.inf).softmax(dim=3)
-            of_tokens = (weights * cosines).sum(dim=3).masked_fill(~q_real[chunk, None], 0)
-            parts.append(of_tokens.sum(dim=2) / q_len[chunk, None])
+            a = products.div(0.1).masked_fill(~y_real[None, :, None], -torch.inf).softmax(dim=3)
+            b = products.div(0.1).masked_fill(~q_real[chunk, None, :, None], -torch.inf).softmax(dim=2)
+            over_y = (a * cosines).sum(dim=3).masked_fill(~q_real[chunk, None], 0).sum(dim=2) / q_len[chunk, None]
+            over_q = (b * cosines).sum(dim=2).masked_fill(~y_real[None], 0).sum(dim=2) / y_len
+            parts.append((over_y + over_q) / 2)
         return torch.cat(parts)
 
     return score

@@ -22,9 +22,10 @@ class Score:
       temperature: τ_a of the softmax over tokens. Towards 0 it picks the token with the largest product.
       reduce: `mean` over the attending tokens, which keeps scores within [-1, 1], or their `sum`.
       attend: which tokens look for their like in which text; the softmax runs over the tokens of the text looked at.
-        `target`, as published: the query's tokens attend to the target's.
+        `target`, as published, and the default here: the query's tokens attend to the target's.
         `query`: the target's tokens attend to the query's.
-        `both`: the mean of these two, so that sim(q, y) = sim(y, q).
+        `both`: the mean of these two, so that sim(q, y) = sim(y, q). The default of `configs/uwe.py`, and of models
+        that name no score.
         `from_skill`: the skill's tokens attend to the other text's, in both directions of ranking and of the loss. It
         is `target` where the queries are skills and `query` where the targets are; see `facing`.
       target: the target's `tokens`, or their `mean` as its only vector. A single vector leaves the softmax no choice,

@@ -21,7 +21,12 @@ TOKENS_PER_STEP = 1024  # what `score_few` pads to
 
 
 class Shapes(NamedTuple):
-    """What batches of queries are padded to: one of some numbers of tokens, and one of some numbers of queries."""
+    """The sizes that a batch of queries is padded to.
+
+    Attributes:
+      lengths: tokens per query.
+      queries: queries per device.
+    """
 
     lengths: tuple[int, ...]
     queries: tuple[int, ...]
@@ -98,9 +103,10 @@ class BlockScorer:
         return min(1 << (queries.bit_length() - 1), MOST_QUERIES) * self._devices
 
     def _batch_size(self, queries: int, most: int) -> int:
-        """How many queries to score next, with padding.
+        """The size of the next batch, with padding, if so many queries are left.
 
-        It has room for all queries, unless a quarter of it would be padding on a CPU; two batches take less time there.
+        It holds all of them, up to `most`. On a CPU it is halved where a quarter or more would be padding: two batches
+        are faster there.
         """
         per_device = -(-min(queries, most) // self._devices)
         size = next(size for size in shapes().queries if size >= per_device)
