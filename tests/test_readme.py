@@ -68,7 +68,7 @@ def test_an_example_prints_what_stands_below_it(code, output):
 @pytest.mark.parametrize(('module', 'arguments'), commands())
 def test_a_command_takes_the_flags_that_it_is_shown_with(module, arguments):
     if module.startswith('tests.') or module in WITH_CONFIG:
-        assert_absl_flags(module, arguments)
+        assert_flags_in_source(module, arguments)
     else:
         if module == 'data_prep':
             module, arguments = f'data_prep.{arguments[0]}', arguments[1:]
@@ -79,12 +79,12 @@ def test_a_command_takes_the_flags_that_it_is_shown_with(module, arguments):
             console.parse(command.Options, arguments)
 
 
-def assert_absl_flags(module, arguments):
+def assert_flags_in_source(module, arguments):
     path = pathlib.Path(ROOT, *module.split('.'))
     source = (path / '__main__.py' if path.is_dir() else path.with_suffix('.py')).read_text()
     for argument in arguments:
         name, _, field = argument.removeprefix('--').partition('=')[0].partition('.')
-        assert f"'{name.removeprefix('no')}'" in source or f"'{name}'" in source
+        assert any(words in source for words in (f"'{name.removeprefix('no')}'", f"'{name}'", f'\n    {name}: '))
         place = get_config()
         for part in filter(None, field.split('.')):
             assert part in place
