@@ -182,6 +182,7 @@ def parts(options: argparse.Namespace, work: pathlib.Path, platform: str) -> lis
     # tests/conftest.py would make JAX use the CPU.
     pytest = ['-m', 'pytest', '-q', '-o', 'addopts=', '-p', 'no:cacheprovider', '--import-mode=importlib']
     tests = ['--confcutdir=tests/interaction', '-k', KERNEL_TESTS, 'tests/interaction/test_tpu.py']
+    form = 'kernel' if platform == 'tpu' else 'blockwise'
     speed = ['-m', 'tests.benchmarks.speed', f'--model={model}', f'--work={work}']
     return [
         prepare,
@@ -191,7 +192,7 @@ def parts(options: argparse.Namespace, work: pathlib.Path, platform: str) -> lis
             120,
         ),
         *([Part('Tests of the kernel', [*pytest, *tests], 120, last_line)] if platform == 'tpu' else []),
-        *(training(skills, count, model, data, work, small) for skills, count in steps.items()),
+        *(training(skills, count, form, model, data, work, small) for skills, count in steps.items()),
         Part(
             'Embedding and titles, against sentence-transformers',
             [*speed, '--parts=title,embed', f'--texts={40 if small else 0}'],
@@ -214,15 +215,17 @@ def parts(options: argparse.Namespace, work: pathlib.Path, platform: str) -> lis
     ]
 
 
-def training(skills: int, steps: int, model: pathlib.Path, data: pathlib.Path, work: pathlib.Path, small: bool) -> Part:
+def training(
+    skills: int, steps: int, form: str, model: pathlib.Path, data: pathlib.Path, work: pathlib.Path, small: bool
+) -> Part:
     """Some steps of the paper's recipe."""
     workdir = work / f'train_{skills}'
     changes = {
         'init': model,
         'data.dir': data,
         'data.batch_size': skills,
+        'interaction.form': form,
         'steps': steps,
-        'interaction.form': 'kernel',
         'run.log_every': max(steps // 10, 1),
         'run.evaluate_queries': 1,
         'run.save_every': steps,

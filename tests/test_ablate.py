@@ -13,7 +13,7 @@ import pytest
 
 from configs.uwe import get_config
 from tests.conftest import ROOT
-from uwe_jax.ablate import read_variants
+from uwe_jax.ablate import read_seeds, read_variants
 from uwe_jax.workbench.study import OWN, REFERENCE, render
 
 STUDIES = ROOT / 'configs' / 'ablations.py'
@@ -64,16 +64,40 @@ def test_an_unknown_study_is_refused(tmp_path):
         read_variants(get_config(), tmp_path / 'none.py', ['attend'])
 
 
+def refusal(*arguments):
+    """The line with which a study ends that cannot be right."""
+    command = [sys.executable, '-m', 'uwe_jax.ablate', '--config=configs/uwe.py:quickstart', '--study=attend']
+    ended = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 1
+    [line] = ended.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize('seeds', ['', '0,1,0', '0,00', '-1', 'x'])
+def test_seeds_are_different_whole_numbers(seeds):
+    with pytest.raises(ValueError, match=f'--seeds={seeds}: expected different whole numbers from 0'):
+        read_seeds(seeds.split(',') if seeds else [])
+
+
+@pytest.mark.parametrize(
+    ('argument', 'message'),
+    [
+        ('--score=attend=left', "attend: 'left', expected one of target"),
+        ('--tasks=hose', 'hose'),
+        ('--data=nowhere', 'nowhere'),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_any_training(argument, message, small_dataset_dir, tmp_path):
+    line = refusal('--tasks=house', f'--config.data.dir={small_dataset_dir}', f'--output={tmp_path}', argument)
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
+
+
 # The table
 
 
 def test_a_study_in_a_bucket_is_refused_in_one_line():
-    arguments = ['--config=configs/uwe.py:quickstart', '--study=attend', '--output=gs://bucket/study']
-    command = [sys.executable, '-m', 'uwe_jax.ablate', *arguments]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 1
-    [line] = ended.stderr.splitlines()
-    assert line.startswith('error: gs://bucket/study: expected a local path')
+    assert refusal('--output=gs://bucket/study').startswith('error: gs://bucket/study: expected a local path')
 
 
 def test_the_table_compares_each_variant_with_the_reference_by_seed_and_query():

@@ -201,7 +201,11 @@ def test_the_card_says_how_to_score_and_how_well_the_model_does(exported):
     ('score', 'parts'),
     [
         (Score(), ['over the tokens of the target; ', 'not symmetric: the query comes first', "('DIRECTORY')"]),
-        (Score(attend='both'), ['over the tokens of the target, then of the query', 'The score is symmetric']),
+        (Score(attend='both'), ['over the tokens of the target, or of the query', 'the mean of the two directions']),
+        (
+            Score(kind='maxsim', attend='both'),
+            ['of the target, or of the query, and the sum over those of the other text; ', 'symmetric. ColBERT-style'],
+        ),
         (Score(attend='from_skill'), ["attend='query'` if the targets are skills", "('DIRECTORY', attend='query')"]),
         (Score(kind='mean', attend='from_skill'), ['cos(q̄, ȳ)', 'The score is symmetric', "('DIRECTORY')"]),
     ],

@@ -35,6 +35,8 @@ from uwe_jax.io.files import whole_file
 from uwe_jax.io.paths import check_local
 from uwe_jax.training.config import Config
 from uwe_jax.training.workdir import FOLDER, check_same, is_complete
+from uwe_jax.workbench.models import read_models
+from uwe_jax.workbench.registry import load_tasks, read_places, task_names
 from uwe_jax.workbench.results import NAMES
 from uwe_jax.workbench.study import OWN, REFERENCE, Measured, read_values, render
 
@@ -105,10 +107,13 @@ def ablate() -> None:
     check_local(OUTPUT.value)
     output, base = pathlib.Path(OUTPUT.value), CONFIG.value
     variants = read_variants(base, pathlib.Path(STUDIES.value), STUDY.value)
-    seeds = [read_seed(words) for words in SEEDS.value]
+    seeds = read_seeds(SEEDS.value)
     if base.data.dir is None:
         raise ValueError('data.dir: not given, expected what `python -m data_prep build --output` made')
     manifest = open_dataset(base.data.dir).manifest
+    read_models([f'{name}=MODEL{words}' for name, words in scores().items()], DTYPE.value)
+    if TASKS.value:
+        load_tasks(task_names(TASKS.value), read_places(DATA.value))
     planned = [(seed, variant, output / variant.folder / f'seed-{seed}') for seed in seeds for variant in variants]
     for seed, variant, workdir in planned:
         check_same(workdir, dataclasses.replace(variant.config, seed=seed), manifest)
@@ -165,15 +170,16 @@ def value_of(config: ConfigDict, field: str) -> Any:
     return value
 
 
-def read_seed(words: str) -> int:
-    """A seed.
+def read_seeds(words: Sequence[str]) -> list[int]:
+    """The seeds.
 
     Raises:
-      ValueError: it is not a whole number from 0.
+      ValueError: there is none, one comes twice, or one is not a whole number from 0.
     """
-    if not words.isdecimal():
-        raise ValueError(f'--seeds: {words!r}, expected whole numbers from 0, separated by commas')
-    return int(words)
+    seeds = [int(word) if word.isdecimal() else None for word in words]
+    if not seeds or None in seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f'--seeds={",".join(words)}: expected different whole numbers from 0, separated by commas')
+    return [seed for seed in seeds if seed is not None]
 
 
 def train_and_measure(variant: Variant, seed: int, workdir: pathlib.Path) -> None:

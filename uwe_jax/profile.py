@@ -78,9 +78,8 @@ def print_table(options: Options) -> None:
       ValueError: the workdir has no profile, or it shows no operation of the step.
     """
     profile = read(options.workdir)
-    parts = {
-        part: sum(spent(spans)[part] for spans in profile.devices.values()) / len(profile.devices) for part in PARTS
-    }
+    of_devices = [spent(spans) for spans in profile.devices.values()]
+    parts = {part: sum(times[part] for times in of_devices) / len(of_devices) for part in PARTS}
     print('\n'.join(table(parts, profile.steps, len(profile.devices))))
 
 

@@ -169,10 +169,10 @@ def row(options, kind, length, tokens, backward, names, expected) -> dict[str, f
     return seconds
 
 
-def build(name: str, texts: int, tokens: int, dtype: Any, backward: bool) -> Any:
+def build(name: str, texts: int, tokens: int, dtype: Any, backward: bool) -> jax.stages.Compiled | None:
     """The compiled program of a form, or None if this machine has no such form."""
     devices = jax.devices()[: 2 if name == 'ring' else 1]
-    if name == 'kernel' and jax.default_backend() == 'cpu':
+    if name == 'kernel' and jax.default_backend() != 'tpu':
         return None
     if name == 'ring' and len(devices) < 2:
         return None
@@ -189,7 +189,7 @@ def program(
     backward: bool,
     form: str = 'blockwise',
     exchange: str = 'gather',
-) -> Any:
+) -> jax.stages.Compiled:
     """The scores, and with `backward` the gradients that their cotangents pass back, compiled for a mesh."""
     platform = device_mesh.devices.flat[0].platform
     interact = functools.partial(late_interaction, score=Score(), form=form, platform=platform)

@@ -85,19 +85,9 @@ def vectors() -> Embedded:
     return ranker().index(skills()).embedded
 
 
-def stored(embedded: Embedded, dtype: str) -> Embedded:
-    """The same vectors, rounded to another dtype."""
-    if dtype == 'float32':
-        return embedded
-    rounded = Embedded.empty(embedded.length[embedded.row], embedded.tokens.shape[1], dtype)
-    for rows, tokens in embedded.runs():
-        rounded.fill(rows, embedded.padded(rows, tokens)[0].reshape(-1, rounded.tokens.shape[1]))
-    return rounded
-
-
 def index(dtype: str) -> TargetIndex:
     """The target space, stored in a dtype."""
-    return TargetIndex(ranker(), skills(), range(len(skills())), stored(vectors(), dtype))
+    return TargetIndex(ranker(), skills(), range(len(skills())), vectors().rounded(dtype))
 
 
 # Latency
@@ -257,8 +247,8 @@ def scorers(task: RankingTask) -> Iterator[tuple[str, object]]:
     model, tokens, means = ranker(), space_of(targets, SOFT), space_of(targets, Score(kind='mean'))
     for name, score, embedded in (
         ('soft, float32', SOFT, tokens),
-        ('soft, bfloat16 index', SOFT, stored(tokens, 'bfloat16')),
-        ('soft, int8 index', SOFT, stored(tokens, 'int8')),
+        ('soft, bfloat16 index', SOFT, tokens.rounded('bfloat16')),
+        ('soft, int8 index', SOFT, tokens.rounded('int8')),
         ('maxsim', Score(kind='maxsim'), tokens),
         ('mean', Score(kind='mean'), means),
     ):

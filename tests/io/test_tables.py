@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from uwe_jax.io.errors import DataError
 from uwe_jax.io.repairs import Repairs
-from uwe_jax.io.tables import COMPRESSED, SUFFIXES, read_rows, read_texts
+from uwe_jax.io.tables import COMPRESSED, SUFFIXES, Row, read_rows, read_texts
 
 CELLS = [{'a': 'bake bread', 'b': 'x\ny'}, {'a': 'SQL', 'b': ''}]
 
@@ -241,6 +241,14 @@ def test_a_file_whose_texts_cannot_be_read_is_refused_with_its_line(tmp_path, na
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         list(read_texts(tmp_path / name, 'text', '--own_flag'))
+
+
+@pytest.mark.parametrize('read', [Row.text, Row.required_text, Row.names])
+def test_half_of_a_surrogate_pair_is_no_text_in_any_kind_of_cell(tmp_path, read):
+    (tmp_path / 'a.jsonl').write_text('{"a": "SQL \\ud800"}\n')
+    [row] = read_rows(tmp_path / 'a.jsonl')
+    with pytest.raises(DataError, match=r"a.jsonl, line 1: a is 'SQL .*, half of a surrogate pair, expected text"):
+        read(row, 'a')
 
 
 def test_a_string_is_not_a_row(tmp_path):

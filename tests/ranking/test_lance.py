@@ -193,7 +193,6 @@ def test_a_reader_sees_what_another_has_written(path, ranker, monkeypatch):
     assert reader.fingerprint != before
 
 
-@pytest.mark.slow
 def test_targets_are_named_rightly_if_the_index_changes_between_finding_and_naming_them(path, ranker, monkeypatch):
     monkeypatch.setattr(lance, 'NEWS_EVERY', datetime.timedelta(0))
     filled(path, ranker)
@@ -214,6 +213,7 @@ def test_targets_are_named_rightly_if_the_index_changes_between_finding_and_nami
     assert [(hit.id, hit.text) for hit in hits] == [(hit.text, hit.text) for hit in expected]
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_where_it_stopped(path, narrow_model, tmp_path):
     texts = [f'{verb} {number}' for verb in ('bake', 'sell', 'weigh') for number in range(10_000)]
     (tmp_path / 'texts.txt').write_text('\n'.join(texts))

@@ -21,6 +21,8 @@ from uwe_jax.evaluation.metrics import METRICS
 from uwe_jax.evaluation.tasks import RankingTask
 from uwe_jax.interaction import Score
 from uwe_jax.io import console
+from uwe_jax.io.claims import claim
+from uwe_jax.io.errors import DataError
 from uwe_jax.workbench import benchmark, markdown
 from uwe_jax.workbench.__main__ import Options
 from uwe_jax.workbench.__main__ import measure as measure_command
@@ -427,6 +429,14 @@ def test_a_missing_file_is_reported_before_anything_is_written(tmp_path):
     with pytest.raises((ValueError, OSError), match=re.escape(str(tmp_path / 'pairs.csv'))):
         measure_command(options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_command_with_the_same_output_is_refused(tmp_path, narrow_model):
+    (tmp_path / 'pairs.csv').write_text('query,target\nbaker,bake bread\nnurse,care for patients\n')
+    options = Options((f'a={narrow_model}',), f'csv:{tmp_path / "pairs.csv"}', tmp_path)
+    with claim(tmp_path), pytest.raises(DataError, match='another process is at work on it'):
+        measure_command(options)
+    assert not (tmp_path / 'results').exists()
 
 
 def test_options_that_repeat_are_all_read(tmp_path):

@@ -77,26 +77,23 @@ class Row(NamedTuple):
         """The text in a column; '' if the cell is empty or the row does not have the column.
 
         Raises:
-          DataError: the cell is a number, a list or an object.
+          DataError: the cell is a number, a list or an object, or no Unicode text.
         """
         value = self.cells.get(column)
         if value is None:
             return ''
-        if not isinstance(value, str):
-            raise DataError(f'{self.place}: {column} is {_short(value)}, expected text')
-        return value
+        return self._text(column, value)
 
     def required_text(self, *columns: str) -> str:
         """The text in the first of these columns that the row has, without the spaces around it.
 
         Raises:
-          DataError: the row has none of them, or the cell is blank or not a text.
+          DataError: the row has none of them, or the cell is blank or not a Unicode text.
         """
-        value = self.cell(*columns)
-        if not isinstance(value, str) or not value.strip():
-            column = next(column for column in columns if column in self.cells)
+        value, column = self.cell(*columns), next(column for column in columns if column in self.cells)
+        if not (text := self._text(column, value).strip()):
             raise DataError(f'{self.place}: {column} is {_short(value)}, expected text')
-        return value.strip()
+        return text
 
     def names(self, column: str, repairs: Repairs | None = None) -> list[str]:
         """The names that a cell lists.
@@ -109,7 +106,7 @@ class Row(NamedTuple):
           repairs: counts nulls in a list, and lists that are neither JSON nor Python.
 
         Raises:
-          DataError: the cell is neither.
+          DataError: the cell is neither, or a name is no Unicode text.
         """
         items, repairs = self.cells.get(column), Repairs() if repairs is None else repairs
         if items is None:
@@ -129,8 +126,15 @@ class Row(NamedTuple):
             if name is None:
                 repairs.add('null in a list of names, passed over', self.short_place)
             elif name.strip():
-                names.append(name)
+                names.append(self._text(column, name))
         return names
+
+    def _text(self, column: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise DataError(f'{self.place}: {column} is {_short(value)}, expected text')
+        if not value.isascii() and SURROGATE.search(value):
+            raise DataError(f'{self.place}: {column} is {_short(value)}, half of a surrogate pair, expected text')
+        return value
 
     def _written_list(self, column: str, text: str, repairs: Repairs) -> Any:
         with contextlib.suppress(ValueError, RecursionError):
@@ -225,8 +229,6 @@ def read_texts(path: pathlib.Path, column: str, flag: str = '--column') -> Itera
             hint = '; or, if the file is one text per line without a header, rename it to .txt' if no_header else ''
             raise DataError(f'{error}; {flag} names it{hint}') from error
         if text := row.text(column).strip():
-            if not text.isascii() and SURROGATE.search(text):
-                raise DataError(f'{row.place}: {column} is {_short(text)}, half of a surrogate pair, expected text')
             yield text
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 SCORE = {
     'soft': 'sim(q, y) = Σ_ij A_ij C_ij, with R = E_q E_yᵀ the products of the token embeddings, C their '
     'cosines, and A = softmax(R / τ_a) over the tokens of {attended}',
-    'maxsim': 'sim(q, y) = Σ max cos(q_i, y_j), the maximum over the tokens of {attended} and the sum '
+    'maxsim': 'sim(q, y) = Σ max cos(q_i, y_j), the maximum over the tokens of {attended}, and the sum '
     'over those of the other text',
     'mean': 'sim(q, y) = cos(q̄, ȳ), the cosine of the mean-pooled texts',
 }
@@ -13,13 +13,13 @@ SCORE_OF_MEAN_TARGETS = "sim(q, y) = Σ_i cos(q_i, ȳ), with ȳ the mean of the 
 ATTENDED = {
     'target': 'the target',
     'query': 'the query',
-    'both': 'the target, then of the query: the score is the mean of the two',
+    'both': 'the target, or of the query',
     'from_skill': 'the text that is not the skill',
 }
 ORDER = {
     'target': 'The score is not symmetric: the query comes first.',
     'query': 'The score is not symmetric: the query comes first.',
-    'both': 'The score is symmetric.',
+    'both': 'The score is the mean of the two directions, and so symmetric.',
     'from_skill': "The skill's tokens attend to those of the other text, so the score has to be told on which side the "
     "skills are: `attend='query'` if the targets are skills, as below, and `attend='target'` if the queries are.",
 }
@@ -46,9 +46,10 @@ def model_card(
     score, loss, optimizer = config['score'], config['loss'], config['optimizer']
     formula, order = SCORE[score['kind']].format(attended=ATTENDED[score['attend']]), ORDER[score['attend']]
     if score['kind'] == 'mean':
-        order = ORDER['both']
+        order = 'The score is symmetric.'
     elif score['target'] == 'mean':
         formula, order = SCORE_OF_MEAN_TARGETS, ORDER['target']
+    not_maxsim = '' if score['kind'] == 'maxsim' else '**It is not MaxSim:** '
     attend = ", attend='query'" if order == ORDER['from_skill'] else ''
     reduced = 'divided by the number of attending tokens' if score['reduce'] == 'mean' else 'summed, not averaged'
     special = 'take part' if score['special_tokens'] else 'do not take part'
@@ -79,7 +80,7 @@ with uwe_jax from {config['init']}.
 
 {formula}; {reduced}. τ_a = {score['temperature']}. `<s>` and `</s>` {special}. Texts are cut to 64 tokens.
 
-{order} **It is not MaxSim:** ColBERT-style libraries load this directory and compute
+{order} {not_maxsim}ColBERT-style libraries load this directory and compute
 wrong scores without a warning. Use one of the two ways below, which read the settings in `uwe.json`.
 
 ## Use

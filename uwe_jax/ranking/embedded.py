@@ -84,7 +84,7 @@ class Embedded:
         self.tokens[where] = vectors.astype(self.tokens.dtype)
 
     def rounded(self, dtype: str) -> 'Embedded':
-        """A copy in another dtype."""
+        """A copy of float32 vectors in another dtype."""
         other = Embedded.empty(self.length, self.tokens.shape[1], dtype)
         other.fill(np.arange(len(self)), self.tokens)
         return dataclasses.replace(other, place=self.place)

@@ -234,12 +234,14 @@ class LanceIndex:
 
     def warm_up(self) -> Iterator[None]:
         """Compiles what ranking short texts needs; yields after each program."""
-        of_queries = (1,) if self._embedder.pools('query') else [n for n in shapes().lengths if 4 <= n <= 16]
-        of_targets = (1,) if self._embedder.pools('target') else range(4, 13, 2)
+        shortest = 3 if self._embedder.pair_score.special_tokens else 1  # <s>, a token, </s>
+        of_queries = (1,) if self._embedder.pools('query') else [n for n in shapes().lengths if shortest <= n <= 16]
+        of_targets = (1,) if self._embedder.pools('target') else range(4, 13, 4)
+        count = min(SHORTLIST, max(len(self), 1))
         for q_tokens in of_queries:
             query = Embedded.empty(np.array([q_tokens]), self._embedder.d, 'float32')
             for y_tokens in of_targets:
-                targets = Embedded.empty(np.full(SHORTLIST, y_tokens), self._embedder.d, self.dtype)
+                targets = Embedded.empty(np.full(count, y_tokens), self._embedder.d, self.dtype)
                 score_few(query, targets, self._embedder.stored_score)
                 yield
 

@@ -19,14 +19,13 @@ from jaxtyping import Float32
 
 from uwe_jax.data.graph import MAX_TOKENS
 from uwe_jax.interaction import Score, Side, attention, check_says_who_attends, late_interaction
-from uwe_jax.io import paths
 from uwe_jax.models import download, pretrained
 from uwe_jax.models.tokenizer import Tokenizer
 from uwe_jax.ranking.embedded import Embedded
 from uwe_jax.ranking.embedder import Embedder
 from uwe_jax.ranking.index import TargetIndex
 from uwe_jax.ranking.scoring import padded_length
-from uwe_jax.training.workdir import has_checkpoints, read_config
+from uwe_jax.training.workdir import read_config, workdir_of
 
 logger = logging.getLogger(__name__)
 
@@ -87,10 +86,8 @@ class Ranker(Embedder):
         """
         if pooling not in ('tokens', 'mean'):
             raise ValueError(f'pooling: {pooling!r}, expected tokens or mean')
-        workdir = paths.parse(source).expanduser()
-        with paths.reaching(workdir):
-            trained = has_checkpoints(workdir)
-        if trained:
+        workdir = workdir_of(source)
+        if workdir is not None:
             from uwe_jax.training import checkpoint  # here, because Orbax takes seconds to import
 
             config = read_config(workdir)
@@ -104,7 +101,7 @@ class Ranker(Embedder):
             score = dataclasses.replace(score, attend=attend)
         if check is not None:
             check(score)
-        if trained:
+        if workdir is not None:
             encoder = pretrained.abstract_encoder(directory, dtype=dtype, layers=config.model.layers)
             params, step = checkpoint.load_params(workdir)
             encoder = nnx.merge(nnx.graphdef(encoder), jax.tree.map(jnp.asarray, params))

@@ -7,6 +7,7 @@ data.json      of the dataset: fingerprint, sources and attribution, which an ex
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
@@ -14,7 +15,7 @@ import jax
 from uwe_jax.data.graph import read_manifest
 from uwe_jax.io.claims import claim
 from uwe_jax.io.files import whole_file
-from uwe_jax.io.paths import Path, exists, in_bucket, reaching
+from uwe_jax.io.paths import Path, exists, in_bucket, parse, reaching
 from uwe_jax.training.config import Config
 
 # How and where a run computes, as opposed to what: these may change when it is continued.
@@ -70,9 +71,11 @@ def is_complete(workdir: Path, steps: int) -> bool:
     return (workdir / FOLDER / f'{PREFIX}{steps}').is_dir()
 
 
-def has_checkpoints(directory: Path) -> bool:
-    """Whether a directory is the workdir of a run that has begun to save."""
-    return (directory / FOLDER).is_dir()
+def workdir_of(source: str | os.PathLike[str]) -> Path | None:
+    """The workdir of a run that has begun to save, if that is what the source of a model is; None otherwise."""
+    path = parse(source).expanduser()
+    with reaching(path):
+        return path if (path / FOLDER).is_dir() else None
 
 
 def read_config(workdir: Path) -> Config:

@@ -11,6 +11,7 @@ from etils import epath
 
 from uwe_jax.data.graph import open_dataset
 from uwe_jax.io import console
+from uwe_jax.io.claims import claim
 from uwe_jax.io.files import whole_file
 from uwe_jax.workbench import benchmark, markdown, report, results
 from uwe_jax.workbench.models import read_models
@@ -69,25 +70,26 @@ def measure(options: Options) -> None:
     benchmark.check(models, tasks, options.base)
     training_data = None if options.training_data is None else open_dataset(options.training_data)
     options.output.mkdir(parents=True, exist_ok=True)
-    for model in models:
-        model.fetch()
-    measured = benchmark.run(
-        models,
-        tasks,
-        options.output,
-        base=options.base,
-        max_queries=options.max_queries,
-        seed=options.seed,
-        training_data=training_data,
-    )
-    command = shlex.join(['python', '-m', 'uwe_jax.workbench', *sys.argv[1:]])
-    runs = [run for source in dict.fromkeys(model.source for model in models) if (run := read_training(source))]
-    content = {'format': results.FORMAT, 'command': command, **measured, 'training': runs}
-    results.write_json(options.output / 'comparison.json', content['comparisons'])
-    results.write_json(options.output / 'results.json', content)
-    for name, text in (('results.md', markdown.render(content)), ('report.html', report.render(content))):
-        with whole_file(options.output / name) as partial:
-            partial.write_text(text, encoding='utf-8')
+    with claim(options.output):
+        for model in models:
+            model.fetch()
+        measured = benchmark.run(
+            models,
+            tasks,
+            options.output,
+            base=options.base,
+            max_queries=options.max_queries,
+            seed=options.seed,
+            training_data=training_data,
+        )
+        command = shlex.join(['python', '-m', 'uwe_jax.workbench', *sys.argv[1:]])
+        runs = [run for source in dict.fromkeys(model.source for model in models) if (run := read_training(source))]
+        content = {'format': results.FORMAT, 'command': command, **measured, 'training': runs}
+        results.write_json(options.output / 'comparison.json', content['comparisons'])
+        results.write_json(options.output / 'results.json', content)
+        for name, text in (('results.md', markdown.render(content)), ('report.html', report.render(content))):
+            with whole_file(options.output / name) as partial:
+                partial.write_text(text, encoding='utf-8')
     print(markdown.summary(content))
     logger.info('wrote results.json, results.md and report.html to %s', options.output)
 

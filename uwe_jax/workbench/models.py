@@ -12,7 +12,7 @@ from uwe_jax.io import paths
 from uwe_jax.models import download
 from uwe_jax.ranking import Ranker
 from uwe_jax.ranking.embedded import Embedded
-from uwe_jax.training.workdir import has_checkpoints
+from uwe_jax.training.workdir import read_config, workdir_of
 from uwe_jax.workbench.measurement import Scorer
 
 WORKRB = 'workrb:'
@@ -139,11 +139,8 @@ def rescored(score: Score, words: str) -> Score:
 
 
 def _fetch(source: str) -> None:
-    workdir = paths.parse(source).expanduser()
-    with paths.reaching(workdir):
-        trained = has_checkpoints(workdir)
-    if not trained:
-        download.fetch(source)
+    workdir = workdir_of(source)
+    download.fetch(source if workdir is None else read_config(workdir).init)
 
 
 def _workrb():

@@ -62,15 +62,15 @@ def main(options: Options) -> None:
 
 
 def interaction(setting: Setting) -> Iterator[Row]:
-    """The blockwise form, and on an accelerator the kernel, with gradients."""
+    """The blockwise form, and on a TPU the kernel, with gradients."""
     with contextlib.redirect_stdout(sys.stderr):  # what it says does not belong into the table
         length = np.resize(interaction_benchmark.esco_lengths(setting.options.esco / 'skills_en.csv'), 512)
     for dtype in map(jnp.dtype, DTYPES):
         calls = {}
         for form in ('blockwise', 'kernel'):
             if built := interaction_benchmark.build(form, 512, 16, dtype, True):
-                inputs = jax.device_put(interaction_benchmark.batch(length, 16, dtype, True), built[1])
-                calls[form] = functools.partial(built[0], *inputs)
+                inputs = interaction_benchmark.batch(length, 16, dtype, True)
+                calls[form] = functools.partial(built, *jax.device_put(inputs, built.input_shardings[0]))
         real = (jnp.ones((1, int(length.sum()), interaction_benchmark.WIDTH), dtype),) * 2
         bare = interaction_benchmark.bare_products(int(length.sum()), dtype, True)
         calls |= {str(cut): functools.partial(program, *real) for cut, program in bare.items()}
