@@ -24,11 +24,15 @@ SIDES := target query both
 PUBLIC := runs/public
 TESTS := tests
 PROCESSES := 2
-PYTEST = $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
 # Most of the time goes into compilation: this keeps XLA's optimisations and turns off LLVM's.
 COMPILE_FAST := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 # This flag saves more, but a jaxlib that no longer has it aborts.
 OLDER_JAXLIB := --xla_cpu_use_fusion_emitters=false
+PYTEST = flags='$(COMPILE_FAST)'; \
+	if XLA_FLAGS='$(OLDER_JAXLIB)' JAX_PLATFORMS=cpu $(BIN)/python -c 'import jax; jax.devices()' 2>/dev/null; then \
+	  flags="$$flags $(OLDER_JAXLIB)"; \
+	fi; \
+	XLA_FLAGS="$$flags" $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
 
 .PHONY: quickstart public test test-slow soak accelerator check
 .SUFFIXES:
@@ -43,7 +47,7 @@ $(VENV)/installed.%: pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: $(VENV)/installed.test
-	@rm -rf $(RUN)
+	@rm -rf $(RUN)/data $(RUN)/train $(RUN)/model
 	@echo '== 1/5 data: an excerpt of ESCO becomes shards of pairs'
 	$(BIN)/python -m data_prep build --esco=data_prep/sample --vacancies=data_prep/sample/sentences.csv \
 	  --held_out_occupations=0.2 --output=$(RUN)/data
@@ -90,16 +94,12 @@ public: $(VENV)/installed.torch
 
 test: $(VENV)/installed.$(EXTRAS)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || echo 'torch is not installed: tests that compare with it are skipped (make test EXTRAS=test,torch runs them)'
-	@flags='$(COMPILE_FAST)'; \
-	if XLA_FLAGS='$(OLDER_JAXLIB)' JAX_PLATFORMS=cpu $(BIN)/python -c 'import jax; jax.devices()' 2>/dev/null; then \
-	  flags="$$flags $(OLDER_JAXLIB)"; \
-	fi; \
-	XLA_FLAGS="$$flags" $(PYTEST) -m 'not slow' $(TESTS)
+	@$(PYTEST) -m 'not slow' $(TESTS)
 
 # Much of their time is waiting, for processes that were killed and servers that do not answer.
 test-slow: PROCESSES := 3
 test-slow: $(VENV)/installed.$(EXTRAS)
-	$(PYTEST) -m slow $(TESTS)
+	@$(PYTEST) -m slow $(TESTS)
 
 soak: $(VENV)/installed.test
 	$(BIN)/python -m tests.soak

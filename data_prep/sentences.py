@@ -18,26 +18,29 @@ BULLET = re.compile(
 )
 # Tags of HTML; those of blocks end a line. Only known names are tags, so that List<String> is text.
 _TAG = re.compile(
-    r'<!--(?:(?!<!--|-->).)*-->|</?(?:(article|blockquote|br|dd|div|dl|dt|h[1-6]|header|hr|li|ol|p|pre|section|table|td|th|tr|ul)|'
-    r'a|b|big|center|em|font|i|img|s|small|span|strong|sub|sup|tbody|thead|u)(?:\s[^<>]*)?/?>',
+    r'<!--(?:(?!<!--|-->).)*-->|<(?P<hidden>script|style)\b[^<>]*>.*?</(?P=hidden)>|'
+    r'</?(?:(?P<block>article|blockquote|br|dd|div|dl|dt|h[1-6]|header|hr|li|main|ol|p|pre|section|table|td|th|tr|ul)|'
+    r'a|b|big|center|em|font|i|img|label|o:p|s|small|span|strong|sub|sup|tbody|thead|u)(?:\s[^<>]*)?/?>',
     re.IGNORECASE | re.DOTALL,
 )
+_ENTITY = re.compile(r'&(?:#\d+|#x[\da-f]+|[a-z][a-z\d]*);', re.IGNORECASE)
 # What separates words in a name. Because + and # do not, C, C++ and C# are different names.
 _BETWEEN_WORDS = re.compile(r'[^\w+#]+')
+_INITIALS = re.compile(r'(?<!\w)(\w)&(?=\w(?!\w))')  # R&D is one word, and does not name R
 
 
 def without_tags(text: str) -> str:
     """Strips the tags of HTML, also if they are escaped; blocks and items of lists become lines.
 
-    Text without a tag stays as it is.
+    Text without a tag stays as it is, but for its entities.
     """
     for tagged in (text, html.unescape(text)):
         tags = list(_TAG.finditer(tagged))
-        if any(tag[1] for tag in tags):
+        if any(tag['block'] for tag in tags):
             tagged = ' '.join(tagged.split())  # in HTML, the end of a line is a space
         if tags:
-            return html.unescape(_TAG.sub(lambda tag: '\n' if tag[1] else '', tagged))
-    return text
+            return html.unescape(_TAG.sub(lambda tag: '\n' if tag['block'] else '', tagged))
+    return _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
 
 
 def split_sentences(text: str, language: str = LANGUAGE) -> Iterator[str]:
@@ -76,7 +79,8 @@ class Names:
 
 def _words(text: str) -> tuple[str, str]:
     """The words of a text with one space before, between and after: as written, and case-folded."""
-    words = f' {_BETWEEN_WORDS.sub(" ", normalise(text)).strip()} '
+    joined = _INITIALS.sub(r'\1', normalise(text))
+    words = f' {_BETWEEN_WORDS.sub(" ", joined).strip()} '
     return words, words.casefold()
 
 

@@ -11,7 +11,7 @@ from uwe_jax.data.text import match_key, normalise
 from uwe_jax.io.esco import Concept
 
 NAME_CHARACTERS = 200  # of an unmatched name, as it is listed
-_SEPARATOR = re.compile(rf'[,;|]|{BULLET.pattern}|^\s*[-\u2013]\s')
+SEPARATOR = re.compile(rf'[,;|]|{BULLET.pattern}|^\s*[-\u2013]\s')
 
 
 class SkillNames:
@@ -58,7 +58,7 @@ class SkillNames:
 
     def _parts(self, name: str) -> Sequence[str]:
         """The names in a name that is a list; otherwise the name itself."""
-        if self._meaning(name) or not (parts := [part for part in _SEPARATOR.split(name) if part.strip()]):
+        if self._meaning(name) or not (parts := [part for part in SEPARATOR.split(name) if part.strip()]):
             return [name]
         if parts == [name] or not all(map(self._meaning, parts)):
             return [name]

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 
 import apache_beam as beam  # pyright: ignore[reportMissingImports]
-import tyro
 from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]
 from apache_beam.utils.shared import Shared  # pyright: ignore[reportMissingImports]
 
@@ -44,21 +43,8 @@ class MakePiece(beam.DoFn):
 
 def main() -> int:
     """Makes the missing pieces, then the manifest; returns the exit status."""
-    options, of_beam = parse(sys.argv[1:])
+    options, of_beam = console.parse_some(Options, sys.argv[1:], prog='python -m data_prep.tag_beam')
     return console.run(lambda: tag(options, of_beam))
-
-
-def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
-    """The options of `tag`, and the other ones, as typed, which are Beam's."""
-    return tyro.cli(
-        Options,
-        prog='python -m data_prep.tag_beam',
-        description=__doc__,
-        args=arguments,
-        return_unknown_args=True,
-        use_underscores=True,
-        config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-    )
 
 
 def tag(options: Options, of_beam: Sequence[str]) -> None:

@@ -99,7 +99,7 @@ def vacancy_edges(
     column = columns.names()
     labels = None  # made for the first description
     for row in _rows(files, columns.required(), repairs):
-        title, sentence, description = texts_of(row, column)
+        title, sentence, description = texts = texts_of(row, column)
         title = clean(title, 'title', row.short_place, repairs)
         sentence = clean(sentence, 'sentence', row.short_place, repairs)
         nodes = names.nodes(row.names(column['skills'], repairs))
@@ -107,6 +107,8 @@ def vacancy_edges(
             example = f'{row.short_place}: {(title or sentence)[:60]}'
             repairs.add('vacancy or sentence without a known skill, dropped', example)
             continue
+        if not any(map(str.strip, texts)):
+            repairs.add('vacancy without a text, dropped', row.short_place)
         if title:
             yield 'job', title, nodes
         if sentence:
@@ -154,9 +156,11 @@ def synthetic_edges(
         source = row.cell('source')
         if source not in (SYNTHETIC, 'real'):
             raise DataError(f'{row.place}: source is {source!r}, expected {SYNTHETIC} or real')
-        title, nodes = row.text('title'), names.nodes([row.text('skill')])
-        if source == SYNTHETIC and nodes and (title := clean(title, 'title', row.short_place, repairs)):
-            yield title, nodes
+        title, skill = row.text('title'), row.text('skill')
+        if source == SYNTHETIC:
+            nodes, title = names.nodes([skill]), clean(title, 'title', row.short_place, repairs)
+            if nodes and title:
+                yield title, nodes
 
 
 def _rows(files: Sequence[pathlib.Path], columns: Collection[str], repairs: Repairs) -> Iterator[Row]:

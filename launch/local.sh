@@ -116,7 +116,7 @@ for variable in RESTARTS PAUSE GRACE; do
 done
 command -v -- "$1" >/dev/null || fail "$1: no such command"
 gpus=()
-if ((processes > 1)) && [[ ${JAX_PLATFORMS-} != *cpu* ]]; then find_gpus; fi
+if ((processes > 1)) && [[ ${JAX_PLATFORMS-} != cpu ]]; then find_gpus; fi
 
 if $dry_run; then
   echo "would start, and restart at most $RESTARTS times in a row:"

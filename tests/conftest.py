@@ -41,6 +41,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 SAMPLE = ROOT / 'data_prep' / 'sample'
 # Two of them need `finished`, which the first one makes; the other comes later, as it would only wait for it.
 LONGEST = ('test_survival.py', 'test_late_interaction.py', 'test_train.py', 'test_mpnet.py', 'test_exchange.py')
+LONGEST += ('test_ablate.py', 'test_end_to_end.py', 'test_wheel.py', 'test_security.py')  # of the slow ones
 
 
 def pytest_collection_modifyitems(items):
@@ -259,5 +260,9 @@ def run_two_processes(command, devices=4):
         )
         for environment in two_environments()
     ]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    try:
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [0, 0], '\n'.join(outputs)

@@ -98,16 +98,16 @@ SECRETS = {
 
 @pytest.mark.slow
 def test_a_run_unpickles_nothing_and_writes_no_secret(small_dataset_dir, narrow_model, tmp_path):
-    config = small_config(small_dataset_dir, narrow_model, **{'steps': 2, 'run.save_every': 1, 'mesh.fsdp': 1})
+    config = small_config(small_dataset_dir, narrow_model)
     command = [sys.executable, '-c', WATCHED, '--config=configs/uwe.py:quickstart', f'--workdir={tmp_path}']
     command += [*overrides(config), '--verbosity=1']
-    environment = os.environ | SECRETS | {'JAX_PLATFORMS': 'cpu'}
+    environment = os.environ | SECRETS | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '8'}
     written = []
     for _ in range(2):  # the second run restores what the first one saved
         run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
         written += [run.stdout, run.stderr]
-    assert 'continuing after step 2' in written[-1]
+    assert 'continuing after step 12' in written[-1]
     written += [path.read_text('latin-1') for path in tmp_path.rglob('*') if path.is_file()]
     assert not [secret for secret in SECRETS.values() for text in written if secret in text]
 

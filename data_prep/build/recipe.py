@@ -1,6 +1,5 @@
 """The recipe of `build`: read, hold out, look for leaks, tokenise, write shards, describe them."""
 
-import functools
 import json
 import logging
 import pathlib
@@ -40,19 +39,17 @@ Lines = list[dict[str, Any]]  # of a JSONL file
 def build(options: Options, command: str) -> None:
     """Makes a dataset; arguments and errors as for `data_prep.build.run`."""
     check_absent(options.output, last=MANIFEST)
+    tokenizer = Tokenizer.from_pretrained(download.fetch(options.tokenizer, [download.TOKENIZER]))
     remedy = 'free some space or choose another --output'
     with writing(options.output, remedy), whole_directory(options.output, last=MANIFEST) as directory:
-        _fill(directory, options, command)
+        _fill(directory, options, tokenizer, command)
     logger.info('%s is complete', options.output)
 
 
-def _fill(directory: pathlib.Path, options: Options, command: str) -> None:
+def _fill(directory: pathlib.Path, options: Options, tokenizer: Tokenizer, command: str) -> None:
     repairs = Repairs()
     outside = [read_evaluation(argument) for argument in options.evaluations]
-    tokenizer = functools.cache(
-        lambda: Tokenizer.from_pretrained(download.fetch(options.tokenizer, [download.TOKENIZER]))
-    )
-    sources = read_sources(options, repairs, lambda text: tokenizer().visible(text, MAX_TOKENS))
+    sources = read_sources(options, repairs, lambda text: tokenizer.visible(text, MAX_TOKENS))
     logger.info('read %d skills and %d occupations', len(sources.skills), len(sources.esco.occupations))
 
     held_out = _hold_out(sources, options)
@@ -78,7 +75,7 @@ def _fill(directory: pathlib.Path, options: Options, command: str) -> None:
         logger.info('%s', line)
     report.refuse_leaks(leaks)
 
-    shards, tokens = _write_graphs(directory, sources.skills, graphs, tokenizer())
+    shards, tokens = _write_graphs(directory, sources.skills, graphs, tokenizer)
     sides = {'skill': sources.skills} | {name: pairs.targets for name, pairs in graphs.items()}
     for side, nodes in sides.items():
         _write_lines(directory / 'nodes' / f'{side}.jsonl', ({'text': t, 'ids': i} for t, i in nodes.items()))
@@ -107,7 +104,7 @@ def _fill(directory: pathlib.Path, options: Options, command: str) -> None:
         },
         'lengths': lengths,
         'tokens': {side: summary(likelihood[side], length) for side, length in lengths.items() if len(sides[side])},
-        'tokenizer': {'name': options.tokenizer, 'fingerprint': tokenizer().fingerprint},
+        'tokenizer': {'name': options.tokenizer, 'fingerprint': tokenizer.fingerprint},
         'sources': describe_sources(options, sources),
         'attribution': ATTRIBUTION,
         'relations': options.relations,

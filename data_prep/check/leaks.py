@@ -1,17 +1,19 @@
 """Whether evaluation sets reach training: the same pairs, the same queries, or an occupation that joins both.
 
-Texts are compared by `match_key`, which ignores Unicode's compatibility forms, spacing and case. A pair has no
+Texts are compared by `match_key`, which ignores Unicode's compatibility forms, spacing and case. The URI of a skill
+stands for its label, and a target such as 'SQL, Python' for its parts if all of them are in training. A pair has no
 direction: (title, skill) is the same as (skill, title).
 """
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from data_prep.check.evaluations import Evaluation
 from data_prep.pairs import Nodes, Pairs
+from data_prep.skill_names import SEPARATOR
 from data_prep.vacancies import SYNTHETIC, VACANCY
 from uwe_jax.data.text import match_key
 
@@ -81,7 +83,8 @@ def find_leaks(
         for side, nodes in zip(('skill', name), pairs, strict=True):
             trained[keys[side][np.unique(nodes)]] = True
     known = {text: number for text, number in key.items() if trained[number]}
-    matched = [_Matched(evaluation, known) for evaluation in evaluations]
+    label = {uri: text for text, uris in sides['skill'].items() for uri in uris}
+    matched = [_Matched(_named(evaluation, label, known), known) for evaluation in evaluations]
     wanted = np.unique(np.concatenate([np.empty(0, np.int64), *(one.codes for one in matched)]))
     trained_codes = set()  # of the wanted pairs that are training pairs
     for name, (skill, target) in edges.items():
@@ -106,6 +109,18 @@ def leaked_edges(skills: Iterable[str], pairs: Pairs, report: Sequence[Leaks]) -
     for edge in np.flatnonzero(of_skill[pairs.skill] & of_target[pairs.target]):
         is_leaked[edge] = frozenset((skill_key[pairs.skill[edge]], target_key[pairs.target[edge]])) in leaked
     return is_leaked
+
+
+def _named(evaluation: Evaluation, label: Mapping[str, str], known: Collection[str]) -> Evaluation:
+    """The same set with labels for URIs, and with a pair for each part of a target that is a list."""
+
+    def parts(target: str) -> list[str]:
+        names = [name.strip() for name in SEPARATOR.split(target)]
+        is_list = match_key(target) not in known and all(match_key(name) in known for name in names)
+        return names if is_list else [target]
+
+    pairs = [(label.get(query, query), label.get(target, target)) for query, target in evaluation.pairs]
+    return dataclasses.replace(evaluation, pairs=[(query, part) for query, target in pairs for part in parts(target)])
 
 
 class _Matched:

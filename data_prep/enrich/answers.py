@@ -103,7 +103,7 @@ def read_titles(content: str, skill: Concept, known: Collection[str], cut_off: b
 def _proposed(content: str) -> list[Any]:
     """The items of the lists of titles in an answer; empty if there is none."""
     with contextlib.suppress(RecursionError, ValueError):  # nested too deeply
-        if items := [item for value in _json_values(content) for item in _items(value, in_list=False)]:
+        if items := [item for value in _json_values(content) for item in _items(value)]:
             return items
     listed = _LISTED.findall(content)
     outermost = min((len(indent) for indent, _ in listed), default=0)  # deeper items are explanations
@@ -121,8 +121,14 @@ def _json_values(text: str) -> Iterator[Any]:
         yield value
 
 
-def _items(value: Any, in_list: bool) -> Iterator[Any]:
-    """The items of the lists of titles in a JSON value: of an object, those of its parts whose names say so."""
+def _items(value: Any, in_list: bool = False, in_titles: bool = False) -> Iterator[Any]:
+    """The items of the lists of titles in a JSON value: of an object, those of its parts whose names say so.
+
+    Args:
+      value: the JSON value.
+      in_list: whether it is in a list.
+      in_titles: whether it is in an object whose name says so; then all parts count, such as those of industries.
+    """
     match value:
         case list():
             for item in value:
@@ -130,10 +136,11 @@ def _items(value: Any, in_list: bool) -> Iterator[Any]:
         case dict():
             nested = {name: part for name, part in value.items() if isinstance(part, list | dict)}
             named = [part for name, part in (value if in_list else nested).items() if _NAME.search(name)]
-            if not named and len(nested) == 1:
+            by_name = bool(named)
+            if not named and (in_titles or len(nested) == 1):
                 named = list(nested.values())
             for part in named:
-                yield from _items(part, in_list)
+                yield from _items(part, in_list, in_titles or by_name)
             if not named and not in_list:  # titles without a list
                 texts = [part for name, part in value.items() if isinstance(part, str) and _TITLE.search(name)]
                 yield from re.split('[,;\n]', texts[0]) if len(texts) == 1 else texts

@@ -21,9 +21,10 @@ def run(options: Options, command: str) -> None:
       command: what the user typed, for the report.
 
     Raises:
-      DataError: matplotlib is not installed, the dataset cannot be used or has fewer skills than a batch, or the output
-        exists or cannot be written.
+      DataError: an option does not fit, matplotlib is not installed, the dataset cannot be used or has fewer skills
+        than a batch, or the output exists or cannot be written.
     """
+    options.check()
     output = options.output
     if find_spec('matplotlib') is None:
         raise DataError("the plots need matplotlib; install it: pip install -c constraints.txt -e '.[plot]'")

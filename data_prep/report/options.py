@@ -5,6 +5,8 @@ import pathlib
 
 from etils import epath
 
+from uwe_jax.io.errors import DataError
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -18,3 +20,10 @@ class Options:
     """Skills per batch, as in training."""
     seed: int = 0
     """Seed of the epoch that is shown."""
+
+    def check(self) -> None:
+        """Raises DataError if a value cannot be used."""
+        if self.batch_size < 1:
+            raise DataError(f'--batch_size={self.batch_size}: expected 1 or more')
+        if self.seed < 0:
+            raise DataError(f'--seed={self.seed}: expected 0 or more')

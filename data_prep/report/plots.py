@@ -35,7 +35,7 @@ def titles_per_skill(numbers: Mapping[str, Any]) -> Figure:
         titles, skills = np.array(counts['skills']).T
         below = np.cumsum(skills)
         label = name if name == sources[0][0] else f'and {name}'
-        x = np.concatenate([[0.5], np.maximum(titles + 1, 1), [largest * 1.2]])
+        x = np.concatenate([[0.5], titles + 1, [largest * 1.2]])
         y = np.concatenate([[0], below, below[-1:]])
         axes.step(x, y, where='post', color=colour, label=f'{label}: {counts["fewer"]:,} skills below {wanted}')
         axes.plot(wanted, counts['fewer'], 'o', color=colour, markersize=5)
@@ -88,8 +88,8 @@ def epoch(numbers: Mapping[str, Any]) -> Figure:
 def tokens(numbers: Mapping[str, Any]) -> Figure:
     """How many tokens texts have, and where they are cut: one panel per side."""
     figure = _figure(10.0, 6.8)
-    panels = figure.subplots(2, 2).flat
-    for axes, (side, counts) in zip(panels, numbers.items(), strict=False):
+    panels = iter(figure.subplots(2, 2).flat)
+    for (side, counts), axes in zip(numbers.items(), panels, strict=False):  # in this order no panel is lost
         length = counts['length']
         length_of_text, texts = np.array(counts['texts']).T
         share = texts / texts.sum()

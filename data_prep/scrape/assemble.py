@@ -95,7 +95,8 @@ class Assembly:
             self._add_vacancy(vacancy, line['page'])
 
     def _add_vacancy(self, vacancy: Vacancy, page: str) -> None:
-        content = f'{match_key(vacancy["title"])}\n{match_key(vacancy["description"])}'
+        told = match_key(vacancy['description']) or json.dumps(vacancy['skills'])
+        content = f'{match_key(vacancy["title"])}\n{told}'
         if _is_known(self._contents, content):
             self.postings.add(SAME_CONTENT, page)
         else:

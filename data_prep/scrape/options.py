@@ -1,6 +1,7 @@
 """The options of `scrape`."""
 
 import dataclasses
+import math
 import pathlib
 import re
 from typing import Annotated
@@ -56,8 +57,8 @@ class Options:
         if not any(getattr(self, name) for name in SOURCES):
             raise DataError('nothing to read: give --warc, --html, --urls or --sitemap')
         for name in ('rate', 'hosts_at_once', 'max_pages', 'max_bytes', 'max_seconds'):
-            if not getattr(self, name) > 0:
-                raise DataError(f'--{name}={getattr(self, name)}: expected more than 0')
+            if not 0 < getattr(self, name) < math.inf:
+                raise DataError(f'--{name}={getattr(self, name)}: expected a number above 0')
         if self.max_redirects < 0:
             raise DataError(f'--max_redirects={self.max_redirects}: expected 0 or more')
         if self.contact is not None and not _CONTACT.fullmatch(self.contact):

@@ -90,7 +90,9 @@ def _allowed(values: tuple[str, ...]) -> Allowed:
     for value in values:
         try:
             parts = urllib.parse.urlsplit(f'//{value}')
-            allowed.add((str(ipaddress.ip_address(parts.hostname or '')), parts.port or 0))
+            if not parts.port:
+                raise ValueError('no port')
+            allowed.add((str(ipaddress.ip_address(parts.hostname or '')), parts.port))
         except ValueError as error:
             raise DataError(f'--allow_host={value}: expected an address and a port, such as 127.0.0.1:8000') from error
     return frozenset(allowed)

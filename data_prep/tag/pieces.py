@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from uwe_jax.data.graph import MANIFEST
 from uwe_jax.io.errors import DataError, writing
-from uwe_jax.io.files import whole_file
+from uwe_jax.io.files import check_writable, whole_file
 
 
 class Piece(NamedTuple):
@@ -74,17 +74,32 @@ class Input:
             rows = [content for content, _, _ in chunk]
             piece = wanted.pop(number)
             if _sha256(rows) != piece.sha256:
-                break
+                raise self._changed(piece)
             yield piece, rows
             if not wanted:
                 return
-        raise DataError(f'{self._paths[first.file]}: changed while it was being read; start again')
+        raise self._changed(wanted[min(wanted)])
+
+    def _changed(self, piece: Piece) -> DataError:
+        return DataError(f'{self._paths[piece.file]}: changed while it was being read; start again')
 
     def _stream(self, file: int) -> Iterator[tuple[Any, int, int]]:
         """The rows from one file on, each with the index of its file and its own index there."""
         for n, path in enumerate(self._paths[file:], start=file):
             for row, content in enumerate(self._read(path)):
                 yield content, n, row
+
+
+def check_output(directory: pathlib.Path) -> None:
+    """Checks that a directory for `Output` is there or can be made, and makes nothing.
+
+    Raises:
+      DataError: it is a file, or it or the directory above it may not be written.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise DataError(f'{directory}: is a file, expected a directory')
+    with writing(directory):
+        check_writable(next(path for path in (directory, *directory.absolute().parents) if path.exists()) / MANIFEST)
 
 
 class Output:
@@ -98,12 +113,10 @@ class Output:
       settings: everything besides the rows that the pieces depend on: JSON values by name.
 
     Raises:
-      DataError: the directory is a file, or cannot be made.
+      DataError: the directory cannot be made.
     """
 
     def __init__(self, directory: pathlib.Path, settings: Mapping[str, Any]):
-        if directory.exists() and not directory.is_dir():
-            raise DataError(f'{directory}: is a file, expected a directory')
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
         self.directory, self._settings = directory, settings

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax
 
 from data_prep.tag.options import Options
-from data_prep.tag.pieces import Input, Output, Piece
+from data_prep.tag.pieces import Input, Output, Piece, check_output
 from data_prep.tag.tagger import Tagger, model_fingerprint
 from data_prep.tag.vacancies import Vacancy, read_vacancies
 from data_prep.vacancies import clean
@@ -69,13 +69,10 @@ class Job:
 
     def __init__(self, options: Options):
         self._options = options
+        check_output(options.output)
         files = sorted(files_of(options.vacancies, '--vacancies'))
         esco = read_esco(options.esco, Repairs(), normalise, languages=[options.language])
-        model = download.fetch(options.model)  # before all vacancies are read, which takes long
-        read = functools.partial(read_vacancies, columns=options.columns, default_language=options.language)
-        self.input = Input(files, read, options.piece_rows)
-        if not self.input.pieces:
-            raise DataError(f'--vacancies={", ".join(options.vacancies)}: no rows in {len(files)} files')
+        model = download.fetch(options.model)
         skills = json.dumps([[uri, skill.label] for uri, skill in esco.skills.items()])
         self._settings = {
             'model': model_fingerprint(model, options.pooling),
@@ -85,6 +82,10 @@ class Job:
             'k': options.k,
             'piece_rows': options.piece_rows,
         }
+        read = functools.partial(read_vacancies, columns=options.columns, default_language=options.language)
+        self.input = Input(files, read, options.piece_rows)  # reads all vacancies, which takes long
+        if not self.input.pieces:
+            raise DataError(f'--vacancies={", ".join(options.vacancies)}: no rows in {len(files)} files')
         self._output = Output(options.output, self._settings)
 
     def missing(self) -> list[Piece]:

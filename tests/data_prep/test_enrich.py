@@ -223,6 +223,11 @@ def test_the_whole_titles_of_an_answer_that_was_cut_off_are_kept(content, titles
     assert read_titles(content, SQL, [], cut_off=True).usable == titles
 
 
+def test_titles_may_be_grouped():
+    content = '{"titles": {"IT": ["Data engineer"], "Retail": ["Buyer"]}, "notes": {"skills": ["SQL"]}}'
+    assert read_titles(content, BREAD, []).usable == ['Data engineer', 'Buyer']
+
+
 @pytest.mark.parametrize(
     ('content', 'reason'),
     [

@@ -140,7 +140,8 @@ def test_a_dataset_without_alternatives_is_reported_too(esco, build):
 
 REFUSED = {
     'more skills per batch than there are': ({'batch_size': 512}, 'only 4 skills have an edge'),
-    'no skill per batch': ({'batch_size': 0}, 'expected a positive number'),
+    'no skill per batch': ({'batch_size': 0}, '--batch_size=0: expected 1 or more'),
+    'a seed below 0': ({'seed': -1}, '--seed=-1: expected 0 or more'),
     'no dataset': ({'shards': 'nowhere'}, 'not a dataset'),
     'an output that is there': ({'output': ''}, 'already there'),
     'an output below a file': ({'output': 'manifest.json/report'}, 'cannot be written'),

@@ -94,6 +94,12 @@ def test_the_same_address_and_the_same_content_are_written_once(tmp_path):
     assert counts['postings'] == {'same title and description as one before, dropped': 1, 'written': 2}
 
 
+def test_postings_without_a_description_are_the_same_if_they_ask_for_the_same_skills(tmp_path):
+    postings = [posting('A', '') | {'skills': skills} for skills in ('SQL', 'Python', 'SQL')]
+    write_warc(tmp_path / '1.warc', [('https://a.example/1', 200, HTML, page(*postings))])
+    assert titles(scrape(tmp_path, f'--warc={tmp_path}/*.warc')[0]) == ['A', 'A']
+
+
 # Asking for pages.
 
 
@@ -518,15 +524,20 @@ REFUSED = {
         ['--sitemap=http://127.0.0.1:1/s', CONTACT],
         r'1/s: no page found \(sitemap: private address\)',
     ),
-    'a rate of none': (['--html=page.html', '--rate=0'], r'--rate=0\.0: expected more than 0'),
+    'a rate of none': (['--html=page.html', '--rate=0'], r'--rate=0\.0: expected a number above 0'),
     'a time that is not a number': (
         ['--html=page.html', '--max_seconds=nan'],
-        r'--max_seconds=nan: expected more than 0',
+        r'--max_seconds=nan: expected a number above 0',
     ),
+    'a time without end': (['--html=page.html', '--max_seconds=inf'], r'--max_seconds=inf: expected a number above 0'),
     'redirects below none': (['--html=page.html', '--max_redirects=-1'], r'--max_redirects=-1: expected 0 or more'),
     'an allowed name': (
         ['--html=page.html', '--allow_host=localhost:1'],
         r'--allow_host=localhost:1: expected an addr',
+    ),
+    'an allowed address without a port': (
+        ['--html=page.html', '--allow_host=127.0.0.1'],
+        r'--allow_host=127.0.0.1: expected an address and a port',
     ),
     'an output that is there': (['--html=page.html', '--output=empty'], r'empty: already there; choose another'),
     'an output below a file': (['--html=page.html', '--output=empty/o'], r'o: cannot be written \(Not a directory\)'),

@@ -1,6 +1,5 @@
 """Tagging: which skills a sentence gets, and that pieces appear whole, are made once, and may be shared."""
 
-import importlib
 import itertools
 import json
 import os
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 from importlib.util import find_spec
-from unittest import mock
 
 import numpy as np
 import pyarrow
@@ -313,6 +311,11 @@ def test_pieces_are_the_rows_of_all_files_in_order_wherever_files_end(counts, si
 def test_an_input_that_changes_under_way_is_refused(tmp_path):
     path = tmp_path / 'rows.txt'
     path.write_text('a\nb\nc\n')
+    (tmp_path / 'more.txt').write_text('e\nf\n')
+    whole = Input([path, tmp_path / 'more.txt'], lambda path: iter(path.read_text().splitlines()), 2)
+    (tmp_path / 'more.txt').write_text('e\ng\n')
+    with pytest.raises(DataError, match=r'more\.txt: changed while it was being read'):
+        list(whole.rows_of(whole.pieces))
     whole = Input([path], lambda path: iter(path.read_text().splitlines()), 2)
     path.write_text('a\nb\nd\n')
     assert [rows for _, rows in whole.rows_of(whole.pieces[:1])] == [['a', 'b']]
@@ -397,14 +400,8 @@ OF_BEAM = ['--runner=DirectRunner', '--flink-master', 'x:1', '--experiments=a_b'
 
 
 @pytest.mark.parametrize('first', [True, False])
-def test_options_that_tag_does_not_have_are_passed_on_to_beam_as_typed(monkeypatch, first):
-    for name in ('', '.options', '.options.pipeline_options', '.utils', '.utils.shared'):
-        stub = mock.MagicMock(DoFn=object)  # the extra may be missing, and no pipeline runs
-        monkeypatch.setitem(sys.modules, f'apache_beam{name}', stub)
-    monkeypatch.delitem(sys.modules, 'data_prep.tag_beam', raising=False)
-    tag_beam = importlib.import_module('data_prep.tag_beam')
-    monkeypatch.delitem(sys.modules, 'data_prep.tag_beam')
+def test_options_that_tag_does_not_have_are_passed_on_to_beam_as_typed(first):
     flags = ['--vacancies=a_b.csv', '--vacancies=c.csv', '--esco=e-f', '--output=o', '--threshold=0.5', '--k=3']
-    options, of_beam = tag_beam.parse([*OF_BEAM, *flags] if first else [*flags, *OF_BEAM])
+    options, of_beam = console.parse_some(tag.Options, [*OF_BEAM, *flags] if first else [*flags, *OF_BEAM], 'x')
     assert of_beam == OF_BEAM
     assert options == tag.Options(('a_b.csv', 'c.csv'), pathlib.Path('e-f'), pathlib.Path('o'), threshold=0.5, k=3)

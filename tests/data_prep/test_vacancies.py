@@ -75,9 +75,15 @@ def test_a_description_in_html_loses_its_tags_and_keeps_its_lists(esco, build, d
     assert sentences == ['You bake bread.', 'Tasks', 'write SQL', 'R&D', 'List<String>']
 
 
-def test_text_without_tags_stays_as_it_is():
-    for text in ('<!--' * 10_000, 'List<String>', 'a < b and c > d', 'R&amp;D', '<3 SQL\n<at> you', '<Baker>'):
+def test_text_without_tags_stays_as_it_is_but_for_entities():
+    for text in ('<!--' * 10_000, 'List<String>', 'a < b and c > d', 'AT&T &copy', '<3 SQL\n<at> you', '<Baker>'):
         assert without_tags(text) == text
+    assert without_tags('R&amp;D&#58; R&nbsp;and SQL') == 'R&D: R\xa0and SQL'
+
+
+def test_what_a_page_does_not_show_is_no_text():
+    shown = without_tags('<p>Go</p><style>.sql{color: red} SQL</style><script>R()</script><o:p></o:p><main>Ask</main>')
+    assert shown.split() == ['Go', 'Ask']
 
 
 def test_a_skill_that_a_sentence_names_only_where_it_is_cut_off_is_no_pair(esco, build):
@@ -319,6 +325,8 @@ def test_of_several_languages_the_skills_are_one_with_the_edges_of_all(esco, bui
         ('IT', 'A job in IT!', True),
         ('bake bread', 'BAKE, bread', True),
         ('bake bread', 'bake breads', False),
+        ('R', 'You lead our R&D team.', False),
+        ('R', 'Python/R & SQL', True),
     ],
 )
 def test_a_sentence_names_a_skill_by_whole_words(label, sentence, named):
@@ -480,6 +488,7 @@ REPAIRED = {
     'an unknown skill beside a known one': (jsonl(GOOD | {'skills': ['SQL', 'fly']}), {'unknown': 1}),
     'no title': (jsonl(GOOD, GOOD | {'title': None}), {'repeated_pairs': 1}),
     'no skills': (jsonl(GOOD, GOOD | {'skills': None}), {WITHOUT: 1}),
+    'no text at all': (jsonl(GOOD, {'title': '', 'skills': ['SQL']}), {'vacancy without a text, dropped': 1}),
     'duplicate rows': (jsonl(GOOD, GOOD, GOOD), {'repeated_pairs': 2}),
     'blank lines': (raw('v.jsonl', b'\n\n' + json.dumps(GOOD).encode() + b'\n\n'), {'blank row': 3}),
     'an empty file among others': (

@@ -214,15 +214,17 @@ def test_a_bucket_that_cannot_be_written_is_refused_before_the_work(data, bucket
     [(UPLOADS, 503), (UPLOADS, CUT), (UPLOADS, LOST), (DOWNLOADS, 503), (DOWNLOADS, CUT), ('GET /storage', 429)],
 )
 def test_a_request_that_fails_once_is_repeated(data, bucket_server, what, answer):
-    bucket_server.fault(what, answer)
+    fault = bucket_server.fault(what, answer)
     write(data)
     assert read(buckets.local_copy(data)) == CONTENT
+    assert fault.happened.is_set()
 
 
 def test_a_large_upload_that_is_cut_within_is_repeated(data, bucket, bucket_server):
-    bucket_server.fault(f'{UPLOADS}.*upload_id', CUT)
+    fault = bucket_server.fault(f'{UPLOADS}.*upload_id', CUT)
     write(data)
     assert read(buckets.local_copy(data)) == CONTENT
+    assert fault.happened.is_set()
 
 
 @pytest.mark.slow  # six attempts take half a minute

@@ -76,8 +76,9 @@ def test_an_upload_whose_answer_is_lost_is_not_taken_for_another_process(folder,
 def test_a_request_that_fails_for_a_passing_reason_is_repeated(folder, bucket_server, answer):
     files = WorkingCopy(folder)
     (files.folder / 'a').write_text('1')
-    bucket_server.fault('POST /upload', answer, times=2)
+    fault = bucket_server.fault('POST /upload', answer, times=2)
     files.publish()
+    assert fault.happened.is_set()
     assert (folder / 'a').read_text() == '1'
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from uwe_jax.io.errors import DataError
 from uwe_jax.io.repairs import Repairs
-from uwe_jax.io.tables import COMPRESSED, SUFFIXES, Row, read_rows, read_texts
+from uwe_jax.io.tables import COMPRESSED, SUFFIXES, read_rows, read_texts
 
 CELLS = [{'a': 'bake bread', 'b': 'x\ny'}, {'a': 'SQL', 'b': ''}]
 
@@ -157,6 +157,16 @@ def test_structs_of_parquet_are_names_too(tmp_path):
     assert repairs.summary() == {'null in a list of names, passed over': {'count': 1, 'examples': ['t.parquet, row 1']}}
 
 
+@pytest.mark.parametrize(
+    'values',
+    [pa.array([2**62], pa.timestamp('us')), pa.array([b'\xff']).view(pa.string())],
+)
+def test_a_value_of_parquet_that_python_cannot_hold_is_named_by_its_rows(tmp_path, values):
+    pq.write_table(pa.table({'a': ['SQL'], 'b': values}), tmp_path / 't.parquet')
+    with pytest.raises(DataError, match=r't\.parquet, rows 1 to 1: a value that cannot be read \('):
+        list(read_rows(tmp_path / 't.parquet'))
+
+
 def test_a_list_that_is_neither_json_nor_python_is_counted(tmp_path):
     repairs = Repairs()
     for cell in ("['a' 'b']", "['a', 'b']", '["a", "b"]', '{a,b}'):
@@ -179,6 +189,8 @@ def test_a_list_that_is_neither_json_nor_python_is_counted(tmp_path):
         ({'name': 'SQL'}, 'expected a list of names'),
         ('{"name": "SQL"}', '(dict), expected a list of names'),
         ('{"SQL" R}', 'looks like a list but cannot be read as one'),
+        ('{{"machine learning","SQL"}}', 'looks like a list but cannot be read as one'),
+        ("{['SQL']}", 'looks like a list but cannot be read as one'),
     ],
 )
 def test_a_cell_whose_names_would_have_to_be_guessed_is_refused(tmp_path, cell, message):
@@ -243,12 +255,11 @@ def test_a_file_whose_texts_cannot_be_read_is_refused_with_its_line(tmp_path, na
         list(read_texts(tmp_path / name, 'text', '--own_flag'))
 
 
-@pytest.mark.parametrize('read', [Row.text, Row.required_text, Row.names])
-def test_half_of_a_surrogate_pair_is_no_text_in_any_kind_of_cell(tmp_path, read):
+def test_half_of_a_surrogate_pair_is_not_a_required_text(tmp_path):
     (tmp_path / 'a.jsonl').write_text('{"a": "SQL \\ud800"}\n')
     [row] = read_rows(tmp_path / 'a.jsonl')
     with pytest.raises(DataError, match=r"a.jsonl, line 1: a is 'SQL .*, half of a surrogate pair, expected text"):
-        read(row, 'a')
+        row.required_text('a')
 
 
 def test_a_string_is_not_a_row(tmp_path):

@@ -51,6 +51,8 @@ def test_each_process_has_one_gpu(machine):
     assert sorted(done.stdout.splitlines()) == ['0 0', '1 1']
     done = local(machine, 2, 'echo $JAX_PROCESS_ID $CUDA_VISIBLE_DEVICES', JAX_PLATFORMS='', CUDA_VISIBLE_DEVICES='4,6')
     assert sorted(done.stdout.splitlines()) == ['0 4', '1 6']
+    done = local(machine, 2, 'echo $JAX_PROCESS_ID $CUDA_VISIBLE_DEVICES', JAX_PLATFORMS='cuda,cpu')
+    assert sorted(done.stdout.splitlines()) == ['0 0', '1 1']
 
 
 def test_more_processes_than_gpus_are_refused(machine):

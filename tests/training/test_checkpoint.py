@@ -71,6 +71,7 @@ def test_the_newest_is_restored(workdir):
     np.testing.assert_array_equal(restored['params']['w'], state_after(6)['params']['w'])
 
 
+@pytest.mark.slow
 def test_in_a_bucket_the_newest_is_restored_and_the_older_one_removed(run_in_bucket):
     with Checkpoints(run_in_bucket, keep=1) as checkpoints:
         for step in (2, 4):

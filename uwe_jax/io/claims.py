@@ -59,7 +59,7 @@ def claim(output: Path, flag: str = '--output', lease: float = LEASE) -> Iterato
     with writing(output, f'choose another {flag}'):
         with contextlib.suppress(FileExistsError):  # if it is a file, opening the lock says so
             path.parent.mkdir(parents=True, exist_ok=True)
-        locked = _locked(path, output, flag)
+        locked = _locked(path, output, flag, lease)
     with locked as file:
         file.truncate(0)
         file.write(f'{socket.gethostname()}, pid {os.getpid()}\n')
@@ -70,12 +70,12 @@ def claim(output: Path, flag: str = '--output', lease: float = LEASE) -> Iterato
             path.unlink(missing_ok=True)
 
 
-def _locked(path: Path, output: Path, flag: str) -> TextIO:
+def _locked(path: Path, output: Path, flag: str, lease: float) -> TextIO:
     """Opens and locks the file; its lock ends when it is closed."""
     while True:
         file = open(path, 'a+', encoding='utf-8')  # noqa: SIM115 (the caller closes it)
         try:
-            _wait_for_lock(file)
+            _wait_for_lock(file, lease)
             if _is_at(path, file):
                 return file
         except BlockingIOError as error:
@@ -89,15 +89,15 @@ def _locked(path: Path, output: Path, flag: str) -> TextIO:
         file.close()
 
 
-def _wait_for_lock(file: TextIO) -> None:
-    """Takes the lock.
+def _wait_for_lock(file: TextIO, lease: float) -> None:
+    """Takes the lock; waits up to `lease` seconds for a holder on another machine.
 
     Raises:
       BlockingIOError: another process holds it.
       OSError: the file system has no locks.
     """
     host, _, _ = _holder(file).partition(',')
-    patience = LEASE if host not in ('', socket.gethostname()) else 0  # '': locked just now, and not yet written
+    patience = lease if host not in ('', socket.gethostname()) else 0  # '': locked just now, and not yet written
     end = time.monotonic() + patience
     while True:
         try:

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from absl import app
 from absl import logging as absl_logging
@@ -71,12 +71,23 @@ def command(options: type[T], work: Callable[[T], None]) -> int:
 def parse(options: type[T], arguments: Sequence[str] | None = None, prog: str | None = None) -> T:
     """Reads flags into a dataclass; ends the program with a message and status 2 if they are wrong.
 
+    `parse_some` does the same, and also returns the arguments that are none of these flags, as typed.
+
     Args:
       options: the dataclass. A field of the type `epath.Path` may be in a bucket; on this machine it is a
         `pathlib.Path`. One of the type `pathlib.Path` may not be in a bucket.
       arguments: by default those of the command line.
       prog: the command's name in its help; by default as it was called.
     """
+    return _parse(options, arguments, prog, unknown=False)
+
+
+def parse_some(options: type[T], arguments: Sequence[str], prog: str) -> tuple[T, list[str]]:
+    """Reads those of the arguments that are flags of a dataclass, see `parse`."""
+    return _parse(options, arguments, prog, unknown=True)
+
+
+def _parse(options: type[T], arguments: Sequence[str] | None, prog: str | None, unknown: bool) -> Any:
     import tyro  # not before: importing a command's module needs no parser
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
@@ -93,15 +104,16 @@ def parse(options: type[T], arguments: Sequence[str] | None = None, prog: str | 
 
     module = getattr(sys.modules['__main__'], '__spec__', None)
     name = module.name.removesuffix('.__main__') if module else sys.argv[0]
-    chosen = tyro.cli(
+    parsed = tyro.cli(
         options,
         prog=prog or f'python -m {name}',
         args=arguments,
+        return_unknown_args=unknown,
         use_underscores=True,
         registry=registry,
         config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
-    for flag, value in vars(chosen).items():
+    for flag, value in vars(parsed[0] if unknown else parsed).items():
         try:
             if isinstance(value, pathlib.Path):
                 paths.check_local(value)
@@ -110,7 +122,7 @@ def parse(options: type[T], arguments: Sequence[str] | None = None, prog: str | 
         except DataError as error:
             print(f'error: --{flag}={error}', file=sys.stderr)
             sys.exit(2)
-    return chosen
+    return parsed
 
 
 def run(work: Callable[[], None]) -> int:
@@ -232,7 +244,7 @@ class Progress:
         )
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
-        """Counts finished units; `note` holds the numbers that matter now, by default those of the call before."""
+        """Counts finished units; `note` holds the numbers that matter now; the bar keeps the last one."""
         self._done += count
         if note is not None:
             self._bar.set_postfix_str(note, refresh=False)

@@ -74,15 +74,17 @@ class Row(NamedTuple):
         raise NoColumnError(f'{self.place}: no column {wanted}; found {", ".join(map(str, self.cells))[:300]}')
 
     def text(self, column: str) -> str:
-        """The text in a column; '' if the cell is empty or the row does not have the column.
+        """The text in a column as it is; '' if the cell is empty or the row does not have the column.
 
         Raises:
-          DataError: the cell is a number, a list or an object, or no Unicode text.
+          DataError: the cell is a number, a list or an object.
         """
         value = self.cells.get(column)
         if value is None:
             return ''
-        return self._text(column, value)
+        if not isinstance(value, str):
+            raise DataError(f'{self.place}: {column} is {_short(value)}, expected text')
+        return value
 
     def required_text(self, *columns: str) -> str:
         """The text in the first of these columns that the row has, without the spaces around it.
@@ -91,9 +93,11 @@ class Row(NamedTuple):
           DataError: the row has none of them, or the cell is blank or not a Unicode text.
         """
         value, column = self.cell(*columns), next(column for column in columns if column in self.cells)
-        if not (text := self._text(column, value).strip()):
+        if not isinstance(value, str) or not value.strip():
             raise DataError(f'{self.place}: {column} is {_short(value)}, expected text')
-        return text
+        if not value.isascii() and SURROGATE.search(value):
+            raise DataError(f'{self.place}: {column} is {_short(value)}, half of a surrogate pair, expected text')
+        return value.strip()
 
     def names(self, column: str, repairs: Repairs | None = None) -> list[str]:
         """The names that a cell lists.
@@ -106,7 +110,7 @@ class Row(NamedTuple):
           repairs: counts nulls in a list, and lists that are neither JSON nor Python.
 
         Raises:
-          DataError: the cell is neither, or a name is no Unicode text.
+          DataError: the cell is neither.
         """
         items, repairs = self.cells.get(column), Repairs() if repairs is None else repairs
         if items is None:
@@ -126,15 +130,8 @@ class Row(NamedTuple):
             if name is None:
                 repairs.add('null in a list of names, passed over', self.short_place)
             elif name.strip():
-                names.append(self._text(column, name))
+                names.append(name)
         return names
-
-    def _text(self, column: str, value: Any) -> str:
-        if not isinstance(value, str):
-            raise DataError(f'{self.place}: {column} is {_short(value)}, expected text')
-        if not value.isascii() and SURROGATE.search(value):
-            raise DataError(f'{self.place}: {column} is {_short(value)}, half of a surrogate pair, expected text')
-        return value
 
     def _written_list(self, column: str, text: str, repairs: Repairs) -> Any:
         with contextlib.suppress(ValueError, RecursionError):
@@ -142,10 +139,10 @@ class Row(NamedTuple):
         as_python = _ITEM.sub(lambda item: f'{item[1] or item[2]}{", " if item[3] else ""}', text)
         try:
             names = ast.literal_eval(as_python)
-        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
             if text.startswith('('):  # a name in parentheses
                 return text.splitlines()
-            if text.startswith('{'):
+            if text.startswith('{') and text[1] not in '{[(':
                 with contextlib.suppress(csv.Error):
                     names = next(csv.reader([text[1:-1]], escapechar='\\', strict=True))
                     repairs.add('list in braces, read as an array of PostgreSQL', self.short_place)
@@ -228,8 +225,8 @@ def read_texts(path: pathlib.Path, column: str, flag: str = '--column') -> Itera
             no_header = len(row.cells) == 1 and suffix in DELIMITERS
             hint = '; or, if the file is one text per line without a header, rename it to .txt' if no_header else ''
             raise DataError(f'{error}; {flag} names it{hint}') from error
-        if text := row.text(column).strip():
-            yield text
+        if row.text(column).strip():
+            yield row.required_text(column)
 
 
 def _csv_rows(path: pathlib.Path, repairs: Repairs, delimiter: str) -> Iterator[Row]:
@@ -309,14 +306,24 @@ def _parquet_rows(path: pathlib.Path) -> Iterator[Row]:
 
     try:
         with pq.ParquetFile(path) as file:
-            rows = (cells for batch in file.iter_batches(ROWS_PER_READ) for cells in batch.to_pylist())
-            for number, cells in enumerate(rows, start=1):
-                yield Row(str(path), f'row {number}', cells)
+            number = 0
+            for batch in file.iter_batches(ROWS_PER_READ):
+                for cells in _python_values(batch, f'{path}, rows {number + 1} to {number + len(batch)}'):
+                    number += 1
+                    yield Row(str(path), f'row {number}', cells)
     except pa.ArrowException as error:
         reason = str(error).splitlines()[0]
         raise DataError(f'{path}: not a Parquet file that can be read ({reason})') from error
     except OSError as error:
         raise DataError(f'{path}: cannot be read ({error.strerror or str(error).splitlines()[0]})') from error
+
+
+def _python_values(batch: Any, place: str) -> list[dict[str, Any]]:
+    """The rows of an Arrow batch, also if a column that nobody may want holds what Python cannot."""
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError) as error:  # text that is not UTF-8, a time out of range or in nanoseconds
+        raise DataError(f'{place}: a value that cannot be read ({str(error).splitlines()[0]})') from error
 
 
 def _lines(path: pathlib.Path, newline: str | None = None) -> Iterator[str]:
