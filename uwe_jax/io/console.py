@@ -104,7 +104,7 @@ def _parse(options: type[T], arguments: Sequence[str] | None, prog: str | None, 
 
     module = getattr(sys.modules['__main__'], '__spec__', None)
     name = module.name.removesuffix('.__main__') if module else sys.argv[0]
-    parsed = tyro.cli(
+    parsed: Any = tyro.cli(
         options,
         prog=prog or f'python -m {name}',
         args=arguments,
