@@ -32,7 +32,7 @@ PYTEST = flags='$(COMPILE_FAST)'; \
 	if XLA_FLAGS='$(OLDER_JAXLIB)' JAX_PLATFORMS=cpu $(BIN)/python -c 'import jax; jax.devices()' 2>/dev/null; then \
 	  flags="$$flags $(OLDER_JAXLIB)"; \
 	fi; \
-	XLA_FLAGS="$$flags" $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
+	XLA_FLAGS="$$flags" $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadgroup --no-loadscope-reorder
 
 .PHONY: quickstart public test test-slow soak accelerator check
 .SUFFIXES:

@@ -44,8 +44,15 @@ LONGEST = ('test_survival.py', 'test_late_interaction.py', 'test_train.py', 'tes
 LONGEST += ('test_ablate.py', 'test_end_to_end.py', 'test_wheel.py', 'test_security.py')  # of the slow ones
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The longest files begin first, so that at the end no worker is alone with one."""
+    """The longest files begin first, so that at the end no worker is alone with one. Each belongs to one worker.
+
+    Only the tests of `test_survival.py` may go to any: they are long, and share what `made_once` keeps.
+    """
+    for item in items:
+        if item.path.name != 'test_survival.py':
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
