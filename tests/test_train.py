@@ -80,7 +80,7 @@ def assert_alike(metrics, gradient, expected):
         np.testing.assert_allclose(one, other, atol=1e-5 * largest)
 
 
-SLOW = [pytest.param(*axes, marks=pytest.mark.slow) for axes in ((2, 1), (8, 1), (4, 2))]
+SLOW = [pytest.param(*axes, marks=pytest.mark.slow) for axes in ((2, 1), (8, 1), (1, 8), (4, 2))]
 
 
 @pytest.mark.parametrize(('data', 'fsdp'), [(2, 2), *SLOW])
