@@ -55,6 +55,10 @@ def begun(workdir):
     return (workdir / 'lock').exists()
 
 
+def stepping(workdir):
+    return steps_logged(workdir) > 8
+
+
 def evaluated(workdir):
     """How many tasks were evaluated after the last step."""
     return sum(line['step'] == STEPS for line in read_lines(workdir / 'evaluation.jsonl'))
@@ -86,7 +90,7 @@ def test_sigterm_saves_and_ends_with_a_status_that_asks_for_another_start(config
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('moment', [writing, evaluated])
+@pytest.mark.parametrize('moment', [stepping, writing, evaluated])
 def test_a_run_that_is_killed_at_any_moment_ends_as_one_that_was_not(moment, config, unfinished, finished, tmp_path):
     kill_and_continue(moment, lambda attempt: shutil.copytree(unfinished, tmp_path / attempt), config, finished)
 

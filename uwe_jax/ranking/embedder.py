@@ -97,6 +97,11 @@ class Embedder:
         score = self.pair_score
         return score.kind == 'mean' or (side == 'target' and score.target == 'mean')
 
+    @property
+    def fewest_tokens(self) -> int:
+        """The vectors of a text of one token: with <s> and </s>, if they take part."""
+        return 3 if self.pair_score.special_tokens else 1
+
     def embed(self, texts: Sequence[str], side: Side = 'query', dtype: str = 'float32') -> Embedded:
         """Embeds texts for scoring.
 

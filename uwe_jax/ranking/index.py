@@ -100,9 +100,8 @@ class TargetIndex:
 
     def warm_up(self) -> Iterator[None]:
         """Compiles all that exact ranking needs; yields after each program."""
-        score = self._embedder.stored_score
-        shortest = 3 if self._embedder.pair_score.special_tokens else 1  # <s>, a token, </s>
-        lengths = (1,) if score.kind == 'mean' else [tokens for tokens in shapes().lengths if tokens >= shortest]
+        score, fewest = self._embedder.stored_score, self._embedder.fewest_tokens
+        lengths = (1,) if score.kind == 'mean' else [tokens for tokens in shapes().lengths if tokens >= fewest]
         yield from self._scorer.warm_up(lengths)
 
     def save(self, path: str | pathlib.Path) -> None:

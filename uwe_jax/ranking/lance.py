@@ -234,8 +234,8 @@ class LanceIndex:
 
     def warm_up(self) -> Iterator[None]:
         """Compiles what ranking short texts needs; yields after each program."""
-        shortest = 3 if self._embedder.pair_score.special_tokens else 1  # <s>, a token, </s>
-        of_queries = (1,) if self._embedder.pools('query') else [n for n in shapes().lengths if shortest <= n <= 16]
+        fewest = self._embedder.fewest_tokens
+        of_queries = (1,) if self._embedder.pools('query') else [n for n in shapes().lengths if fewest <= n <= 16]
         of_targets = (1,) if self._embedder.pools('target') else range(4, 13, 4)
         count = min(SHORTLIST, max(len(self), 1))
         for q_tokens in of_queries:
