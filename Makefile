@@ -65,19 +65,19 @@ quickstart: $(VENV)/installed.test
 	@echo 'training  $(RUN)/train         metrics.jsonl, evaluation.jsonl, tensorboard/, checkpoints/'
 	@echo 'model     $(RUN)/model         README.md says how to use it'
 
+public: EVALS := $(addprefix $(DATA)/workbench/,jobbert_titles_val.csv:vacancyTitle:escoJobTitle \
+	skillskape_dev.csv:sentence:skills skill_extraction_house_validation.csv:sentence:label \
+	skill_extraction_tech_validation.csv:sentence:label)
 public: $(VENV)/installed.torch
 	@test -d '$(DATA)/esco_1.2.0' || { echo 'error: DATA=$(DATA): no folder esco_1.2.0 in it; uwe_jax/workbench/README.md says what belongs there'; exit 1; }
 	@echo '== 1/4 data: all of ESCO 1.2.0, and the sentences of SkillSkape, without the pairs of the evaluation sets'
 	test -d $(PUBLIC)/data || $(BIN)/python -m data_prep build --esco=$(DATA)/esco_1.2.0 \
-	  --vacancies=$(DATA)/train/skillskape_train.csv --drop_leaks --output=$(PUBLIC)/data \
-	  --eval=$(DATA)/workbench/jobbert_titles_val.csv:vacancyTitle:escoJobTitle \
-	  --eval=$(DATA)/workbench/skillskape_dev.csv:sentence:skills \
-	  --eval=$(DATA)/workbench/skill_extraction_house_validation.csv:sentence:label \
-	  --eval=$(DATA)/workbench/skill_extraction_tech_validation.csv:sentence:label
+	  --vacancies=$(DATA)/train/skillskape_train.csv --drop_leaks --output=$(PUBLIC)/data $(EVALS:%=--eval=%)
 	@echo '== 2/4 training; it may be stopped at any time'
 	$(BIN)/python -m uwe_jax.main --config=configs/uwe.py:public --config.data.dir=$(PUBLIC)/data --workdir=$(PUBLIC)/train \
 	  $(FLAGS)
-	@echo '== 3/4 the model and what it was made from, by several scores, on every task'
+	@echo '== 3/4 the model and what it was made from, by several scores, on every task; first, that no task leaked'
+	$(BIN)/python -m data_prep check --shards=$(PUBLIC)/data $(EVALS:%=--eval=%)
 	$(BIN)/python -m uwe_jax.workbench --data=$(DATA) --output=$(PUBLIC)/workbench \
 	  --tasks=house,tech,skillskape,job_normalisation,onet_job_to_skill,onet_skill_to_job,held_out:$(PUBLIC)/data \
 	  --max_queries=$(QUERIES) --training_data=$(PUBLIC)/data --model=base-mean=all-mpnet-base-v2:mean \
@@ -86,7 +86,8 @@ public: $(VENV)/installed.torch
 	  $(foreach side,$(SIDES),--model=trained-$(side)=$(PUBLIC)/train:attend=$(side)) \
 	  --model=bm25=workrb:BM25Model --model=tf-idf=workrb:TfIdfModel
 	@echo '== 4/4 export, with the results in its model card'
-	test -d $(PUBLIC)/model || $(BIN)/python -m uwe_jax.export --workdir=$(PUBLIC)/train \
+	@rm -rf $(PUBLIC)/model
+	$(BIN)/python -m uwe_jax.export --workdir=$(PUBLIC)/train \
 	  --results=$(PUBLIC)/workbench/results.json --output=$(PUBLIC)/model
 	@echo
 	@echo 'report    $(PUBLIC)/workbench/report.html'

@@ -6,7 +6,7 @@
     --config=configs/uwe.py:public        what `make public` trains on public data: two CPU cores, some three hours
 
 Every field can be overridden: --config.optimizer.peak_lr=1e-4. "Paper" marks a published value, "ours" one that the
-paper leaves open or that we chose otherwise. `uwe_jax/training/config.py` checks what value each field has.
+paper leaves open or where we differ. `uwe_jax/training/config.py` checks the value of each field.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ def get_config(variant: str = '') -> Any:
     config.data = ConfigDict()
     config.data.dir = placeholder(str)  # what `python -m data_prep build --output` made; required
     config.data.batch_size = 512  # skills, and as many titles, sentences and alternatives (paper)
-    config.data.distractor_probability = 0.8  # that an unrelated sentence is joined to a sentence (paper)
+    config.data.distractor_probability = 0.8  # that a sentence gets an unrelated one beside it (paper)
     # Tokens that texts are cut to; 0 takes what data prep chose from the lengths of the texts. 64 at most (paper).
     config.data.length = ConfigDict({'skill': 0, 'job': 0, 'sentence': 0, 'alternative': 0})
 
@@ -86,7 +86,7 @@ def get_config(variant: str = '') -> Any:
     # activations of each part again: a third more time, but memory does not grow with the batch. 0: all rows at once.
     config.run.rows_at_once = 128
     config.run.profile_first = 0  # first step of a profile, for `python -m uwe_jax.profile`; 0: none
-    config.run.profile_steps = 3  # that it holds
+    config.run.profile_steps = 3  # steps in the profile
 
     if variant == 'paper':
         _score_as_published(config)

@@ -3,7 +3,7 @@
 import collections
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from data_prep.sentences import BULLET, NOT_TEXT
@@ -14,13 +14,23 @@ NAME_CHARACTERS = 200  # of an unmatched name, as it is listed
 SEPARATOR = re.compile(rf'[,;|]|{BULLET.pattern}|^\s*[-\u2013]\s')
 
 
+def split_list(name: str, is_name: Callable[[str], object]) -> list[str]:
+    """The names in a list such as 'SQL, Python' or '• SQL': a text that is no name, and whose parts are all names.
+
+    Any other text is returned as it is.
+    """
+    if is_name(name):
+        return [name]
+    parts = [part.strip() for part in SEPARATOR.split(name) if part.strip()]
+    return parts if parts and all(map(is_name, parts)) else [name]
+
+
 class SkillNames:
     """Finds the skill that a name means, and counts the names that mean none or several.
 
     A name is looked up, in this order, as a URI; as a preferred label; as an alternative label; and, ignoring case, as
     a preferred and as an alternative label. The first of these that knows the name decides. If it knows several skills
-    of that name, the name is ambiguous and means none. An unknown name such as 'SQL, Python' or '• SQL' is a list if
-    all of its parts are names.
+    of that name, the name is ambiguous and means none. An unknown name may be a list, see `split_list`.
 
     Args:
       skills: by URI.
@@ -47,7 +57,9 @@ class SkillNames:
     def nodes(self, names: Sequence[str]) -> list[int]:
         """The skill nodes that the names mean, each once."""
         skills = {}
-        for name in itertools.chain.from_iterable(map(self._parts, names)):
+        lists = [split_list(name, self._meaning) for name in names]
+        self.lists_split += sum(parts != [name] for name, parts in zip(names, lists, strict=True))
+        for name in itertools.chain.from_iterable(lists):
             nodes = self._meaning(name)
             if len(nodes) == 1:
                 skills |= dict.fromkeys(nodes)
@@ -55,15 +67,6 @@ class SkillNames:
             else:
                 self._unmatched[name] += 1
         return list(skills)
-
-    def _parts(self, name: str) -> Sequence[str]:
-        """The names in a name that is a list; otherwise the name itself."""
-        if self._meaning(name) or not (parts := [part for part in SEPARATOR.split(name) if part.strip()]):
-            return [name]
-        if parts == [name] or not all(map(self._meaning, parts)):
-            return [name]
-        self.lists_split += 1
-        return parts
 
     def _meaning(self, name: str) -> frozenset[int]:
         if name not in self._meanings:

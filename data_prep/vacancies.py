@@ -10,17 +10,19 @@ A row is a vacancy, or one sentence of it. Its skills are joined to
 import dataclasses
 import pathlib
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated
 
 from tyro.conf import arg
 
-from data_prep.sentences import LANGUAGE, NOT_TEXT, Names, split_sentences, without_tags
+from data_prep.sentences import NOT_TEXT, Names, split_sentences, without_tags
 from data_prep.skill_names import SkillNames
+from uwe_jax.data.graph import MAX_TOKENS
 from uwe_jax.data.text import normalise
 from uwe_jax.io.errors import DataError, EmptyFileError
 from uwe_jax.io.repairs import Repairs
 from uwe_jax.io.tables import Row, read_rows
+from uwe_jax.models.tokenizer import Tokenizer
 
 VACANCY, SYNTHETIC = 'vacancy', 'synthetic'  # the ids of texts from a vacancy, and of titles that `enrich` wrote
 MAX_CHARACTERS = 2_000  # of a title or a sentence; the tokenizer keeps the first 64 tokens, some 300 characters
@@ -75,8 +77,8 @@ def vacancy_edges(
     columns: Columns,
     names: SkillNames,
     repairs: Repairs,
-    visible: Callable[[str], str],
-    language: str = LANGUAGE,
+    tokenizer: Tokenizer,
+    language: str,
 ) -> Iterator[tuple[str, str, list[int]]]:
     """Reads vacancies, or sentences of them.
 
@@ -86,8 +88,8 @@ def vacancy_edges(
         decides how a description is cut into sentences.
       names: finds skills by name.
       repairs: counts what was left out.
-      visible: returns the part of a sentence that is left when the model cuts it. A sentence of a description is joined
-        only to skills that this part names.
+      tokenizer: cuts sentences to `MAX_TOKENS`. A sentence of a description is joined only to skills that are named in
+        the part that is left.
       language: the ISO 639-1 code of descriptions without one.
 
     Yields:
@@ -123,7 +125,7 @@ def vacancy_edges(
                     continue
                 names_any = True
                 if part := clean(part, 'sentence', row.short_place, repairs):
-                    kept = labels.named(visible(part), skills)
+                    kept = labels.named(tokenizer.visible(part, MAX_TOKENS), skills)
                     if len(kept) < len(skills):
                         repairs.add('skill named in the part of a sentence that is cut off, no pair', row.short_place)
                     if kept:

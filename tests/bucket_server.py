@@ -17,7 +17,6 @@ import threading
 import time
 import urllib.parse
 
-DENIED = 403
 CUT = 'cut'  # the connection ends within the body: of the request, or if it has none, of the answer
 LOST = 'lost'  # what was asked is done, but the connection ends before the answer
 HELD = 'held'  # nothing happens until the fault is lifted, and then the connection ends

@@ -19,7 +19,7 @@ from uwe_jax.distributed.processes import join_processes
 from uwe_jax.models import pretrained
 from uwe_jax.training.config import Config
 from uwe_jax.training.optimizer import make_optimizer
-from uwe_jax.training.state import abstract_state, first_state, shardings_of
+from uwe_jax.training.state import abstract_state, first_state
 from uwe_jax.training.step import make_step
 
 
@@ -31,9 +31,7 @@ def first_steps(config, device_mesh, steps=1):
     like = abstract_state(params, optimizer, device_mesh)
     state = first_state(pretrained.load_params(base, params), optimizer, config.seed, like)
     packed = config.packed_plan(dataset, device_mesh.size)
-    take_step = make_step(
-        graphdef, optimizer, schedule, config, packed.lengths, packed.chunks, device_mesh, shardings_of(like)
-    )
+    take_step = make_step(graphdef, optimizer, schedule, config, packed.lengths, packed.chunks, device_mesh, like)
     lines, gradient = [], None
     for batch in batches(dataset, packed, mesh.rows(device_mesh), range(steps), 0):
         state, metrics = take_step(state, batch)

@@ -1,5 +1,6 @@
 """Studies: which variants they have, what the table says of them, and that a study survives a kill."""
 
+import json
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ import pytest
 
 from configs.uwe import get_config
 from tests.conftest import ROOT
-from uwe_jax.ablate import read_seeds, read_variants
+from uwe_jax.ablate import is_measured, read_seeds, read_variants
 from uwe_jax.workbench.study import OWN, REFERENCE, render
 
 STUDIES = ROOT / 'configs' / 'ablations.py'
@@ -90,6 +91,16 @@ def test_what_cannot_be_measured_is_refused_before_any_training(argument, messag
     line = refusal('--tasks=house', f'--config.data.dir={small_dataset_dir}', f'--output={tmp_path}', argument)
     assert message in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_measured_again_when_a_task_has_changed(tmp_path):
+    results = [{'task': {'name': 'house', 'fingerprint': 'then'}}, {'task': {'name': 'tech', 'fingerprint': 'same'}}]
+    (tmp_path / 'results.json').write_text(json.dumps({'command': 'this', 'results': results}))
+    assert is_measured(tmp_path, 'this', {'house': 'then', 'tech': 'same'})
+    assert is_measured(tmp_path, 'this', {})  # tasks that belong to the dataset
+    assert not is_measured(tmp_path, 'this', {'house': 'now', 'tech': 'same'})
+    assert not is_measured(tmp_path, 'that', {'house': 'then', 'tech': 'same'})
+    assert not is_measured(tmp_path / 'none', 'this', {})
 
 
 # The table

@@ -85,7 +85,7 @@ def test_half_an_export_is_no_model(workdir, bucket, bucket_server):
     path = f'gs://{bucket}/model'
     with pytest.raises(ValueError, match='no permission'):
         export(Options(workdir, path))
-    with pytest.raises(OSError, match=f'{path}: config.json missing; expected a Hugging Face model directory'):
+    with pytest.raises(ValueError, match=f'{path}: config.json missing; expected a Hugging Face model directory'):
         Ranker.from_pretrained(path)
     export(Options(workdir, path))
     assert Ranker.from_pretrained(path)
@@ -202,12 +202,20 @@ def test_the_card_says_how_to_score_and_how_well_the_model_does(exported):
     [
         (Score(), ['over the tokens of the target; ', 'not symmetric: the query comes first', "('DIRECTORY')"]),
         (Score(attend='both'), ['over the tokens of the target, or of the query', 'the mean of the two directions']),
+        (Score(temperature=0.2), ['; divided by the number of attending tokens. τ_a = 0.2. `<s>`']),
         (
             Score(kind='maxsim', attend='both'),
-            ['of the target, or of the query, and the sum over those of the other text; ', 'symmetric. ColBERT-style'],
+            [
+                'of the target, or of the query, and the sum over those of the other text; ',
+                'symmetric. ColBERT-style',
+                'attending tokens. `<s>`',
+            ],
         ),
         (Score(attend='from_skill'), ["attend='query'` if the targets are skills", "('DIRECTORY', attend='query')"]),
-        (Score(kind='mean', attend='from_skill'), ['cos(q̄, ȳ)', 'The score is symmetric', "('DIRECTORY')"]),
+        (
+            Score(kind='mean', attend='from_skill'),
+            ['cos(q̄, ȳ), the cosine of the mean-pooled texts. `<s>`', 'The score is symmetric', "('DIRECTORY')"],
+        ),
     ],
     ids=str,
 )
@@ -230,11 +238,12 @@ class Same:
         return np.zeros((len(queries), self.targets))
 
 
-def measured(workdir, directory):
-    """What the workbench writes of a model with this workdir."""
+def measured(workdir, directory, steps=4):
+    """What the workbench writes of a model with this workdir after so many steps."""
     task = RankingTask('house', ['drives', 'bakes'], ['drive', 'bake'], [[0], [1]])
     content = benchmark.run([Model('trained', str(workdir), '', Same)], [task], directory)
     results = directory / 'results.json'
+    content |= {'training': [{'source': str(workdir), 'steps': steps, 'curves': {}}]}
     results.write_text(json.dumps({'command': 'python -m uwe_jax.workbench --tasks=house', **content}))
     return results
 
@@ -252,6 +261,30 @@ def test_results_of_another_model_are_refused_before_anything_is_written(workdir
     with pytest.raises(ValueError, match=r'results\.json: no model is .*, expected one of .*other'):
         export(Options(workdir, tmp_path / 'model', results))
     assert not (tmp_path / 'model').exists()
+
+
+def test_results_after_another_step_are_refused_before_anything_is_written(workdir, tmp_path):
+    results = measured(workdir, tmp_path, steps=3)
+    with pytest.raises(ValueError, match=r'results\.json: of .* after step 3, expected step 4; measure it again'):
+        export(Options(workdir, tmp_path / 'model', results))
+    assert not (tmp_path / 'model').exists()
+
+
+def test_the_card_leaves_out_what_was_measured_after_the_exported_step(workdir, tmp_path):
+    copy = shutil.copytree(workdir, tmp_path / 'run')
+    [line] = (copy / 'evaluation.jsonl').read_text().splitlines()
+    (copy / 'evaluation.jsonl').write_text(f'{line}\n{line.replace("12.34", "98.76").replace(": 4,", ": 8,")}\n')
+    export(Options(copy, tmp_path / 'model'))
+    card = (tmp_path / 'model' / 'README.md').read_text()
+    assert '12.34' in card
+    assert '98.76' not in card
+
+
+def test_an_export_that_lost_its_score_is_refused_and_not_ranked_with_another(exported, tmp_path):
+    copy = shutil.copytree(exported, tmp_path / 'model')
+    (copy / 'uwe.json').unlink()
+    with pytest.raises(ValueError, match=r'uwe\.json: missing, but it says how this model scores'):
+        Ranker.from_pretrained(copy)
 
 
 def test_an_export_names_no_path_of_the_machine_that_made_it(exported, narrow_model):

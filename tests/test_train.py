@@ -13,6 +13,7 @@ from configs.uwe import get_config
 from tests.conftest import run_two_processes, small_config
 from tests.first_steps import first_steps
 from tests.runs import numbers
+from uwe_jax.data.graph import DatasetError
 from uwe_jax.distributed import mesh
 from uwe_jax.train import train
 from uwe_jax.training.checkpoint import load_params
@@ -58,6 +59,22 @@ def test_a_run_that_is_complete_takes_no_further_step(finished, small_dataset_di
 def test_another_config_in_the_same_workdir_is_refused(finished, small_dataset_dir, narrow_model):
     with pytest.raises(ValueError, match=r'config\.json: made with seed=0, but now seed=1'):
         train(small_config(small_dataset_dir, narrow_model, seed=1), finished)
+
+
+def test_a_dataset_that_another_tokenizer_made_is_refused_before_the_workdir_is_made(
+    small_dataset_dir, narrow_model, tmp_path
+):
+    other = shutil.copytree(narrow_model, tmp_path / 'other')
+    content = json.loads((other / 'tokenizer.json').read_text())
+    last = max(content['model']['vocab'].values())
+    content['model']['vocab'] = {
+        token: number if number < 1000 or number == last else last + 999 - number
+        for token, number in content['model']['vocab'].items()
+    }
+    (other / 'tokenizer.json').write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=rf'the tokens of .* are not those of {other}; build it again with --tok'):
+        train(small_config(small_dataset_dir, other), tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
 
 
 @pytest.fixture(scope='module')

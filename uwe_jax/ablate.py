@@ -31,7 +31,7 @@ from ml_collections import ConfigDict, config_flags
 from uwe_jax.data.graph import open_dataset
 from uwe_jax.distributed.processes import RESTART
 from uwe_jax.io import console
-from uwe_jax.io.files import whole_file
+from uwe_jax.io.files import write_whole
 from uwe_jax.io.paths import check_local
 from uwe_jax.training.config import Config
 from uwe_jax.training.workdir import FOLDER, check_same, is_complete
@@ -110,23 +110,23 @@ def ablate() -> None:
     seeds = read_seeds(SEEDS.value)
     if base.data.dir is None:
         raise ValueError('data.dir: not given, expected what `python -m data_prep build --output` made')
-    manifest = open_dataset(base.data.dir).manifest
+    data = {variant.config.data.dir: open_dataset(variant.config.data.dir).manifest for variant in variants}
     read_models([f'{name}=MODEL{words}' for name, words in scores().items()], DTYPE.value)
-    if TASKS.value:
-        load_tasks(task_names(TASKS.value), read_places(DATA.value))
+    tasks = load_tasks(task_names(TASKS.value), read_places(DATA.value)) if TASKS.value else []
+    fingerprints = {task.name: task.fingerprint for task in tasks}
     planned = [(seed, variant, output / variant.folder / f'seed-{seed}') for seed in seeds for variant in variants]
     for seed, variant, workdir in planned:
-        check_same(workdir, dataclasses.replace(variant.config, seed=seed), manifest)
+        check_same(workdir, dataclasses.replace(variant.config, seed=seed), data[variant.config.data.dir])
+    description = describe(base, variants, data[variants[0].config.data.dir]['fingerprint'])
     measured: Measured = {}
     page = ''
     for number, (seed, variant, workdir) in enumerate(planned, 1):
         logger.info('run %d of %d: %s, seed %d', number, len(planned), variant.title, seed)
-        train_and_measure(variant, seed, workdir)
+        train_and_measure(variant, seed, workdir, fingerprints)
         for score, of_tasks in read_values(workdir / 'workbench', METRIC.value).items():
             measured.setdefault((variant.title, score), []).append(of_tasks)
-        page = render(measured, describe(base, variants, manifest['fingerprint']), NAMES[METRIC.value])
-        with whole_file(output / 'ablations.md') as partial:
-            partial.write_text(page, encoding='utf-8')
+        page = render(measured, description, NAMES[METRIC.value])
+        write_whole(output / 'ablations.md', page)
     print(page, end='')
 
 
@@ -176,14 +176,13 @@ def read_seeds(words: Sequence[str]) -> list[int]:
     Raises:
       ValueError: there is none, one comes twice, or one is not a whole number from 0.
     """
-    seeds = [int(word) if word.isdecimal() else None for word in words]
-    if not seeds or None in seeds or len(set(seeds)) < len(seeds):
+    if not words or not all(map(str.isdecimal, words)) or len({*map(int, words)}) < len(words):
         raise ValueError(f'--seeds={",".join(words)}: expected different whole numbers from 0, separated by commas')
-    return [seed for seed in seeds if seed is not None]
+    return list(map(int, words))
 
 
-def train_and_measure(variant: Variant, seed: int, workdir: pathlib.Path) -> None:
-    """Does for one run what is not done yet."""
+def train_and_measure(variant: Variant, seed: int, workdir: pathlib.Path, tasks: Mapping[str, str]) -> None:
+    """Does for one run what is not done yet. `tasks` are the fingerprints of the tasks, by their names."""
     flag = flags.FLAGS['config']
     fields = {**WITHIN_A_STUDY, **config_flags.get_override_values(flag), **variant.changes, 'seed': seed}
     training = [f'--config={config_flags.get_config_filename(flag)}', f'--workdir={workdir}']
@@ -194,7 +193,8 @@ def train_and_measure(variant: Variant, seed: int, workdir: pathlib.Path) -> Non
     if MAX_QUERIES.value is not None:
         measuring += [f'--max_queries={MAX_QUERIES.value}']
     measuring += [f'--dtype={DTYPE.value}', f'--output={workdir / "workbench"}']
-    if command_of(workdir / 'workbench') == shlex.join(['python', '-m', 'uwe_jax.workbench', *measuring]):
+    command = shlex.join(['python', '-m', 'uwe_jax.workbench', *measuring])
+    if is_measured(workdir / 'workbench', command, tasks):
         logger.info('%s: measured before', workdir)
     else:
         if not is_complete(workdir, variant.config.steps):
@@ -209,10 +209,14 @@ def scores() -> dict[str, str]:
     return {OWN: ''} | {re.sub(r'[^\w.-]+', '-', words): f':{words}' for words in SCORE.value}
 
 
-def command_of(output: pathlib.Path) -> str | None:
-    """The command that made the results in a directory; None where there are none."""
+def is_measured(output: pathlib.Path, command: str, tasks: Mapping[str, str]) -> bool:
+    """Whether a directory has the results of this command, on tasks with these fingerprints."""
     path = output / 'results.json'
-    return json.loads(path.read_text(encoding='utf-8'))['command'] if path.exists() else None
+    if not path.exists():
+        return False
+    content = json.loads(path.read_text(encoding='utf-8'))
+    measured = {result['task']['name']: result['task']['fingerprint'] for result in content['results']}
+    return content['command'] == command and measured == {**measured, **tasks}
 
 
 def describe(base: ConfigDict, variants: Sequence[Variant], data: str) -> str:

@@ -48,7 +48,6 @@ def export(options: Options) -> None:
 
     config = read_config(workdir)
     check_absent(output, last=download.CONFIG)
-    measured = '' if options.results is None else markdown.in_a_card(read_results(options.results, workdir))
     base = download.fetch(config.init)
     if paths.in_bucket(config.init) or pathlib.Path(config.init).is_dir():  # a path tells others nothing
         config = dataclasses.replace(config, init=base.name)
@@ -57,6 +56,7 @@ def export(options: Options) -> None:
         config = dataclasses.replace(config, score=dataclasses.replace(config.score, attend=options.attend))
     data = read_data(workdir, config)
     params, step = load_params(workdir)
+    measured = '' if options.results is None else markdown.in_a_card(read_results(options.results, workdir, step))
     settings = {
         'format': 1,
         'score': dataclasses.asdict(config.score),
@@ -65,7 +65,7 @@ def export(options: Options) -> None:
         'steps': step,
         'data': data['fingerprint'],
     }
-    evaluations = read_lines(workdir / 'evaluation.jsonl')
+    evaluations = [line for line in read_lines(workdir / 'evaluation.jsonl') if line['step'] <= step]
     card = model_card(dataclasses.asdict(config), data, step, evaluations, measured, trained_with)
     pretrained.save_pretrained(output, base=base, params=params, settings=settings, card=card)
     logger.info('exported the model after step %d to %s', step, output)

@@ -6,7 +6,6 @@ embeddings are multiplied by f are scored as at τ_a / f.
 """
 
 import dataclasses
-import functools
 import json
 import logging
 import pathlib
@@ -23,7 +22,7 @@ from uwe_jax.evaluation.evaluate import average, blocks, embedded, measure
 from uwe_jax.evaluation.tasks import RankingTask, held_out_tasks, sampled
 from uwe_jax.interaction import Score, has_attention, mean_entropy
 from uwe_jax.io import console
-from uwe_jax.io.files import whole_file
+from uwe_jax.io.files import write_whole
 from uwe_jax.ranking import Ranker
 
 logger = logging.getLogger(__name__)
@@ -78,8 +77,7 @@ def measure_and_draw(options: Options) -> None:
         'seed': options.seed,
     }
     numbers = options.output.with_suffix('.json')
-    with whole_file(numbers) as partial:
-        partial.write_text(json.dumps(settings | {'rows': rows}, indent=2) + '\n')
+    write_whole(numbers, json.dumps(settings | {'rows': rows}, indent=2) + '\n')
     plots.save(plots.temperature_sweep(rows, ranker.pair_score), options.output)
     logger.info('wrote %s and %s', options.output, numbers)
 
@@ -166,9 +164,7 @@ def table(rows: Sequence[dict]) -> str:
     return '\n'.join(lines)
 
 
-@functools.partial(jax.jit, static_argnums=4)
-def _mean_entropy(q, q_len, y, y_len, score):
-    return mean_entropy(q, q_len, y, y_len, score)
+_mean_entropy = jax.jit(mean_entropy, static_argnums=4)
 
 
 def _lines_with_a_choice(q_len: np.ndarray, y_len: np.ndarray, score: Score) -> int:

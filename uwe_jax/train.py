@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 
 from uwe_jax.data.graph import open_dataset
-from uwe_jax.data.loader import batches
+from uwe_jax.data.loader import batches, check_tokenizer
 from uwe_jax.data.packed_plan import ROW
 from uwe_jax.distributed import mesh
 from uwe_jax.distributed.heartbeat import Heartbeat
@@ -27,7 +27,7 @@ from uwe_jax.training.flops import peak_flops
 from uwe_jax.training.metrics import Meter, MetricsLog, before_and_after, check_finite, losses, speed
 from uwe_jax.training.optimizer import make_optimizer
 from uwe_jax.training.profiling import StepProfiler
-from uwe_jax.training.state import abstract_state, first_state, shardings_of
+from uwe_jax.training.state import abstract_state, first_state
 from uwe_jax.training.step import make_step
 from uwe_jax.training.workdir import claimed
 
@@ -42,7 +42,7 @@ def train(config: Config, workdir: Path) -> None:
       workdir: for checkpoints and metrics: an absolute directory, made if it does not exist, or one in a bucket.
 
     Raises:
-      ValueError: the config, the dataset and the workdir do not fit together; nothing long has begun then.
+      ValueError: the config, the dataset and the workdir do not fit together; this is found before any long work.
       FloatingPointError: the loss or the gradient is non-finite; the message names the step.
       OSError: a checkpoint could not be written, for example because the disk is full.
       BucketError: the bucket of the workdir cannot be used.
@@ -61,6 +61,7 @@ def train(config: Config, workdir: Path) -> None:
 
     base = download.fetch(config.init)
     tokenizer = Tokenizer.from_pretrained(base)
+    check_tokenizer(dataset, tokenizer, config.init)
     graphdef, params_shape = nnx.split(pretrained.abstract_encoder(base, **dataclasses.asdict(config.model)))
     optimizer, schedule = make_optimizer(config.optimizer, config.steps)
     state_shape = abstract_state(params_shape, optimizer, device_mesh)
@@ -97,9 +98,8 @@ def train(config: Config, workdir: Path) -> None:
 
         if 'evaluate' in _due(first_step, config):
             evaluate(first_step)
-        shardings = shardings_of(state_shape)
         take_step = make_step(
-            graphdef, optimizer, schedule, config, packed.lengths, packed.chunks, device_mesh, shardings
+            graphdef, optimizer, schedule, config, packed.lengths, packed.chunks, device_mesh, state_shape
         )
         steps = range(first_step, config.steps)
         peak = peak_flops(device_mesh.devices.flat[0], config.model.dtype)

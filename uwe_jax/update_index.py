@@ -59,9 +59,8 @@ def update(options: Options) -> None:
     """Deletes, then adds, then brings the approximate index up to date.
 
     Raises:
-      ValueError: the options do not fit, a file has no texts or another format, the index is another model's or cannot
-        be written, or another process is at work on it.
-      OSError: no source has the model.
+      ValueError: the options do not fit, a file has no texts or another format, no source has the model, the index is
+        another model's or cannot be written, or another process is at work on it.
     """
     options.check()
     path = lance_path(options.index) or ''

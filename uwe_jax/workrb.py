@@ -123,7 +123,8 @@ class Baseline:
     def __init__(self, words: str):
         model, directory = find(words)
         self._model: ModelInterface = model() if directory is None else model(str(directory))
-        weights = '' if directory is None else f' {sha256(directory / "model.safetensors")[:16]}'
+        files = [] if directory is None else [directory / name for name in download.weight_files(directory)]
+        weights = ''.join(f' {sha256(file)[:16]}' for file in files)
         self.fingerprint = f'workrb {importlib.metadata.version("workrb")} {words}{weights}'
 
     def index(self, targets: Sequence[str]) -> 'BaselineIndex':

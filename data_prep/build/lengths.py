@@ -1,4 +1,4 @@
-"""How many tokens texts have, and to which lengths they are padded."""
+"""How many tokens texts have, and to which lengths they are cut."""
 
 from collections.abc import Mapping
 

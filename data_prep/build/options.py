@@ -47,7 +47,7 @@ class Options:
     seed: int = 0
     """Another seed holds out other occupations and names."""
     tokenizer: str = BASE_MODEL
-    """A directory or a Hub name."""
+    """A directory or a Hub name: of the model that will be trained, whose tokens the dataset has."""
 
     @property
     def languages(self) -> tuple[str, ...]:

@@ -25,7 +25,6 @@ from uwe_jax.io.errors import DataError, writing
 from uwe_jax.io.esco import ATTRIBUTION
 from uwe_jax.io.files import check_absent, whole_directory
 from uwe_jax.io.repairs import Repairs
-from uwe_jax.models import download
 from uwe_jax.models.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -39,17 +38,16 @@ Lines = list[dict[str, Any]]  # of a JSONL file
 def build(options: Options, command: str) -> None:
     """Makes a dataset; arguments and errors as for `data_prep.build.run`."""
     check_absent(options.output, last=MANIFEST)
-    tokenizer = Tokenizer.from_pretrained(download.fetch(options.tokenizer, [download.TOKENIZER]))
     remedy = 'free some space or choose another --output'
     with writing(options.output, remedy), whole_directory(options.output, last=MANIFEST) as directory:
-        _fill(directory, options, tokenizer, command)
+        _fill(directory, options, command)
     logger.info('%s is complete', options.output)
 
 
-def _fill(directory: pathlib.Path, options: Options, tokenizer: Tokenizer, command: str) -> None:
+def _fill(directory: pathlib.Path, options: Options, command: str) -> None:
     repairs = Repairs()
     outside = [read_evaluation(argument) for argument in options.evaluations]
-    sources = read_sources(options, repairs, lambda text: tokenizer.visible(text, MAX_TOKENS))
+    sources = read_sources(options, repairs)
     logger.info('read %d skills and %d occupations', len(sources.skills), len(sources.esco.occupations))
 
     held_out = _hold_out(sources, options)
@@ -70,12 +68,12 @@ def _fill(directory: pathlib.Path, options: Options, tokenizer: Tokenizer, comma
         leaks = _find_leaks(sources.skills, graphs, evaluations, outside)
     for name in ('job', 'sentence'):
         if not len(graphs[name].skill):
-            raise DataError(f'the {name} graph has no pair left; hold less out, or give more data')
+            raise DataError(f'the {name} graph has no pair left; hold out less, or give more data')
     for line in report.text(leaks).splitlines():
         logger.info('%s', line)
     report.refuse_leaks(leaks)
 
-    shards, tokens = _write_graphs(directory, sources.skills, graphs, tokenizer)
+    shards, tokens = _write_graphs(directory, sources.skills, graphs, sources.tokenizer)
     sides = {'skill': sources.skills} | {name: pairs.targets for name, pairs in graphs.items()}
     for side, nodes in sides.items():
         _write_lines(directory / 'nodes' / f'{side}.jsonl', ({'text': t, 'ids': i} for t, i in nodes.items()))
@@ -104,7 +102,7 @@ def _fill(directory: pathlib.Path, options: Options, tokenizer: Tokenizer, comma
         },
         'lengths': lengths,
         'tokens': {side: summary(likelihood[side], length) for side, length in lengths.items() if len(sides[side])},
-        'tokenizer': {'name': options.tokenizer, 'fingerprint': tokenizer.fingerprint},
+        'tokenizer': {'name': options.tokenizer, 'fingerprint': sources.tokenizer.fingerprint},
         'sources': describe_sources(options, sources),
         'attribution': ATTRIBUTION,
         'relations': options.relations,

@@ -2,7 +2,7 @@
 
 import logging
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from data_prep.build.options import Options
@@ -16,6 +16,8 @@ from uwe_jax.io.errors import DataError
 from uwe_jax.io.esco import Concept, Esco, read_esco
 from uwe_jax.io.files import files_of
 from uwe_jax.io.repairs import Repairs
+from uwe_jax.models import download
+from uwe_jax.models.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ class Sources(NamedTuple):
       repeated: by graph, how many pairs were read more than once.
       vacancies, synthetic: the files.
       stand_in: whether sentences from the skills' descriptions replace those of vacancies.
+      tokenizer: cuts the texts.
     """
 
     esco: Esco
@@ -43,30 +46,33 @@ class Sources(NamedTuple):
     vacancies: list[pathlib.Path]
     synthetic: list[pathlib.Path]
     stand_in: bool
+    tokenizer: Tokenizer
 
 
-def read_sources(options: Options, repairs: Repairs, visible: Callable[[str], str]) -> Sources:
-    """Reads the release, the vacancies and the synthetic titles, in this order.
+def read_sources(options: Options, repairs: Repairs) -> Sources:
+    """Reads the release, fetches the tokenizer, and reads the vacancies and the synthetic titles, in this order.
 
     Args:
       options: what to read.
       repairs: counts what was repaired.
-      visible: as for `vacancy_edges`.
 
     Raises:
       DataError: an input cannot be used, or none of the vacancies' skills is known.
+      FetchError: the tokenizer cannot be downloaded.
     """
     vacancies = sorted(files_of(options.vacancies, '--vacancies'))
     synthetic = sorted(files_of(options.synthetic, '--synthetic'))
     check_tables(vacancies, options.columns)
     esco = read_esco(options.esco, repairs, normalise, languages=options.languages)
+    tokenizer = Tokenizer.from_pretrained(download.fetch(options.tokenizer, [download.TOKENIZER]))
     skills = skill_nodes(esco)
     number = numbers(skills)
     names = SkillNames(esco.skills, number)
     graphs = {name: PairsBuilder() for name in GRAPHS}
     for row in _titles(esco, number, options.relations):
         graphs['job'].add(*row)
-    for graph, text, nodes in vacancy_edges(vacancies, options.columns, names, repairs, visible, options.languages[0]):
+    language = options.languages[0]
+    for graph, text, nodes in vacancy_edges(vacancies, options.columns, names, repairs, tokenizer, language):
         graphs[graph].add(text, VACANCY, nodes)
     for title, nodes in synthetic_edges(synthetic, names, repairs):
         graphs['job'].add(title, SYNTHETIC, nodes)
@@ -75,7 +81,7 @@ def read_sources(options: Options, repairs: Repairs, visible: Callable[[str], st
     stand_in = not graphs['sentence'].added
     if stand_in:
         logger.info("no sentences in --vacancies: sentences from ESCO's skill descriptions are used instead")
-        for row in _descriptions(esco.skills, number, options.languages[0]):
+        for row in _descriptions(esco.skills, number, language):
             graphs['sentence'].add(*row)
         if not graphs['sentence'].added:
             raise DataError(
@@ -86,7 +92,7 @@ def read_sources(options: Options, repairs: Repairs, visible: Callable[[str], st
         graphs['alternative'].add(*row)
     pairs = {name: graph.pairs() for name, graph in graphs.items()}
     repeated = {name: graph.added - len(pairs[name].skill) for name, graph in graphs.items()}
-    return Sources(esco, skills, names, pairs, repeated, vacancies, synthetic, stand_in)
+    return Sources(esco, skills, names, pairs, repeated, vacancies, synthetic, stand_in, tokenizer)
 
 
 def skills_of(esco: Esco, occupation: str, number: Mapping[str, int], relations: str) -> list[int]:

@@ -5,7 +5,7 @@ import logging
 
 from data_prep.check.options import Options
 from uwe_jax.io.errors import writing
-from uwe_jax.io.files import check_writable, whole_file
+from uwe_jax.io.files import check_writable, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def run(options: Options, command: str) -> None:
     print(report.text(results))
     if options.output:
         content = {'dataset': dataset.fingerprint, 'command': command, 'evaluations': report.summary(results, None)}
-        with writing(options.output), whole_file(options.output) as partial:
-            partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+        with writing(options.output):
+            write_whole(options.output, json.dumps(content, indent=2, ensure_ascii=False) + '\n')
     logger.info('checked %d pairs', sum(graph.edges for graph in dataset.graphs.values()))
     report.refuse_leaks(results)

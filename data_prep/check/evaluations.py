@@ -16,7 +16,7 @@ class Evaluation:
 
     Attributes:
       name: in reports; unique.
-      held_out: whether it was taken out of the training data, in which not even its queries may be then.
+      held_out: whether it was held out of the training data. Then its queries must not be there either.
       pairs: (query, target); a target is '' where there are only queries.
     """
 

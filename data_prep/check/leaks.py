@@ -13,8 +13,9 @@ import numpy as np
 
 from data_prep.check.evaluations import Evaluation
 from data_prep.pairs import Nodes, Pairs
-from data_prep.skill_names import SEPARATOR
+from data_prep.skill_names import split_list
 from data_prep.vacancies import SYNTHETIC, VACANCY
+from uwe_jax.data.ranges import ranges
 from uwe_jax.data.text import match_key
 
 EDGES_PER_PIECE = 1 << 22  # looked at together, which bounds the memory
@@ -113,14 +114,12 @@ def leaked_edges(skills: Iterable[str], pairs: Pairs, report: Sequence[Leaks]) -
 
 def _named(evaluation: Evaluation, label: Mapping[str, str], known: Collection[str]) -> Evaluation:
     """The same set with labels for URIs, and with a pair for each part of a target that is a list."""
-
-    def parts(target: str) -> list[str]:
-        names = [name.strip() for name in SEPARATOR.split(target)]
-        is_list = match_key(target) not in known and all(match_key(name) in known for name in names)
-        return names if is_list else [target]
-
-    pairs = [(label.get(query, query), label.get(target, target)) for query, target in evaluation.pairs]
-    return dataclasses.replace(evaluation, pairs=[(query, part) for query, target in pairs for part in parts(target)])
+    pairs = [
+        (label.get(query, query), name)
+        for query, target in evaluation.pairs
+        for name in split_list(label.get(target, target), lambda name: match_key(name) in known)
+    ]
+    return dataclasses.replace(evaluation, pairs=pairs)
 
 
 class _Matched:
@@ -187,7 +186,7 @@ class _Occupations:
         for first in range(0, len(skill), EDGES_PER_PIECE):
             piece = slice(first, first + EDGES_PER_PIECE)
             times = degree[target[piece]]
-            place = np.repeat(start[target[piece]] - (np.cumsum(times) - times), times) + np.arange(times.sum())
+            place = ranges(start[target[piece]], times)
             codes = np.repeat(skill[piece].astype(np.int64), times) << 32 | occupation[place]
             joined.update(dict(zip(*(part.tolist() for part in np.unique(codes, return_counts=True)), strict=True)))
         skill_key = keys['skill'].tolist()

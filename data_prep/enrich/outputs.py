@@ -7,7 +7,7 @@ from typing import Any
 
 from uwe_jax.data.graph import MANIFEST
 from uwe_jax.io.errors import writing
-from uwe_jax.io.files import sha256, whole_file
+from uwe_jax.io.files import sha256, write_whole
 
 JOURNAL = 'journal.jsonl'
 TITLES = 'titles.jsonl'
@@ -30,15 +30,10 @@ def write_outputs(
     with writing(directory, f'{JOURNAL} is complete, and the same command continues'):
         (directory / MANIFEST).unlink(missing_ok=True)
         for name, lines in ((TITLES, titles), (BELOW, below)):
-            _replace(directory / name, ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines))
+            write_whole(directory / name, ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines))
         files = {
             name: {'bytes': (directory / name).stat().st_size, 'sha256': sha256(directory / name)}
             for name in (TITLES, BELOW)
         }
         content = json.dumps({**manifest, 'files': files}, indent=2, ensure_ascii=False) + '\n'
-        _replace(directory / MANIFEST, content)
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-    with whole_file(path) as partial:
-        partial.write_text(text, encoding='utf-8')
+        write_whole(directory / MANIFEST, content)

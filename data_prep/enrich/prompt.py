@@ -58,11 +58,11 @@ class Prompt:
     user: string.Template
 
     @classmethod
-    def load(cls, name: str = PROMPT) -> 'Prompt':
-        """Reads `prompts/NAME.md`."""
-        data = (importlib.resources.files('data_prep.enrich') / 'prompts' / f'{name}.md').read_bytes()
+    def load(cls) -> 'Prompt':
+        """Reads `prompts/titles-v1.md`."""
+        data = (importlib.resources.files('data_prep.enrich') / 'prompts' / f'{PROMPT}.md').read_bytes()
         system, user = data.decode().split(USER)
-        return cls(name, hashlib.sha256(data).hexdigest(), system.strip(), string.Template(user.strip()))
+        return cls(PROMPT, hashlib.sha256(data).hexdigest(), system.strip(), string.Template(user.strip()))
 
     @property
     def version(self) -> dict[str, str]:

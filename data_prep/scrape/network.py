@@ -58,7 +58,7 @@ class Network:
       allowed: private addresses and ports that may be requested nevertheless.
     """
 
-    def __init__(self, agent: str, allowed: Allowed = frozenset()):
+    def __init__(self, agent: str, allowed: Allowed):
         accepted = 'text/html, application/xhtml+xml, */*;q=0.5'
         self._headers = [('User-Agent', agent), ('Accept', accepted), ('Accept-Encoding', 'gzip')]
         self._allowed = allowed

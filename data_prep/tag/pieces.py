@@ -138,12 +138,12 @@ class Output:
         path = self._path(piece)
         if not path.exists():
             return False
-        made_with, now = self.describe(piece)['made_with'], self._made_with(piece)
+        description, now = self.describe(piece), self._made_with(piece)
+        made_with, expected = description['made_with'], description['bytes']
         different = [name for name in {**now, **made_with} if made_with.get(name) != now.get(name)]
         if different:
             then, today = (', '.join(f'{name}={values.get(name)}' for name in different) for values in (made_with, now))
             raise DataError(f'{path}: made with {then}, but now {today}; choose another --output or remove the piece')
-        expected = self.describe(piece)['bytes']
         if path.stat().st_size != expected:
             raise DataError(f'{path}: {path.stat().st_size} bytes, but {expected} were written; remove it')
         return True

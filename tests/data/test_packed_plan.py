@@ -59,7 +59,7 @@ def test_the_texts_of_a_step_do_not_depend_on_the_number_of_devices(on_one_devic
 
 @settings(deadline=None, max_examples=20)
 @given(step=st.integers(0, 2000))
-def test_a_batch_is_the_planned_one_apart_from_what_is_counted_as_left_out(dataset, plan, packed, step):
+def test_a_batch_is_the_planned_one_apart_from_what_is_counted_as_left_out(plan, packed, step):
     before, after = by_skill(plan(step)), by_skill(packed(step).plan)
     changed = before != after
     assert (after[changed] == EMPTY).all()

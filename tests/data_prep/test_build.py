@@ -400,9 +400,10 @@ def test_the_command_line_builds_a_dataset_that_keeps_the_command(esco, tokenize
 def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path):
     flags = ['build', '--esco=nowhere', f'--output={tmp_path / "data"}']
     done = subprocess.run([sys.executable, '-m', 'data_prep', *flags], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    lines = [line for line in done.stderr.splitlines() if 'tokenizer' not in line]
-    assert lines == ['error: nowhere: no such directory, expected the folder of an ESCO release']
+    assert (done.returncode, done.stderr) == (
+        1,
+        'error: nowhere: no such directory, expected the folder of an ESCO release\n',
+    )
 
 
 def test_a_tokenizer_that_is_missing_is_named_and_not_the_output(esco, build):

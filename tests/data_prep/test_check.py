@@ -60,6 +60,7 @@ def test_a_skill_may_be_named_by_its_uri_and_a_target_may_be_a_list():
         ('pastry cook', 'SQL'),
         ('pastry cook', 'bake bread'),
     ]
+    assert leaks_of(('pastry cook', '• SQL')).same_pair == [('pastry cook', 'SQL')]
     assert not leaks_of(('baker', 'SQL, unseen')).failed
 
 

@@ -231,7 +231,7 @@ def test_a_name_that_means_no_skill_is_a_list_where_all_of_its_parts_are_names(n
     assert names.nodes([name]) == meant
     assert names.lists_split == (len(meant) > 1 or name in ('Java,', '- ruby', 'Java, JAVA'))
     assert [miss['name'] for miss in names.unmatched()] == (
-        [' JAVA'] if name == 'Java, JAVA' else [] if meant else [name]
+        ['JAVA'] if name == 'Java, JAVA' else [] if meant else [name]
     )
 
 

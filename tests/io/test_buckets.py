@@ -64,7 +64,7 @@ def test_after_an_error_nothing_is_uploaded(data, bucket, bucket_server):
     assert bucket_server.objects(bucket) == {}
 
 
-def test_an_output_is_complete_only_with_its_last_file(written, bucket_server):
+def test_an_output_is_complete_only_with_its_last_file(written):
     with pytest.raises(DataError, match='data: already there'):
         check_absent(written, last='manifest.json')
     paths.client().rm_file(str(written / 'manifest.json'))
@@ -220,7 +220,7 @@ def test_a_request_that_fails_once_is_repeated(data, bucket_server, what, answer
     assert fault.happened.is_set()
 
 
-def test_a_large_upload_that_is_cut_within_is_repeated(data, bucket, bucket_server):
+def test_a_large_upload_that_is_cut_within_is_repeated(data, bucket_server):
     fault = bucket_server.fault(f'{UPLOADS}.*upload_id', CUT)
     write(data)
     assert read(buckets.local_copy(data)) == CONTENT

@@ -9,6 +9,8 @@ import zipfile
 
 import pytest
 
+from tests.models.hub_server import COMMIT, NAME, hub
+from uwe_jax.io.errors import DataError
 from uwe_jax.io.files import whole_directory
 from uwe_jax.models import download
 
@@ -101,22 +103,62 @@ def test_a_cached_model_needs_no_network(cache):
     assert download.fetch('some/model', [download.TOKENIZER]) == directory
 
 
-def fetch_offline(hub, files):
-    """What a process without a network prints that has a cache of the Hub."""
-    script = 'import sys; from uwe_jax.models import download; print(download.fetch("some/model", sys.argv[1:]))'
-    environment = os.environ | {'HF_HOME': str(hub), 'HF_HUB_OFFLINE': '1', 'UWE_JAX_CACHE': str(hub / 'ours')}
+def fetch_apart(home, files, **environment):
+    """What another process prints, whose environment the Hub's library reads; `home` has the caches."""
+    script = f'import sys; from uwe_jax.models import download; print(download.fetch("{NAME}", sys.argv[1:]))'
+    caches = {'HF_HUB_CACHE': str(home / 'hub'), 'UWE_JAX_CACHE': str(home / 'ours')}
+    environment = os.environ | {'HF_HUB_OFFLINE': '0'} | caches | environment
     return subprocess.run([sys.executable, '-c', script, *files], env=environment, capture_output=True, text=True)
 
 
+def fetch_offline(home, files):
+    return fetch_apart(home, files, HF_HUB_OFFLINE='1')
+
+
+def kept_by_hub(home, files):
+    """The snapshot of a model in the Hub's own cache, with some files."""
+    of_model = home / 'hub' / 'models--some--model'
+    (of_model / 'refs').mkdir(parents=True)
+    (of_model / 'refs' / 'main').write_text(COMMIT)
+    return make_model(of_model / 'snapshots' / COMMIT, files)
+
+
+def test_what_the_hub_has_of_a_model_is_downloaded_with_its_score_and_without_pickles(tmp_path):
+    has = [*download.REQUIRED_FILES, 'uwe.json']
+    with hub(make_model(tmp_path / 'published', [*has, 'pytorch_model.bin'])) as address:
+        done = fetch_apart(tmp_path, download.REQUIRED_FILES, HF_ENDPOINT=address)
+    directory = tmp_path / 'ours' / 'some--model'
+    assert done.stdout == f'{directory}\n', done.stderr
+    assert sorted(path.name for path in directory.iterdir()) == sorted(has)
+
+
+def test_a_score_that_another_library_left_out_of_the_cache_of_the_hub_is_fetched(tmp_path):
+    snapshot = kept_by_hub(tmp_path, download.REQUIRED_FILES)
+    with hub(make_model(tmp_path / 'published', [*download.REQUIRED_FILES, 'modules.json', 'uwe.json'])) as address:
+        done = fetch_apart(tmp_path, download.REQUIRED_FILES, HF_ENDPOINT=address)
+    assert done.stdout == f'{snapshot}\n', done.stderr
+    assert (snapshot / 'uwe.json').read_bytes() == b'small'
+    assert fetch_offline(tmp_path, download.REQUIRED_FILES).stdout == f'{snapshot}\n'
+
+
+def test_the_hub_is_asked_once_for_what_its_cache_lacks_of_a_model(tmp_path):
+    snapshot = kept_by_hub(tmp_path, download.REQUIRED_FILES)
+    with hub(make_model(tmp_path / 'published', [*download.REQUIRED_FILES, 'modules.json'])) as address:
+        done = fetch_apart(tmp_path, download.REQUIRED_FILES, HF_ENDPOINT=address)
+    again = fetch_apart(tmp_path, download.REQUIRED_FILES, HF_ENDPOINT=address)  # the server is gone
+    assert done.stdout == again.stdout == f'{snapshot}\n', done.stderr
+    assert (snapshot / 'modules.json').exists()  # it may ask for more than means, and be refused
+    assert 'not known whether' not in done.stderr + again.stderr
+
+
 def test_a_model_in_the_cache_of_the_hub_needs_no_network(tmp_path):
-    of_model = tmp_path / 'hub' / 'models--some--model'
-    snapshot = make_model(of_model / 'snapshots' / 'abc', ['config.json', 'tokenizer.json'])
-    (of_model / 'refs').mkdir()
-    (of_model / 'refs' / 'main').write_text('abc')
+    snapshot = kept_by_hub(tmp_path, ['config.json', 'tokenizer.json'])
     assert fetch_offline(tmp_path, ['config.json']).stdout == f'{snapshot}\n'
     assert 'some/model: not a directory, not in the cache' in fetch_offline(tmp_path, download.REQUIRED_FILES).stderr
     (snapshot / 'model.safetensors').touch()
     assert fetch_offline(tmp_path, download.REQUIRED_FILES).stdout == f'{snapshot}\n'
+    no_server = 'http://127.0.0.1:1'
+    assert fetch_apart(tmp_path, download.REQUIRED_FILES, HF_ENDPOINT=no_server).stdout == f'{snapshot}\n'
 
 
 def test_a_damaged_model_in_the_cache_is_refused_by_its_checksum(cache):
@@ -178,5 +220,5 @@ def make_wheels(tmp_path, weights):
 def test_a_cache_that_cannot_be_written_is_named_with_the_way_to_another(tmp_path, cache, monkeypatch):
     (tmp_path / 'file').touch()
     monkeypatch.setenv('UWE_JAX_CACHE', str(tmp_path / 'file' / 'cache'))
-    with pytest.raises(download.FetchError, match=r'v2: cannot be written \(Not a directory\); set UWE_JAX_CACHE'):
+    with pytest.raises(DataError, match=r'v2: cannot be written \(Not a directory\); set UWE_JAX_CACHE'):
         download.fetch('all-mpnet-base-v2')

@@ -106,6 +106,7 @@ def test_the_approximate_index_finds_nearly_all(path, ranker, monkeypatch):
 
 def test_targets_are_added_replaced_and_deleted_without_embedding_the_rest(path, ranker):
     index = LanceIndex.create(path, ranker)
+    assert index.put([]) == 0
     assert index.put(['bake bread', 'SQL'], ['1', "it's 2"]) == 2
     assert index.put(['bake bread', 'SQL', 'C++'], ['1', "it's 2", '3']) == 1
     assert index.put(['bake cakes'], ['1']) == 1
@@ -272,7 +273,7 @@ def test_a_table_that_is_something_else_is_refused(path, ranker):
     import lancedb
 
     lancedb.connect(path).create_table('targets', [{'text': 'SQL'}])
-    with pytest.raises(ValueError, match='a table of LanceDB that is no index of targets'):
+    with pytest.raises(ValueError, match='a LanceDB table, but not an index of targets'):
         LanceIndex.open(path, ranker)
 
 

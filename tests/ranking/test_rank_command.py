@@ -46,7 +46,7 @@ def test_the_command_line_prints_a_table(index, options):
     assert done.stdout == f'\n{table(index, ["baker", "night nurse"], 2)}\n'
 
 
-def test_model_targets_and_queries_may_be_in_a_bucket(index, options, narrow_model, bucket, tmp_path):
+def test_model_targets_and_queries_may_be_in_a_bucket(options, narrow_model, bucket, tmp_path):
     with whole_directory(f'gs://{bucket}/model', last='config.json') as copy:
         shutil.copytree(narrow_model, copy, dirs_exist_ok=True)
     for name, text in (('skills.csv', options['targets'].read_text()), ('titles.txt', '\n'.join(TITLES))):

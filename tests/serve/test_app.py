@@ -227,7 +227,7 @@ def test_the_service_is_ready_once_it_is_warm(ranker):
         assert answer.json() == {'ready': True}
 
 
-def test_an_error_in_the_service_is_a_problem_and_not_the_end(client, ranker, indexes):
+def test_an_error_in_the_service_is_a_problem_and_not_the_end(ranker, indexes):
     class Broken(Slow):
         def rank(self, queries, k, shortlist):
             raise RuntimeError('out of memory')

@@ -85,6 +85,14 @@ def test_what_another_file_dtype_or_model_embeds_is_kept_apart(ranker, make_rank
     assert len(list(cache.iterdir())) == 4
 
 
+def test_a_file_that_changes_while_the_service_starts_is_not_taken_for_the_one_before(ranker, skills, tmp_path):
+    [space] = read_spaces([f'skills={skills}:label'], [])
+    space.check()
+    skills.write_text('id,label\n1,drive a bus\n')
+    assert list(space.open(ranker, tmp_path / 'cache', 'float32').texts) == ['bake bread', 'SQL']
+    assert list(opened(ranker, skills, tmp_path / 'cache').texts) == ['drive a bus']
+
+
 def test_a_model_whose_skills_attend_faces_the_side_of_the_skills(make_ranker, skills, tmp_path):
     space = opened(make_ranker(Score(attend='from_skill')), skills, tmp_path, skills=['skills'])
     expected = make_ranker(Score(attend='query')).index(['bake bread', 'SQL']).rank(['baker'])

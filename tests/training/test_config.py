@@ -106,6 +106,13 @@ def test_a_relative_path_of_the_dataset_becomes_absolute(tmp_path, monkeypatch):
     assert experiment(**{'data.dir': 'data'}).data.dir == str(tmp_path / 'data')
 
 
+def test_a_relative_path_of_the_base_model_becomes_absolute_and_a_name_stays_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'base').mkdir()
+    assert experiment(init='base').init == str(tmp_path / 'base')
+    assert experiment(init='some/model').init == 'some/model'
+
+
 def test_a_path_of_the_dataset_in_a_bucket_stays_as_it_is():
     assert experiment(**{'data.dir': 'gs://bucket/data'}).data.dir == 'gs://bucket/data'
 

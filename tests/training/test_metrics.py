@@ -80,7 +80,9 @@ for step in range(1000):
 
 def test_a_damaged_line_is_refused_by_file_and_number(tmp_path):
     (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n\0\0\n{"step": 3}\n')
-    with pytest.raises(ValueError, match=r'metrics\.jsonl, line 2: not JSON'):
+    with pytest.raises(
+        ValueError, match=r'metrics\.jsonl, line 2: damaged, expected JSON; restore .* or remove the line'
+    ):
         read_lines(tmp_path / 'metrics.jsonl')
 
 
@@ -149,7 +151,7 @@ def test_a_non_finite_number_stops_the_run_and_its_first_step_is_named(bad):
 def test_a_few_skipped_updates_in_a_row_do_not_stop_the_run():
     bad = {'loss': float('nan'), 'gradient_norm': float('nan')}
     check_finite([(5, bad | {'skipped/in_a_row': 1}), (6, bad | {'skipped/in_a_row': 2})], 2, None)
-    with pytest.raises(FloatingPointError, match=r'step 7: .* checkpoint is none'):
+    with pytest.raises(FloatingPointError, match=r'step 7: .*; there is no good checkpoint'):
         check_finite([(7, bad | {'skipped/in_a_row': 3})], 2, None)
 
 
@@ -161,6 +163,13 @@ def test_the_table_says_for_each_task_what_became_of_map(after, said):
     rows = [ROW, ROW | {'step': 16, 'map': 99.0}, ROW | {'step': 32, 'map': after}]
     *_, line = before_and_after(rows).splitlines()
     assert line.split() == ['job_to_skill', '31', '3299', '26.11', f'{after:.2f}', said, '49.50', '49.50']
+
+
+def test_the_table_compares_evaluations_of_as_many_queries():
+    rows = [ROW | {'queries': 10, 'map': 90.0}, ROW | {'step': 16}, ROW | {'step': 32, 'map': 30.0}]
+    _, head, line = before_and_after(rows).splitlines()
+    assert head.split()[4:8] == ['step', '16', 'step', '32']
+    assert line.split()[:6] == ['job_to_skill', '31', '3299', '26.11', '30.00', 'rose']
 
 
 def test_the_examples_in_the_docstrings_hold():

@@ -439,7 +439,7 @@ def test_a_second_command_with_the_same_output_is_refused(tmp_path, narrow_model
     assert not (tmp_path / 'results').exists()
 
 
-def test_options_that_repeat_are_all_read(tmp_path):
+def test_options_that_repeat_are_all_read():
     flags = ['--model=a=x', '--model=b=y:mean', '--tasks=house,tech', '--data=data', '--data=onet=o', '--output=out']
     options = console.parse(Options, flags, prog='workbench')
     assert (options.model, options.data) == (('a=x', 'b=y:mean'), ('data', 'onet=o'))

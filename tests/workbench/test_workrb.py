@@ -1,5 +1,6 @@
 """WorkRB measures our models, we measure its models, and the numbers agree."""
 
+import json
 import shutil
 
 import numpy as np
@@ -125,15 +126,26 @@ def test_its_bi_encoder_is_our_mean_pooled_ranker(workrb, titles, cut_model):
     assert_equal(evaluate(index, TASK), titles.evaluate(workrb.models.BiEncoderModel(str(cut_model)), ['map', 'rp@10']))
 
 
-def test_a_bi_encoder_with_other_weights_is_another_model(cut_model, tmp_path):
-    shutil.copytree(cut_model, tmp_path / 'model')
-    weights = tmp_path / 'model' / 'model.safetensors'
-    [model] = read_models([f'baseline=workrb:BiEncoderModel:{tmp_path / "model"}'], 'float32')
-    before, again = model.load().fingerprint, model.load().fingerprint
-    tensors = safetensors.numpy.load_file(weights)
+@pytest.mark.parametrize(
+    'files', [['model.safetensors'], [f'model-0000{part}-of-00002.safetensors' for part in (1, 2)]]
+)
+def test_a_bi_encoder_with_other_weights_is_another_model(cut_model, tmp_path, files):
+    directory = tmp_path / 'model'
+    shutil.copytree(cut_model, directory)
+    tensors = safetensors.numpy.load_file(directory / 'model.safetensors')
+    (directory / 'model.safetensors').unlink()
+    weight_map = {name: files[place % len(files)] for place, name in enumerate(sorted(tensors))}
+    (directory / 'model.safetensors.index.json').write_text(json.dumps({'metadata': {}, 'weight_map': weight_map}))
+
+    def fingerprint():
+        for file in files:
+            part = {name: tensors[name] for name, place in weight_map.items() if place == file}
+            safetensors.numpy.save_file(part, directory / file, metadata={'format': 'pt'})
+        return read_models([f'baseline=workrb:BiEncoderModel:{directory}'], 'float32')[0].load().fingerprint
+
+    before, again = fingerprint(), fingerprint()
     tensors['embeddings.word_embeddings.weight'][0, 0] += 1
-    safetensors.numpy.save_file(tensors, weights, metadata={'format': 'pt'})
-    assert before == again != model.load().fingerprint
+    assert before == again != fingerprint()
 
 
 @pytest.mark.parametrize('name', ['GuessModel', 'ModelInterface', 'JobBERTModel', 'bi_encoder'])

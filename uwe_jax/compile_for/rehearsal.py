@@ -25,10 +25,9 @@ from uwe_jax.data.packed_plan import ROW, choose_lengths, in_chunks
 from uwe_jax.data.packing import Rows
 from uwe_jax.distributed import mesh
 from uwe_jax.models import pretrained
-from uwe_jax.models.mpnet import MPNetConfig
 from uwe_jax.training.config import Config
 from uwe_jax.training.optimizer import make_optimizer
-from uwe_jax.training.state import abstract_state, shardings_of
+from uwe_jax.training.state import abstract_state
 from uwe_jax.training.step import make_step
 
 # ESCO 1.2.0 with SkillSkape's sentences: what data prep cuts texts to, and the mean tokens of a text that
@@ -121,10 +120,10 @@ class Rehearsal:
 
     def __init__(self, config: Config, base: pathlib.Path, tokens: Tokens, device_mesh: Mesh, usable: int):
         self._optimizer, self._schedule = make_optimizer(config.optimizer, config.steps)
-        self._graphdef, params = nnx.split(pretrained.abstract_encoder(base, **dataclasses.asdict(config.model)))
+        encoder = pretrained.abstract_encoder(base, **dataclasses.asdict(config.model))
+        self._graphdef, params = nnx.split(encoder)
         self._state = abstract_state(params, self._optimizer, device_mesh)
-        sizes = MPNetConfig.read(base / 'config.json')
-        self._sizes = dataclasses.replace(sizes, num_hidden_layers=config.model.layers or sizes.num_hidden_layers)
+        self._sizes = encoder.config
         self._config, self._tokens, self._mesh = config, tokens, device_mesh
         self.devices, self.usable = device_mesh.size, usable
 
@@ -152,7 +151,7 @@ class Rehearsal:
             self._tokens.longest,
             self.rows(batch_size)[1],
             self._mesh,
-            shardings_of(self._state),
+            self._state,
         )
         return step.lower(self._state, self._batch(batch_size))
 

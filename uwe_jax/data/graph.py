@@ -176,7 +176,7 @@ def open_dataset(path: str | os.PathLike[str]) -> Dataset:
     directory = buckets.local_copy(path, [MANIFEST, *manifest['files']])
     if wrong := damage(directory, {name: file['sha256'] for name, file in manifest['files'].items()}):
         remedy = f'remove this copy of {path}' if paths.in_bucket(path) else 'build the dataset again'
-        raise DatasetError(f'{directory}/{wrong}, going by {MANIFEST}; {remedy}')
+        raise DatasetError(f'{directory}/{wrong}, according to {MANIFEST}; {remedy}')
     graphs = {name: BipartiteGraph.load(directory / 'graph' / name) for name in GRAPHS}
     return Dataset(directory, manifest, np.load(directory / 'graph' / 'skill' / 'length.npy'), graphs)
 

@@ -14,13 +14,15 @@ from array_record.python.array_record_module import ArrayRecordReader
 from jaxtyping import Bool, Int, Int32
 from tensorflow_datasets.proto import tf_example_pb2
 
-from uwe_jax.data.graph import GRAPHS, SIDES, Dataset, DatasetError
+from uwe_jax.data.graph import GRAPHS, MAX_TOKENS, SIDES, Dataset, DatasetError
 from uwe_jax.data.packed_plan import ROW, PackedPlan
 from uwe_jax.data.packing import Rows, pack
 from uwe_jax.data.plan import EMPTY, BatchPlan
 from uwe_jax.data.text import truncated
+from uwe_jax.models.tokenizer import Tokenizer
 
 NO_IDS = np.zeros(0, np.int32)  # of an empty slot
+CHECKED = 20  # records of each graph whose ids are compared with the tokenizer's
 Array: TypeAlias = Any  # numpy within a process, jax once it is global
 Features: TypeAlias = Mapping[str, Any]  # of one tf.train.Example
 
@@ -94,6 +96,29 @@ class Records:
                         'since the run began; build the dataset again'
                     ) from error
         return records
+
+
+def check_tokenizer(dataset: Dataset, tokenizer: Tokenizer, name: str) -> None:
+    """Checks that a dataset has the token ids that a model's tokenizer makes, on records from all of its parts.
+
+    Args:
+      dataset: the opened dataset.
+      tokenizer: the model's.
+      name: of the model.
+
+    Raises:
+      DatasetError: it was built with another tokenizer.
+    """
+    for name_of_graph, graph in dataset.graphs.items():
+        chosen = np.unique(np.linspace(0, graph.edges - 1, min(CHECKED, graph.edges)).astype(np.int32))
+        for features in map(_parse, Records(dataset.shards(name_of_graph))(chosen)):
+            for node in ('skill', 'target'):
+                text = features[f'{node}_text'].bytes_list.value[0].decode()
+                if not np.array_equal(tokenizer.encode([text], MAX_TOKENS)[0], _ids(features, f'{node}_ids')):
+                    raise DatasetError(
+                        f'{dataset.directory}: the tokens of {text!r} are not those of {name}; build it again with '
+                        f'--tokenizer={name}'
+                    )
 
 
 class StepReader:

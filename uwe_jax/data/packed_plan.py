@@ -36,7 +36,7 @@ class PackedBatch:
 class PackedPlan:
     """Maps a step to its batch in rows of `ROW` tokens, whose number is the same in every step.
 
-    A batch has room in about as many rows as hold an average batch and one standard deviation more. One that needs more
+    A batch gets the rows that the tokens of an average batch, plus one standard deviation, fill. One that needs more
     loses distractors, first those that add most tokens, and when it has none left, its longest targets. This depends on
     the seed and the step alone, as if one device held all rows. What depends on the number of devices is the order of
     the slots, which spreads the tokens evenly, and the place of each text, which is on the device of its slot. In the

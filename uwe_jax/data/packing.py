@@ -5,7 +5,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, Int32, Integer
+from jaxtyping import Float, Int, Int32
+
+from uwe_jax.data.ranges import ranges
 
 Array: TypeAlias = Any  # numpy or jax
 
@@ -68,7 +70,7 @@ def pack(texts: Sequence[np.ndarray], start: Int[np.ndarray, ' texts'], rows: in
       tokens: of a row.
     """
     length = np.array([len(text) for text in texts], np.int32)
-    place = token_places(start, length)
+    place = ranges(start, length)
     position = place - np.repeat(start, length)
     packed = Rows(*np.zeros((3, rows * tokens), np.int32))
     packed.ids[place] = np.concatenate([*texts, np.zeros(0, np.int32)])
@@ -78,13 +80,6 @@ def pack(texts: Sequence[np.ndarray], start: Int[np.ndarray, ' texts'], rows: in
     number = begins.reshape(rows, tokens).cumsum(axis=1).reshape(-1)
     packed.text[place] = number[place]
     return Rows(*(x.reshape(rows, tokens) for x in packed))
-
-
-def token_places(
-    start: Integer[np.ndarray, ' texts'], length: Integer[np.ndarray, ' texts']
-) -> Integer[np.ndarray, ' tokens']:
-    """The places of all tokens, one text after another, from the first place of each text and its length."""
-    return np.arange(length.sum()) + np.repeat(start - (np.cumsum(length) - length), length)
 
 
 def unpacked(

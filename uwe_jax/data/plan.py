@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from uwe_jax.data.graph import GRAPHS, BipartiteGraph
+from uwe_jax.data.ranges import ranges
 
 EMPTY = -1
 _PERMUTATION, _BATCH = 0, 1  # what is drawn: the order of skills in an epoch, or the edges and distractors of a batch
@@ -231,5 +232,4 @@ def _runs(
 ) -> tuple[Int[np.ndarray, ' entries'], Int32[np.ndarray, ' nodes']]:
     """The places of the CSR entries of all `nodes`, one node after another, and how many each has."""
     start, degree = indptr[nodes], indptr[nodes + 1] - indptr[nodes]
-    before = np.cumsum(degree) - degree
-    return np.arange(degree.sum()) + np.repeat(start - before, degree), degree
+    return ranges(start, degree), degree

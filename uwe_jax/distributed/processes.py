@@ -21,7 +21,7 @@ from etils import epath
 from jax._src.clusters import ClusterEnv  # there is no public way to ask for these settings without joining
 from jax.experimental import multihost_utils
 
-from uwe_jax.io.files import whole_file
+from uwe_jax.io.files import write_whole
 from uwe_jax.io.paths import in_bucket, reaching
 
 RESTART = 75  # exit status (EX_TEMPFAIL): nothing is wrong with the run; the same command continues it
@@ -134,8 +134,7 @@ def _roll_call(folder: epath.Path, cluster: Cluster, timeout: int) -> Iterator[N
         folder.mkdir(parents=True, exist_ok=True)
     note = folder / str(cluster.process_id)
     oldest = time.time() - timeout  # older notes are left from an attempt that was killed
-    with whole_file(note) as partial:
-        partial.write_text(f'{socket.gethostname()}, pid {os.getpid()}')
+    write_whole(note, f'{socket.gethostname()}, pid {os.getpid()}')
 
     def give_up() -> None:
         try:

@@ -5,7 +5,6 @@ scores rank in their order.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 
 import numpy as np
 
@@ -79,18 +78,16 @@ def _count(rank: np.ndarray) -> np.ndarray:
     return np.isfinite(rank).sum(axis=1)
 
 
-METRICS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
-    {
-        'map': average_precision,
-        'rp@5': lambda rank: r_precision(rank, 5),
-        'rp@10': lambda rank: r_precision(rank, 10),
-        'mrr': reciprocal_rank,
-        'ndcg@10': lambda rank: ndcg(rank, 10),
-        'recall@10': lambda rank: recall(rank, 10),
-        'hit@1': lambda rank: hit(rank, 1),
-        'hit@10': lambda rank: hit(rank, 10),
-    }
-)
+METRICS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    'map': average_precision,
+    'rp@5': lambda rank: r_precision(rank, 5),
+    'rp@10': lambda rank: r_precision(rank, 10),
+    'mrr': reciprocal_rank,
+    'ndcg@10': lambda rank: ndcg(rank, 10),
+    'recall@10': lambda rank: recall(rank, 10),
+    'hit@1': lambda rank: hit(rank, 1),
+    'hit@10': lambda rank: hit(rank, 10),
+}
 
 
 SHOWN = ('map', 'rp@10')  # where there is no room for all, and in comparisons of models

@@ -11,11 +11,12 @@ from uwe_jax.evaluation.bootstrap import CONFIDENCE, Interval
 def interval(differences: Sequence[np.ndarray]) -> Interval:
     """A mean over seeds and queries, macro-averaged over tasks, with a 95 % interval for other seeds and other queries.
 
-    Seeds and queries are crossed random effects: each query has a value under every seed. The variance of the mean has
-    a part of the seeds, which the tasks share, and one of the queries; either estimate contains the variance of single
-    values once, so it is subtracted once (Searle, Casella & McCulloch, 1992, two-way random model). The quantile is
-    Student's t with the degrees of freedom of Welch and Satterthwaite. Thus three seeds that disagree make the interval
-    wide, as they tell little about further ones; resampling three seeds would give intervals that are too narrow.
+    Seeds and queries are crossed random effects: each query has a value under every seed. The variance of the mean is
+    the sum of a part due to seeds, which the tasks share, and a part due to queries. The estimate of each part also
+    contains the variance of single values, so that is subtracted once (Searle, Casella & McCulloch, 1992, two-way
+    random model). The quantile is Student's t with the degrees of freedom of Welch and Satterthwaite. Thus three seeds
+    that disagree make the interval wide, as they tell little about further ones; resampling three seeds would give
+    intervals that are too narrow.
 
     With one seed the interval holds for other queries only. A task with one query makes it infinite.
 

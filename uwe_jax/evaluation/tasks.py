@@ -2,6 +2,8 @@
 
 import collections
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -43,7 +45,7 @@ class RankingTask:
         if not self.queries or len(self.queries) != len(self.positives):
             raise ValueError(
                 f'task {self.name}: {len(self.queries)} queries and {len(self.positives)} lists of positives, '
-                'expected as many of both and at least one'
+                'expected equal numbers, at least one'
             )
         for kind, texts in (('query', self.queries), ('target', self.targets)):
             for number, text in enumerate(texts):
@@ -59,6 +61,12 @@ class RankingTask:
                 raise ValueError(
                     f'task {self.name}: query {query!r} has a right target outside the {len(self.targets)} targets'
                 )
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the queries, the targets, and which are right."""
+        content = [list(self.queries), list(self.targets), [sorted(map(int, right)) for right in self.positives]]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def joined(name: str, pairs: Iterable[tuple[str, str]], targets: Sequence[str], skills: Side = 'target') -> RankingTask:

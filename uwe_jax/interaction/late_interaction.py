@@ -27,9 +27,9 @@ def late_interaction(
 
         S = Σ_i Σ_j A_ij C_ij / n_q      R = E_q E_yᵀ, C = cosines, A = softmax(R / τ_a) over the tokens of y
 
-    is how well q's tokens, which attend to y's, are matched in y; and T, from the same R, how well y's are in q. n_q is
-    the number of q's tokens, or 1 if `score.reduce` is `sum`. The paper writes the sum; the mean is our default, see
-    `configs/uwe.py`. `score.attend` says what the scores are:
+    says how well q's tokens, which attend to y's, are matched in y. T, from the same R, says how well y's tokens are
+    matched in q. n_q is the number of q's tokens, or 1 if `score.reduce` is `sum`. The paper writes the sum; the mean
+    is our default, see `configs/uwe.py`. `score.attend` says what the scores are:
 
         attend        sim(q, y)      sim(y, q)
         target        S              T              as published: the text that comes first attends

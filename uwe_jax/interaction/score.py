@@ -21,7 +21,7 @@ class Score:
         the mean-pooled texts.
       temperature: τ_a of the softmax over tokens. Towards 0 it picks the token with the largest product.
       reduce: `mean` over the attending tokens, which keeps scores within [-1, 1], or their `sum`.
-      attend: which tokens look for their like in which text; the softmax runs over the tokens of the text looked at.
+      attend: whose tokens attend to whose; the softmax runs over the tokens of the text that is attended to.
         `target`, as published, and the default here: the query's tokens attend to the target's.
         `query`: the target's tokens attend to the query's.
         `both`: the mean of these two, so that sim(q, y) = sim(y, q). The default of `configs/uwe.py`, and of models

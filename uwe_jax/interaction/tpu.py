@@ -1,9 +1,9 @@
-"""Late interaction as Pallas kernels for TPUs: equals `reference`; R lives and dies in on-chip memory.
+"""Late interaction as Pallas kernels for TPUs: equals `reference`; R never leaves on-chip memory.
 
-A TPU's vector registers are 8 x 128, so the minor axis is a bad place for a softmax over 16 tokens. Here *texts* lie
-there: a tile of R is [L_b, L_a, n_a, 128], the products of token-major embeddings, with 128 texts of one side along the
-lanes and n_a of the other along the sublanes. A softmax over tokens then runs over whole registers, element by element.
-The side with more tokens per text is a, along the sublanes; the other is b.
+A TPU's vector registers are 8 x 128, so a softmax over 16 tokens along the minor axis would waste most of one. Here
+*texts* lie along that axis: a tile of R is [L_b, L_a, n_a, 128], the products of token-major embeddings, with 128 texts
+of one side along the lanes and n_a of the other along the sublanes. A softmax over tokens then runs over whole
+registers, element by element. The side with more tokens per text is a, along the sublanes; the other is b.
 
 Both sides are sorted by length, and a tile works on as many tokens of each side as its longest text there has, rounded
 up to one of a few `lengths`. These numbers are known before a tile starts. They bound the loops; what needs a static

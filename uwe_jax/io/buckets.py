@@ -128,7 +128,7 @@ def put_file(file: pathlib.Path, path: Path, **options: Any) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Checks that objects can be made and removed below a path, so that hours of work are not lost for it.
+    """Checks that objects can be made and removed below a path, before hours of work depend on it.
 
     Raises:
       BucketError: they cannot.

@@ -37,6 +37,12 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
             partial.unlink(missing_ok=True)
 
 
+def write_whole(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding='utf-8')
+
+
 @contextlib.contextmanager
 def whole_directory(path: str | os.PathLike[str], last: str = '') -> Iterator[pathlib.Path]:
     """Yields a directory to write into; it becomes `path` when its files are on the disk, or vanishes after an error.
@@ -100,7 +106,7 @@ def check_absent(output: str | os.PathLike[str], last: str = '') -> None:
 
 
 def check_writable(path: pathlib.Path) -> None:
-    """Checks that a file can be written, so that hours of work are not lost for it; makes the directory above it.
+    """Checks that a file can be written, before hours of work depend on it; makes the directory above it.
 
     Raises:
       OSError: `path` is a directory, or no file can be made beside it.

@@ -1,5 +1,6 @@
 """JSONL files that only grow, so that interrupted work can resume: no written line is lost or incomplete."""
 
+import io
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from uwe_jax.io.errors import DataError, writing
+from uwe_jax.io.paths import Path
 
 logger = logging.getLogger(__name__)
 
@@ -86,23 +88,28 @@ class ResumableJsonl:
         return writing(self._path, 'the lines in it are complete, and the same command continues')
 
 
-def read_whole_lines(path: pathlib.Path) -> Iterator[tuple[Any, Place]]:
+def read_whole_lines(path: Path, remedy: str = 'choose another --output') -> Iterator[tuple[Any, Place]]:
     """Yields the value and the place of each line, but for a last one that was cut short.
+
+    Args:
+      path: the file.
+      remedy: what to do about a damaged line if the file cannot be restored.
 
     Raises:
       DataError: a line is not JSON; names it.
     """
     start = 0
-    with open(path, 'rb') as file:
-        for number, line in enumerate(file, start=1):
+    with path.open('rb') as file:
+        # From a bucket, each line would be a request.
+        lines = file if isinstance(path, pathlib.Path) else io.BytesIO(file.read())
+        for number, line in enumerate(lines, start=1):
             if not line.endswith(b'\n'):
                 return
             try:
                 value = json.loads(line)
             except ValueError as error:
-                raise DataError(
-                    f'{path}, line {number}: damaged, expected JSON; restore the file or choose another --output'
-                ) from error
+                message = f'{path}, line {number}: damaged, expected JSON; restore the file or {remedy}'
+                raise DataError(message) from error
             yield value, Place(start, len(line))
             start += len(line)
 

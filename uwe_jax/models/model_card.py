@@ -51,9 +51,15 @@ def model_card(
         formula, order = SCORE_OF_MEAN_TARGETS, ORDER['target']
     not_maxsim = '' if score['kind'] == 'maxsim' else '**It is not MaxSim:** '
     attend = ", attend='query'" if order == ORDER['from_skill'] else ''
-    reduced = 'divided by the number of attending tokens' if score['reduce'] == 'mean' else 'summed, not averaged'
+    if score['kind'] != 'mean':
+        averaged = score['reduce'] == 'mean'
+        formula += '; divided by the number of attending tokens' if averaged else '; summed, not averaged'
+    if score['kind'] == 'soft' and score['target'] == 'tokens':
+        formula += f'. τ_a = {score["temperature"]}'
     special = 'take part' if score['special_tokens'] else 'do not take part'
-    other = '' if trained_with in (None, score['attend']) else f' The loss used score.attend={trained_with}.'
+    other, by = '', ''
+    if trained_with not in (None, score['attend']):
+        other, by = f' The loss used score.attend={trained_with}.', f', by score.attend={trained_with}'
     sources = '\n'.join(f'- {source["name"]}: {_described(source)}' for source in data['sources'])
     temperatures = ', '.join(f'{graph} {value}' for graph, value in loss['temperature'].items())
     weights = ', '.join(f'{graph} {value}' for graph, value in loss['weight'].items())
@@ -78,7 +84,7 @@ with uwe_jax from {config['init']}.
 
 ## Score
 
-{formula}; {reduced}. τ_a = {score['temperature']}. `<s>` and `</s>` {special}. Texts are cut to 64 tokens.
+{formula}. `<s>` and `</s>` {special}. Texts are cut to 64 tokens.
 
 {order} {not_maxsim}ColBERT-style libraries load this directory and compute
 wrong scores without a warning. Use one of the two ways below, which read the settings in `uwe.json`.
@@ -123,7 +129,7 @@ Dataset fingerprint: `{data['fingerprint']}`.
 
 ## Results
 
-On held-out texts of the same ESCO release, ranked within the target spaces of the training data.
+On held-out texts of the same ESCO release, ranked within the target spaces of the training data{by}.
 
 {results_table(evaluations)}
 

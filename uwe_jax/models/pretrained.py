@@ -18,7 +18,7 @@ import safetensors.numpy
 from flax import nnx
 
 from uwe_jax.io.files import whole_directory
-from uwe_jax.models.download import CONFIG, OTHER_FILES, SETTINGS, TOKENIZER, WEIGHTS, weight_files
+from uwe_jax.models.download import CONFIG, EXPORTED, OTHER_FILES, SETTINGS, TOKENIZER, WEIGHTS, weight_files
 from uwe_jax.models.mpnet import MPNet, MPNetConfig
 from uwe_jax.models.tokenizer import Tokenizer
 
@@ -75,7 +75,7 @@ def abstract_encoder(directory: pathlib.Path, *, dtype: str, dropout: float = 0.
 
 
 def _check_modules(directory: pathlib.Path) -> None:
-    """Refuses what a sentence-transformers directory asks for and is not done here.
+    """Refuses a sentence-transformers directory that asks for more than is implemented here.
 
     Raises:
       ValueError: a module is not an encoder, the mean of its vectors or their normalisation, or texts get a prompt or
@@ -217,13 +217,19 @@ def save_pretrained(
         shutil.copyfile(base / TOKENIZER, partial / TOKENIZER)
         config = _read_json(base / CONFIG)
         dtypes = dict.fromkeys(config.keys() & {'dtype', 'torch_dtype'}, 'float32')
-        _write_json(partial / CONFIG, config | dtypes | {'num_hidden_layers': len(params['layers'])})
+        layers = {'num_hidden_layers': len(params['layers'])}
+        _write_json(partial / CONFIG, config | dtypes | layers | {EXPORTED: SETTINGS})
         _write_json(partial / 'sentence_bert_config.json', {'max_seq_length': settings['max_tokens']})
         _write_json(partial / SETTINGS, settings)
         (partial / 'README.md').write_text(card, encoding='utf-8')
         shutil.copyfile(pathlib.Path(__file__).with_name('torch_scorer.py'), partial / 'uwe_scorer.py')
         safetensors.numpy.save_file(tensors, partial / WEIGHTS, metadata={'format': 'pt'})
         (partial / WEIGHTS).chmod(0o644)  # the library lets only the owner read it
+
+
+def is_export(directory: pathlib.Path) -> bool:
+    """Whether a directory is an export of this project, even if its `uwe.json` was lost."""
+    return EXPORTED in _read_json(directory / CONFIG)
 
 
 def _read_json(path: pathlib.Path) -> Any:

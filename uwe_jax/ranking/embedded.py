@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, Integer, Shaped
 
-from uwe_jax.data.packing import token_places
+from uwe_jax.data.ranges import ranges
 
 DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16), 'int8': np.dtype(np.int8)}
 LARGEST_INT8 = 127
@@ -52,7 +52,7 @@ class Embedded:
         rows = self.row[texts]
         part = Embedded.empty(self.length[rows], self.tokens.shape[1], self.dtype)
         rows = rows[part.place]
-        vectors = token_places(self.start[rows], part.length)
+        vectors = ranges(self.start[rows], part.length)
         np.take(self.tokens, vectors, axis=0, out=part.tokens, mode='clip')  # which, unlike raise, needs no buffer
         if part.scale is not None and self.scale is not None:
             part.scale[:] = self.scale[vectors]
@@ -77,7 +77,7 @@ class Embedded:
 
     def fill(self, rows: Integer[np.ndarray, ' m'], vectors: Float32[np.ndarray, 'vectors d']) -> None:
         """Stores the vectors of some rows, one row after another, rounded to the dtype."""
-        where = token_places(self.start[rows], self.length[rows])
+        where = ranges(self.start[rows], self.length[rows])
         if self.scale is not None:
             self.scale[where] = np.maximum(np.abs(vectors).max(axis=1), 1e-30) / LARGEST_INT8
             vectors = np.rint(vectors / self.scale[where, None])

@@ -14,7 +14,8 @@ from flax import nnx
 from jaxtyping import Float, Float32, Int32, Int64, Integer
 
 from uwe_jax.data.graph import MAX_TOKENS
-from uwe_jax.data.packing import Rows, lay_out, pack, token_places
+from uwe_jax.data.packing import Rows, lay_out, pack
+from uwe_jax.data.ranges import ranges
 from uwe_jax.data.text import truncated
 from uwe_jax.distributed import mesh
 from uwe_jax.interaction import Score, Side, check_says_who_attends
@@ -125,7 +126,7 @@ class Embedder:
         embedded = Embedded.empty(np.ones_like(tokens) if pooled else tokens - 2 * special, self.d, dtype)
         with Progress('embedding', len(texts), 'texts') as progress:
             for places, start, embeddings in self._encoded(ids):
-                vectors = embeddings[token_places(start + special, tokens[places] - 2 * special)]
+                vectors = embeddings[ranges(start + special, tokens[places] - 2 * special)]
                 if pooled:
                     vectors = _means(vectors, tokens[places] - 2 * special)
                 embedded.fill(embedded.row[places], vectors)

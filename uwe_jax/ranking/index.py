@@ -83,19 +83,15 @@ class TargetIndex:
         Raises:
           ValueError: k or the shortlist is not above 0, or a query is blank or not a string.
         """
-        for name, value in (('k', k), ('shortlist', shortlist)):
-            if value is not None and value < 1:
-                raise ValueError(f'{name}: {value}, expected a whole number above 0')
+        check_counts(k, shortlist)
+        if shortlist is not None:
+            shortlisted = self._shortlisted(self._embedded(queries), shortlist)
+            return [self._hits(targets, scores, k) for targets, scores in shortlisted]
         ranked: list[list[Hit]] = [[] for _ in range(len(queries))]
-        if shortlist is None:
-            for places, of_block in self._scored(queries):
-                for place, scores in zip(places, of_block, strict=True):
-                    ranked[place] = self._hits(best(scores, k), scores)
-            return ranked
-        for place, (targets, scores) in enumerate(self._shortlisted(self._embedded(queries), shortlist)):
-            of_all = np.full(len(self.texts), -np.inf, np.float32)
-            of_all[targets] = scores
-            ranked[place] = self._hits(best(of_all, min(k, len(targets))), of_all)
+        everything = np.arange(len(self.texts))
+        for places, of_block in self._scored(queries):
+            for place, scores in zip(places, of_block, strict=True):
+                ranked[place] = self._hits(everything, scores, k)
         return ranked
 
     def warm_up(self) -> Iterator[None]:
@@ -183,8 +179,17 @@ class TargetIndex:
     def _means(self) -> np.ndarray:
         return self.embedded.means()
 
-    def _hits(self, targets: np.ndarray, scores: np.ndarray) -> list[Hit]:
-        return [Hit(self.ids[target], self.texts[target], float(scores[target])) for target in map(int, targets)]
+    def _hits(self, targets: Int64[np.ndarray, ' n'], scores: Float32[np.ndarray, ' n'], k: int) -> list[Hit]:
+        chosen = best(scores, k)
+        scored = zip(map(int, targets[chosen]), map(float, scores[chosen]), strict=True)
+        return [Hit(self.ids[target], self.texts[target], score) for target, score in scored]
+
+
+def check_counts(k: int, shortlist: int | None) -> None:
+    """Raises ValueError unless both numbers of targets are above 0."""
+    for name, value in (('k', k), ('shortlist', shortlist)):
+        if value is not None and value < 1:
+            raise ValueError(f'{name}: {value}, expected a whole number above 0')
 
 
 def best(scores: Float32[np.ndarray, ' n'], k: int) -> Int64[np.ndarray, ' best']:

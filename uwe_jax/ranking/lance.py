@@ -19,7 +19,7 @@ from uwe_jax.io.errors import DataError
 from uwe_jax.io.paths import BUCKET, EXPECTED
 from uwe_jax.ranking.embedded import DTYPES, Embedded
 from uwe_jax.ranking.embedder import Embedder
-from uwe_jax.ranking.index import Hit, best
+from uwe_jax.ranking.index import Hit, best, check_counts
 from uwe_jax.ranking.scoring import score_few, shapes
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class LanceIndex:
             raise ValueError(f'{path}: {MISSING}')
         about = table.schema.metadata or {}
         if about.get(b'format') != FORMAT.encode() or not {b'made', b'model', b'dtype'} <= about.keys():
-            raise ValueError(f'{path}: a table of LanceDB that is no index of targets; expected what update_index made')
+            raise ValueError(f'{path}: a LanceDB table, but not an index of targets; expected what update_index made')
         return table
 
     def __len__(self) -> int:
@@ -154,7 +154,7 @@ class LanceIndex:
         """
         ids = texts if ids is None else ids
         if len(ids) != len(texts):
-            raise ValueError(f'put: {len(texts)} texts and {len(ids)} ids, expected as many of both')
+            raise ValueError(f'put: {len(texts)} texts and {len(ids)} ids, expected equal numbers')
         _check_strings('id', ids)
         _check_strings('text', texts)
         seen: set[str] = set()
@@ -221,9 +221,7 @@ class LanceIndex:
           ValueError: k or the shortlist is not above 0, or a query is blank or not a string.
           DataError: the index was made anew since it was opened.
         """
-        for name, value in (('k', k), ('shortlist', shortlist)):
-            if value is not None and value < 1:
-                raise ValueError(f'{name}: {value}, expected a whole number above 0')
+        check_counts(k, shortlist)
         if not isinstance(queries, Embedded):
             queries = self._embedder.embed(queries)
         with _using(self._path):
@@ -264,7 +262,7 @@ class LanceIndex:
     def _named(self, rows: Sequence[int], version: int) -> tuple[list[str], list[str]] | None:
         """Ids and texts of rows; None if the table has another version by now, in which rows have other numbers.
 
-        They are read of the best targets alone: of a whole shortlist they take as long as the token vectors.
+        They are read for the best targets only; for a whole shortlist that takes as long as the token vectors do.
         """
         with _using(self._path):
             try:
@@ -280,7 +278,9 @@ class LanceIndex:
         return found['id'].to_pylist(), found['text'].to_pylist()
 
     def _texts_of(self, ids: Sequence[str]) -> dict[str, str]:
-        """The texts of those of the targets that are there, by id; of few, no others are read."""
+        """The texts, by id, of those targets that are in the table. For few ids, no other rows are read."""
+        if not ids:
+            return {}
         with _using(self._path):
             rows = self._table.search().select(['id', 'text'])
             if len(ids) <= IDS_AT_A_TIME:

@@ -94,7 +94,7 @@ class Ranker(Embedder):
             directory, score = download.fetch(config.init), config.score
         else:
             directory = download.fetch(str(source))
-            score = _score_of(directory / pretrained.SETTINGS)
+            score = _score_of(directory)
         if pooling == 'mean':
             score = Score(kind='mean')
         if attend is not None:
@@ -139,7 +139,7 @@ class Ranker(Embedder):
         check_says_who_attends(self.pair_score)
         if not texts or (ids is not None and len(texts) != len(ids)):
             count = len(texts if ids is None else ids)
-            raise ValueError(f'index: {len(texts)} texts and {count} ids, expected as many of both, at least one')
+            raise ValueError(f'index: {len(texts)} texts and {count} ids, expected equal numbers, at least one')
         ids = range(len(texts)) if ids is None else ids
         return TargetIndex(self, texts, ids, self.embed(texts, 'target', dtype))
 
@@ -172,7 +172,7 @@ class Ranker(Embedder):
           ValueError: there are more of one than of the other, nothing says which side attends, or a text is blank.
         """
         if len(queries) != len(targets):
-            raise ValueError(f'pairs: {len(queries)} queries and {len(targets)} targets, expected as many of both')
+            raise ValueError(f'pairs: {len(queries)} queries and {len(targets)} targets, expected equal numbers')
         score = self.stored_score
         q, y = self.embed(queries, 'query'), self.embed(targets, 'target')
         scores = np.zeros(len(queries), np.float32)
@@ -201,13 +201,16 @@ class Ranker(Embedder):
         return AttentionMap(query_tokens, target_tokens, a, c, float(score[0]))
 
 
-def _score_of(settings: pathlib.Path) -> Score:
-    """The score that an export's settings describe; soft late interaction by both sides where there are none.
+def _score_of(directory: pathlib.Path) -> Score:
+    """The score that an export's settings describe; of a plain model, soft late interaction by both sides.
 
     Raises:
-      ValueError: the settings are damaged.
+      ValueError: the settings are damaged, or those of an export are missing.
     """
+    settings = directory / pretrained.SETTINGS
     if not settings.exists():
+        if pretrained.is_export(directory):
+            raise ValueError(f'{settings}: missing, but it says how this model scores; copy it from the export')
         return Score(attend='both')
     try:
         return Score(**json.loads(settings.read_text())['score'])
@@ -233,6 +236,4 @@ def _pair_scores(q, q_len, y, y_len, score):
     return jax.vmap(of_pair)(q, q_len, y, y_len)
 
 
-@functools.partial(jax.jit, static_argnums=4)
-def _attention(q, q_len, y, y_len, score):
-    return attention(q, q_len, y, y_len, score)
+_attention = jax.jit(attention, static_argnums=4)

@@ -143,8 +143,9 @@ def open_model(source: str, spaces: list[SpaceFile | SpaceInLance], options: Opt
     """Loads a model, and embeds every space that it has not embedded before.
 
     Raises:
-      ValueError: the model is damaged or has to be told which spaces hold skills, or a space does not fit.
-      OSError: no source has the model, or the cache cannot be written.
+      ValueError: no source has the model, it is damaged or has to be told which spaces hold skills, or a space does not
+        fit.
+      OSError: the cache cannot be written.
     """
 
     def check(score: Score) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import json
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,6 @@ from typing import Protocol
 from uwe_jax.interaction import Side
 from uwe_jax.io import paths
 from uwe_jax.io.buckets import local_copy
-from uwe_jax.io.files import sha256
 from uwe_jax.io.tables import read_texts
 from uwe_jax.ranking import Hit, Ranker, TargetIndex
 from uwe_jax.ranking.embedded import Embedded
@@ -69,7 +69,7 @@ class SpaceFile:
         """
         if self.skills is not None:
             ranker = ranker.facing(self.skills)
-        content = hashlib.sha256(f'{sha256(self.path)} {self.path.suffix} {self.column}'.encode()).hexdigest()[:16]
+        content = hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()[:16]
         return ranker.kept_index(self.texts, cache / f'{ranker.fingerprint}-{content}-{dtype}', dtype)
 
     @functools.cached_property

@@ -25,7 +25,7 @@ from flax import nnx
 
 from uwe_jax.distributed.processes import broadcast
 from uwe_jax.io.buckets import listing
-from uwe_jax.io.files import difference, whole_file
+from uwe_jax.io.files import difference, write_whole
 from uwe_jax.io.paths import NoAnswerError, Path, in_bucket, is_passing, reaching
 from uwe_jax.training.state import State
 from uwe_jax.training.workdir import FOLDER, PREFIX
@@ -130,9 +130,8 @@ class Checkpoints:
         """Adds them to the checkpoint being written, just before Orbax completes it."""
         self._check()
         [directory] = (path for path in self._folder.glob(f'{PREFIX}*') if not _is_complete(path))
-        with whole_file(directory / CHECKSUMS) as partial:
-            algorithm = 'md5' if in_bucket(directory) else 'sha256'
-            partial.write_text(json.dumps(_checksums(directory, algorithm), indent=2))
+        algorithm = 'md5' if in_bucket(directory) else 'sha256'
+        write_whole(directory / CHECKSUMS, json.dumps(_checksums(directory, algorithm), indent=2))
 
 
 class _Manager(ocp.CheckpointManager):
@@ -150,7 +149,9 @@ def _one_line_error(workdir: epath.Path) -> Iterator[None]:
     except Exception as error:
         try:
             newest = next((step for step, directory in reversed(_steps(workdir)) if _damage(directory) is None), None)
-            whole = 'The newest whole one is ' + ('none' if newest is None else f'the one after step {newest}')
+            whole = (
+                'No checkpoint is whole' if newest is None else f'The newest whole one is the one after step {newest}'
+            )
         except Exception:  # a bucket that could not be written may not be readable either
             whole = 'Those before it are as they were'
         reason = ' '.join(str(error).split())

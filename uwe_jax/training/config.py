@@ -134,12 +134,15 @@ class Config:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> 'Config':
-        """Makes the experiment of nested fields; a relative `data.dir` becomes absolute.
+        """Makes the experiment of nested fields; a relative `data.dir` becomes absolute, and so does an
+        `init` that is a directory.
 
         Raises:
           ValueError: a field is missing, unknown, or not as expected; the message names it and its value.
         """
         config = _typed(cls, fields, '')
+        if pathlib.Path(config.init).is_dir():
+            config = dataclasses.replace(config, init=str(pathlib.Path(config.init).absolute()))
         if config.data.dir is None or in_bucket(config.data.dir):
             return config
         directory = str(pathlib.Path(config.data.dir).absolute())

@@ -15,8 +15,9 @@ import jax
 
 from uwe_jax.data.graph import GRAPHS
 from uwe_jax.data.loader import Batch
-from uwe_jax.io.files import whole_file
+from uwe_jax.io.files import write_whole
 from uwe_jax.io.generations import WorkingCopy
+from uwe_jax.io.jsonl import read_whole_lines
 from uwe_jax.io.paths import Path, exists, reaching
 
 FILES = 'metrics.jsonl', 'evaluation.jsonl'
@@ -97,26 +98,17 @@ def read_lines(path: Path) -> list[dict]:
     """The lines of a JSONL file, without a last line that a crash cut short; none if there is no file.
 
     Raises:
-      ValueError: another line is damaged; the message names it.
+      DataError: another line is damaged; the message names it.
     """
     with reaching(path):
-        content = path.read_text() if exists(path) else ''
-    lines = []
-    for number, line in enumerate(content.splitlines(keepends=True), 1):
-        if line.endswith('\n'):
-            try:
-                lines.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(f'{path}, line {number}: not JSON ({error}); remove the line') from error
-    return lines
+        return [line for line, _ in read_whole_lines(path, 'remove the line')] if exists(path) else []
 
 
 def _cut_back(path: Path, step: int) -> None:
     """Drops the lines of later steps."""
     if path.exists():
         kept = [line for line in read_lines(path) if line['step'] <= step]
-        with whole_file(path) as partial:
-            partial.write_text(''.join(json.dumps(line) + '\n' for line in kept))
+        write_whole(path, ''.join(json.dumps(line) + '\n' for line in kept))
 
 
 class Meter:
@@ -131,7 +123,7 @@ class Meter:
       peak: FLOP/s of all devices together, see `flops.peak_flops`; None if it is unknown.
     """
 
-    def __init__(self, peak: float | None = None):
+    def __init__(self, peak: float | None):
         self._peak = peak
         self._steps: list[tuple[int, Mapping[str, jax.Array]]] = []
         self._newest: Mapping[str, jax.Array] = {}
@@ -205,9 +197,11 @@ def check_finite(lines: list[tuple[int, dict[str, float]]], max_skips: int, last
         if 0 < in_a_row <= max_skips:
             logger.warning('step %d: loss %s, update skipped; %d in a row', step, values['loss'], in_a_row)
             continue
+        newest = f'the newest good checkpoint is the one after step {last_good}'
+        if last_good is None:
+            newest = 'there is no good checkpoint'
         raise FloatingPointError(
-            f'step {step}: loss {values["loss"]}, gradient norm {values["gradient_norm"]}; the newest good '
-            f'checkpoint is {"none" if last_good is None else f"the one after step {last_good}"}'
+            f'step {step}: loss {values["loss"]}, gradient norm {values["gradient_norm"]}; {newest}'
         )
 
 
@@ -233,19 +227,22 @@ def before_and_after(evaluations: Sequence[Mapping]) -> str:
     held-out task         queries  targets  step 0    step 32          step 0    step 32
     job_to_skill               31     3299  26.11     32.64      rose  49.50     55.10
     """
-    steps = sorted({line['step'] for line in evaluations})
-    columns = ''.join(f'step {step:<5}' for step in (steps[0], steps[-1])) if steps else ''
+    compared = []
+    for task in dict.fromkeys(line['task'] for line in evaluations):
+        of_task = [line for line in evaluations if line['task'] == task]
+        # A run that was continued may have measured another number of queries before.
+        compared.append((next(line for line in of_task if line['queries'] == of_task[-1]['queries']), of_task[-1]))
+    columns = ''.join(f'step {line["step"]:<5}' for line in compared[0]) if compared else ''
     rows = [
         f'{"":40}{"MAP, %":27}RP@10, %',
         f'{"held-out task":20}{"queries":>9}{"targets":>9}  {columns:27}{columns}'.rstrip(),
     ]
-    for task in dict.fromkeys(line['task'] for line in evaluations):
-        of_task = [line for line in evaluations if line['task'] == task]
-        first, last = of_task[0], of_task[-1]
+    for first, last in compared:
         rise = round(last['map'], 2) - round(first['map'], 2)
         change = 'rose' if rise > 0 else 'FELL' if rise < 0 else 'same'
         rows.append(
-            f'{task:20}{first["queries"]:9}{first["targets"]:9}  {first["map"]:<10.2f}{last["map"]:<10.2f} {change:6}'
+            f'{last["task"]:20}{last["queries"]:9}{last["targets"]:9}  '
+            f'{first["map"]:<10.2f}{last["map"]:<10.2f} {change:6}'
             f'{first["rp@10"]:<10.2f}{last["rp@10"]:.2f}'
         )
     return '\n'.join(rows)

@@ -18,7 +18,7 @@ from uwe_jax.interaction import exchanged, has_attention, late_interaction, mean
 from uwe_jax.loss import many_to_many_info_nce
 from uwe_jax.training.config import Config
 from uwe_jax.training.flops import step_flops
-from uwe_jax.training.state import State
+from uwe_jax.training.state import State, shardings_of
 
 Metrics = Mapping[str, Any]
 
@@ -31,7 +31,7 @@ def make_step(
     lengths: Mapping[str, int],
     chunks: int,
     device_mesh: Mesh,
-    shardings: State,
+    like: State,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """Makes the update, compiled; it donates the state that it takes.
 
@@ -44,7 +44,7 @@ def make_step(
       chunks: in how many parts each device encodes its rows. With two or more, the backward pass computes the
         activations of each part again, so that those of one part are stored at a time.
       device_mesh: the batch is split over it.
-      shardings: of the state.
+      like: the state as a tree of `jax.ShapeDtypeStruct` with shardings, which the step keeps.
 
     Returns:
       A function from a state and a batch to the next state and the step's metrics: scalars by name, on the devices.
@@ -153,8 +153,8 @@ def make_step(
 
     return jax.jit(
         step,
-        in_shardings=(shardings, mesh.rows(device_mesh)),
-        out_shardings=(shardings, mesh.replicated(device_mesh)),
+        in_shardings=(shardings_of(like), mesh.rows(device_mesh)),
+        out_shardings=(shardings_of(like), mesh.replicated(device_mesh)),
         donate_argnums=0,
     )
 

@@ -14,7 +14,7 @@ import jax
 
 from uwe_jax.data.graph import read_manifest
 from uwe_jax.io.claims import claim
-from uwe_jax.io.files import whole_file
+from uwe_jax.io.files import write_whole
 from uwe_jax.io.paths import Path, exists, in_bucket, parse, reaching
 from uwe_jax.training.config import Config
 
@@ -48,8 +48,7 @@ def claimed(workdir: Path, config: Config, manifest: Mapping) -> Iterator[Callab
     with claim(workdir, '--workdir') if first else contextlib.nullcontext(lambda: None) as check:
         check_same(workdir, config, manifest)
         for name, content in wanted.items() if first else ():
-            with whole_file(workdir / name) as partial:
-                partial.write_text(json.dumps(content, indent=2) + '\n')
+            write_whole(workdir / name, json.dumps(content, indent=2) + '\n')
         yield check
 
 

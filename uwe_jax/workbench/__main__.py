@@ -12,7 +12,7 @@ from etils import epath
 from uwe_jax.data.graph import open_dataset
 from uwe_jax.io import console
 from uwe_jax.io.claims import claim
-from uwe_jax.io.files import whole_file
+from uwe_jax.io.files import write_whole
 from uwe_jax.workbench import benchmark, markdown, report, results
 from uwe_jax.workbench.models import read_models
 from uwe_jax.workbench.registry import load_tasks, read_places, task_names
@@ -87,9 +87,8 @@ def measure(options: Options) -> None:
         content = {'format': results.FORMAT, 'command': command, **measured, 'training': runs}
         results.write_json(options.output / 'comparison.json', content['comparisons'])
         results.write_json(options.output / 'results.json', content)
-        for name, text in (('results.md', markdown.render(content)), ('report.html', report.render(content))):
-            with whole_file(options.output / name) as partial:
-                partial.write_text(text, encoding='utf-8')
+        write_whole(options.output / 'results.md', markdown.render(content))
+        write_whole(options.output / 'report.html', report.render(content))
     print(markdown.summary(content))
     logger.info('wrote results.json, results.md and report.html to %s', options.output)
 

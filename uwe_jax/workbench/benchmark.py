@@ -1,8 +1,6 @@
 """Measures every model on every task, except what was measured before, and compares the models."""
 
 import dataclasses
-import hashlib
-import json
 import logging
 import pathlib
 import time
@@ -128,7 +126,6 @@ def _model(model: Model, scorer: Scorer) -> dict[str, Any]:
 
 
 def _task(task: RankingTask, max_queries: int | None, seed: int) -> dict[str, Any]:
-    content = [list(task.queries), list(task.targets), [sorted(map(int, right)) for right in task.positives]]
     return {
         'name': task.name,
         'title': task.title,
@@ -139,7 +136,7 @@ def _task(task: RankingTask, max_queries: int | None, seed: int) -> dict[str, An
         'measured_queries': min(len(task.queries), max_queries or len(task.queries)),
         'max_queries': max_queries,
         'seed': seed,
-        'fingerprint': hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16],
+        'fingerprint': task.fingerprint,
     }
 
 

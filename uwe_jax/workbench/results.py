@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from uwe_jax.evaluation.metrics import METRICS
-from uwe_jax.io.files import whole_file
+from uwe_jax.io.files import whole_file, write_whole
 from uwe_jax.io.paths import Path, parse
 
 FORMAT = 1  # to be raised when a result changes its meaning
@@ -78,15 +78,16 @@ class Results:
         return directory / f'{task}.json', directory / f'{task}.npz'
 
 
-def read_results(path: pathlib.Path, source: Path) -> dict[str, Any]:
+def read_results(path: pathlib.Path, source: Path, step: int) -> dict[str, Any]:
     """The content of `results.json`.
 
     Args:
       path: the file.
-      source: that of one of its models.
+      source: that of one of its models: the workdir of a run.
+      step: the last step of the run.
 
     Raises:
-      ValueError: the file cannot be read, or has no model of that source.
+      ValueError: the file cannot be read, has no model of that source, or measured it after another step.
     """
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
@@ -95,6 +96,9 @@ def read_results(path: pathlib.Path, source: Path) -> dict[str, Any]:
         raise ValueError(f'{path}: no results of python -m uwe_jax.workbench ({error!r})') from error
     if _absolute(source) not in map(_absolute, sources):
         raise ValueError(f'{path}: no model is {source}, expected one of {", ".join(sorted(sources))}')
+    for run in content['training']:
+        if _absolute(run['source']) == _absolute(source) and run['steps'] != step:
+            raise ValueError(f'{path}: of {source} after step {run["steps"]}, expected step {step}; measure it again')
     return content
 
 
@@ -105,8 +109,7 @@ def _absolute(source: str | os.PathLike[str]) -> Path:
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
     """Writes JSON, whole or not at all."""
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False) + '\n', encoding='utf-8')
+    write_whole(path, json.dumps(content, ensure_ascii=False, allow_nan=False) + '\n')
 
 
 def by_task(results: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:

@@ -98,4 +98,5 @@ def with_weights(directory: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
     pretrained.save_pretrained(whole, base=output, params=params, settings=settings, card='')
     shutil.rmtree(output)
     (whole / pretrained.SETTINGS).unlink()  # a plain model, not an export
+    shutil.copyfile(directory / download.CONFIG, whole / download.CONFIG)
     return whole.rename(output)

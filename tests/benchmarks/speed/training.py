@@ -17,7 +17,7 @@ from uwe_jax.distributed import mesh
 from uwe_jax.models import pretrained
 from uwe_jax.training.config import Config
 from uwe_jax.training.optimizer import make_optimizer
-from uwe_jax.training.state import abstract_state, first_state, shardings_of
+from uwe_jax.training.state import abstract_state, first_state
 from uwe_jax.training.step import make_step
 
 
@@ -57,7 +57,7 @@ class Training:
             self.plan.lengths,
             self.plan.chunks,
             self.device_mesh,
-            shardings_of(like),
+            like,
         )
 
     def batches(self, steps: int) -> Iterator[Batch]:
