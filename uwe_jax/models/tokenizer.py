@@ -20,7 +20,6 @@ class Tokenizer:
     """Texts to token ids. Encoding changes no state, so threads may share a tokenizer.
 
     Attributes:
-      bos, eos, pad: the ids of <s>, </s> and <pad>.
       fingerprint: sha256 of tokenizer.json, in hex. Tokenizers with the same fingerprint make the same ids.
     """
 
@@ -30,7 +29,6 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.fingerprint = hashlib.sha256(tokenizer_json).hexdigest()
-        self.bos, self.eos, self.pad = (self._tokenizer.token_to_id(token) for token in ('<s>', '</s>', '<pad>'))
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike) -> 'Tokenizer':
