@@ -110,14 +110,15 @@ def ablate() -> None:
     seeds = read_seeds(SEEDS.value)
     if base.data.dir is None:
         raise ValueError('data.dir: not given, expected what `python -m data_prep build --output` made')
-    data = {variant.config.data.dir: open_dataset(variant.config.data.dir).manifest for variant in variants}
+    folders = [str(variant.config.data.dir) for variant in variants]
+    manifests = {folder: open_dataset(folder).manifest for folder in dict.fromkeys(folders)}
     read_models([f'{name}=MODEL{words}' for name, words in scores().items()], DTYPE.value)
     tasks = load_tasks(task_names(TASKS.value), read_places(DATA.value)) if TASKS.value else []
     fingerprints = {task.name: task.fingerprint for task in tasks}
     planned = [(seed, variant, output / variant.folder / f'seed-{seed}') for seed in seeds for variant in variants]
     for seed, variant, workdir in planned:
-        check_same(workdir, dataclasses.replace(variant.config, seed=seed), data[variant.config.data.dir])
-    description = describe(base, variants, data[variants[0].config.data.dir]['fingerprint'])
+        check_same(workdir, dataclasses.replace(variant.config, seed=seed), manifests[str(variant.config.data.dir)])
+    description = describe(base, variants, manifests[folders[0]]['fingerprint'])
     measured: Measured = {}
     page = ''
     for number, (seed, variant, workdir) in enumerate(planned, 1):
