@@ -106,7 +106,7 @@ def _kept_by_hub(name: str, files: Collection[str]) -> pathlib.Path | None:
         except Exception:  # many types; the download of the whole model says what is wrong
             logger.debug('', exc_info=True)
             continue
-        if WEIGHTS in files:
+        if WEIGHTS in files and name != BASE_MODEL:  # its score is known
             _complete(name, directory.name)
         return directory
     return None
