@@ -183,9 +183,9 @@ def test_two_processes_share_a_workdir_in_a_bucket(config, unfinished, finished,
 def test_a_run_in_a_bucket_that_slept_while_another_took_over_ends_in_one_line_and_writes_nothing(
     config, run_in_bucket, bucket, bucket_server
 ):
-    run = Run(config(steps=2_000), run_in_bucket, devices=8)
-    assert run.wait_until(lambda workdir: steps_logged(workdir) >= 4)
-    run.kill(signal.SIGSTOP)
+    run = Run(config(steps=2_000, **{'run.save_every': 40}), run_in_bucket, devices=8)
+    assert run.wait_until(lambda workdir: (workdir / 'checkpoints' / 'step_40' / 'commit_success.txt').exists())
+    run.kill(signal.SIGSTOP)  # between two checkpoints: one that was begun before may be finished after
     note = json.loads((run_in_bucket / 'lock').read_text())
     (run_in_bucket / 'lock').write_text(json.dumps(note | {'holder': 'host, pid 7', 'claim': 'another'}))
     before = bucket_server.objects(bucket)
