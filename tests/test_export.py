@@ -256,11 +256,19 @@ def test_the_card_has_the_workbenchs_results_and_the_command_that_made_them(work
     assert next(line for line in card.splitlines() if line.startswith('#### ')).startswith('#### MAP, %')
 
 
-def test_results_of_another_model_are_refused_before_anything_is_written(workdir, tmp_path):
+def test_results_of_another_model_are_refused_before_the_checkpoint_is_read(workdir, tmp_path):
     results = measured(tmp_path / 'other', tmp_path)
+    without = shutil.copytree(workdir, tmp_path / 'run', ignore=shutil.ignore_patterns('checkpoints'))
     with pytest.raises(ValueError, match=r'results\.json: no model is .*, expected one of .*other'):
-        export(Options(workdir, tmp_path / 'model', results))
+        export(Options(without, tmp_path / 'model', results))
     assert not (tmp_path / 'model').exists()
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"results": []}', '{"results": [{"model": {}}], "training": []}'])
+def test_a_file_that_the_workbench_did_not_write_is_refused_in_one_line(workdir, tmp_path, content):
+    (tmp_path / 'results.json').write_text(content)
+    with pytest.raises(ValueError, match=r'results\.json: no results of python -m uwe_jax\.workbench'):
+        export(Options(workdir, tmp_path / 'model', tmp_path / 'results.json'))
 
 
 def test_results_after_another_step_are_refused_before_anything_is_written(workdir, tmp_path):

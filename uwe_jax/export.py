@@ -55,8 +55,15 @@ def export(options: Options) -> None:
     if options.attend is not None:
         config = dataclasses.replace(config, score=dataclasses.replace(config.score, attend=options.attend))
     data = read_data(workdir, config)
+    measured, of_step = '', None
+    if options.results is not None:
+        results, of_step = read_results(options.results, workdir)
+        measured = markdown.in_a_card(results)
     params, step = load_params(workdir)
-    measured = '' if options.results is None else markdown.in_a_card(read_results(options.results, workdir, step))
+    if of_step not in (None, step):
+        raise ValueError(
+            f'{options.results}: of {workdir} after step {of_step}, expected step {step}; measure it again'
+        )
     settings = {
         'format': 1,
         'score': dataclasses.asdict(config.score),

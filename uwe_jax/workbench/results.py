@@ -78,28 +78,28 @@ class Results:
         return directory / f'{task}.json', directory / f'{task}.npz'
 
 
-def read_results(path: pathlib.Path, source: Path, step: int) -> dict[str, Any]:
-    """The content of `results.json`.
+def read_results(path: pathlib.Path, source: Path) -> tuple[dict[str, Any], int | None]:
+    """The content of `results.json`, and the step after which one of its models was measured.
 
     Args:
       path: the file.
-      source: that of one of its models: the workdir of a run.
-      step: the last step of the run.
+      source: of the model: the workdir of a run.
+
+    Returns:
+      The content, and the step; None if the run logged no step.
 
     Raises:
-      ValueError: the file cannot be read, has no model of that source, or measured it after another step.
+      ValueError: the file cannot be read, or has no model of that source.
     """
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-        sources = {result['model']['source'] for result in content['results']}
+        sources = {_absolute(result['model']['source']): result['model']['source'] for result in content['results']}
+        steps = {_absolute(run['source']): run['steps'] for run in content['training']}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f'{path}: no results of python -m uwe_jax.workbench ({error!r})') from error
-    if _absolute(source) not in map(_absolute, sources):
-        raise ValueError(f'{path}: no model is {source}, expected one of {", ".join(sorted(sources))}')
-    for run in content['training']:
-        if _absolute(run['source']) == _absolute(source) and run['steps'] != step:
-            raise ValueError(f'{path}: of {source} after step {run["steps"]}, expected step {step}; measure it again')
-    return content
+    if _absolute(source) not in sources:
+        raise ValueError(f'{path}: no model is {source}, expected one of {", ".join(sorted(sources.values()))}')
+    return content, steps.get(_absolute(source))
 
 
 def _absolute(source: str | os.PathLike[str]) -> Path:
